@@ -1,0 +1,44 @@
+# Every target sets up what it needs, on a machine that has Python 3.11 or newer and PyPI.
+# ARGS is handed on: make demo ARGS="--once", make test ARGS="tests/unit -k retry".
+
+SHELL := /usr/bin/env bash
+UV := ./scripts/uv
+RUN := $(UV) run --locked --extra local
+ARGS ?=
+
+# What must be covered to the last branch by tests/unit, as far as it exists.
+PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all crash check format bench
+
+help: ## Say what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## See a durable agent live through a kill -9, with a real model
+	$(UV) run --locked --no-dev --extra local stateline demo $(ARGS)
+
+test: ## Run the tests, the slow ones aside
+	$(RUN) pytest -m "not slow" $(ARGS)
+
+test-all: ## Run every test, the crash soaks included
+	$(RUN) pytest $(ARGS)
+
+crash: ## Kill the server 100 times under load; writes bench/results/crash.json
+	$(RUN) pytest tests/crash/test_crash.py -m slow -s $(ARGS)
+
+check: ## Format, lint, types, import directions, sizes, coverage of the pure core
+	$(RUN) ruff format --check .
+	$(RUN) ruff check .
+	$(RUN) basedpyright
+	$(RUN) lint-imports --no-cache
+	$(RUN) python scripts/gates.py
+	$(RUN) python scripts/state_diagram.py --check
+	$(RUN) pytest tests/unit $(PURE:%=--cov=stateline.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
+
+format: ## Format the code and mend what can be mended
+	$(RUN) ruff format .
+	$(RUN) ruff check --fix .
+
+bench: ## Measure CPU per request and durable turns per second
+	$(RUN) python -m bench $(ARGS)
