@@ -1,0 +1,362 @@
+"""The event vocabulary: what happened, never what should happen.
+
+Each body's tag ends in its version (``turn_requested/1``). A body of an older version is not in the
+union, so it takes the slow path through ``UPCASTS`` when it is read; the current ones pay nothing.
+A new type ships readable one release before it is written, with a higher ``READER_VERSION``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from stateline.core.calls import FinishReason, ModelParams, Usage
+from stateline.core.ids import SessionRef
+from stateline.core.items import Item, Sidecar
+from stateline.core.limits import TurnLimits
+from stateline.core.ops import ItemMarks, Op
+
+READER_VERSION = 1
+"""What this release can read. A session whose ``min_reader`` is higher is left to newer nodes."""
+
+
+class _Body(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type", omit_defaults=True):
+    pass
+
+
+# -- the session ----------------------------------------------------------------------------------
+
+
+class SessionCreated(_Body, tag="session_created/1", frozen=True, gc=False, kw_only=True):
+    """First event of every session. ``parent`` is set on a fork: its response and sequence number."""
+
+    kind: Literal["chain", "conversation", "system"]
+    metadata: dict[str, str] = {}
+    parent: tuple[str, int] | None = None
+
+
+class SessionUpdated(_Body, tag="session_updated/1", frozen=True, gc=False, kw_only=True):
+    metadata: dict[str, str]
+
+
+class SessionDeleted(_Body, tag="session_deleted/1", frozen=True, gc=False, kw_only=True):
+    """Hidden from the API; forks keep their shared prefix."""
+
+
+class ItemsAdded(_Body, tag="items_added/1", frozen=True, gc=False, kw_only=True):
+    """Items put into a conversation from outside a turn."""
+
+    items: tuple[Item, ...]
+
+
+class ItemDeleted(_Body, tag="item_deleted/1", frozen=True, gc=False, kw_only=True):
+    item_id: str
+
+
+class ResponseDeleted(_Body, tag="response_deleted/1", frozen=True, gc=False, kw_only=True):
+    """The response is hidden; what it said stays in the context of its descendants."""
+
+    response_id: str
+
+
+class SessionQuarantined(_Body, tag="session_quarantined/1", frozen=True, gc=False, kw_only=True):
+    """The worker crashed too often on this session; it takes no more turns."""
+
+    crashes: int
+
+
+# -- the turn -----------------------------------------------------------------------------------------
+
+
+class TurnRequest(ModelParams, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """All that a request set, as the response object shows it again."""
+
+    store: bool = True
+    background: bool = False
+    stream: bool = False
+    previous_response_id: str | None = None
+    in_conversation: bool = False
+    metadata: dict[str, str] = {}  # noqa: RUF012 - a msgspec field, copied for each value
+    max_tool_calls: int | None = None
+    truncation: Literal["auto", "disabled"] = "disabled"
+
+
+class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_only=True):
+    """A turn begins. ``turn`` counts from 1 in the session, a fork's prefix included."""
+
+    response_id: str
+    turn: int
+    request: TurnRequest
+    input: tuple[Item, ...]
+    limits: TurnLimits = TurnLimits()
+    principal: str = ""
+    sidecars: dict[str, Sidecar] = {}
+
+
+class InputRejected(_Body, tag="input_rejected/1", frozen=True, gc=False, kw_only=True):
+    """A posted input that could not enter; the poster reads its code here."""
+
+    response_id: str
+    code: str
+    message: str
+
+
+class TurnResumed(_Body, tag="turn_resumed/1", frozen=True, gc=False, kw_only=True):
+    """A new owner took over a running turn.
+
+    ``clean``: its last owner handed it back. ``progress``: something of the answer became durable
+    since the last take-over, so the work on this session is not what kills its workers.
+    """
+
+    owner: str
+    clean: bool = False
+    progress: bool = False
+
+
+class CancelRequested(_Body, tag="cancel_requested/1", frozen=True, gc=False, kw_only=True):
+    response_id: str
+
+
+class TurnCompleted(_Body, tag="turn_completed/1", frozen=True, gc=False, kw_only=True):
+    response_id: str
+
+
+class TurnIncomplete(_Body, tag="turn_incomplete/1", frozen=True, gc=False, kw_only=True):
+    """Ended by a limit or a filter, which ``reason`` names (docs/limits.md)."""
+
+    response_id: str
+    reason: str
+
+
+class TurnFailed(_Body, tag="turn_failed/1", frozen=True, gc=False, kw_only=True):
+    response_id: str
+    code: str
+    message: str
+
+
+class TurnCancelled(_Body, tag="turn_cancelled/1", frozen=True, gc=False, kw_only=True):
+    response_id: str
+
+
+# -- the steps ------------------------------------------------------------------------------------------
+
+
+class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False, kw_only=True):
+    """A model call was placed; the call goes out once this is durable."""
+
+    turn: int
+    step: int
+    deployment: str
+    origin: str
+    model: str
+    stream: bool = True
+
+
+class Chunk(_Body, tag="chunk/1", frozen=True, gc=False, kw_only=True):
+    """A piece of a model's answer. ``first`` is the sequence number of its first stream event.
+
+    Chunks lie in a table of their own and are pruned after a retention time.
+    """
+
+    turn: int
+    step: int
+    first: int
+    ops: tuple[Op, ...]
+
+
+class ModelCallFinished(_Body, tag="model_call_finished/1", frozen=True, gc=False, kw_only=True):
+    """The model's answer. ``marks`` numbers the structural stream events of ``items``.
+
+    ``output_index`` is the first item's; ``next_number`` is the sequence number after the last.
+    """
+
+    turn: int
+    step: int
+    finish_reason: FinishReason
+    items: tuple[Item, ...] = ()
+    marks: tuple[ItemMarks, ...] = ()
+    output_index: int = 0
+    next_number: int = 0
+    usage: Usage | None = None
+    sidecars: dict[str, Sidecar] = {}
+    upstream_id: str | None = None
+    upstream_model: str | None = None
+    service_tier: str | None = None
+
+
+class ModelCallFailed(_Body, tag="model_call_failed/1", frozen=True, gc=False, kw_only=True):
+    """A call that gave no answer, or was lost with its worker (code ``worker_lost``).
+
+    Items that it had opened are closed as incomplete and are no part of the final output.
+    """
+
+    turn: int
+    step: int
+    code: str
+    message: str
+    retryable: bool
+    retry_after_ms: int | None = None
+    provider_status: int | None = None
+    items: tuple[Item, ...] = ()
+    marks: tuple[ItemMarks, ...] = ()
+    output_index: int = 0
+    next_number: int = 0
+
+
+class TimerSet(_Body, tag="timer_set/1", frozen=True, gc=False, kw_only=True):
+    """The turn waits. ``due_ms`` is Unix time."""
+
+    turn: int
+    step: int
+    due_ms: int
+
+
+class TimerFired(_Body, tag="timer_fired/1", frozen=True, gc=False, kw_only=True):
+    turn: int
+    step: int
+
+
+class DeadlinePassed(_Body, tag="deadline_passed/1", frozen=True, gc=False, kw_only=True):
+    """The turn's wall time is over; appended once, by the owner."""
+
+    turn: int
+
+
+class Snapshot(_Body, tag="snapshot/1", frozen=True, gc=False, kw_only=True):
+    """The fold up to here, so that reading need not begin at the first event.
+
+    ``state`` is the Session of fold version ``fold``; another version discards it.
+    """
+
+    fold: int
+    state: msgspec.Raw
+
+
+# -- identity ---------------------------------------------------------------------------------------------
+
+
+class KeyCreated(_Body, tag="key_created/1", frozen=True, gc=False, kw_only=True):
+    """An API key of a tenant; ``hash`` is all that is kept of the key itself."""
+
+    key_id: str
+    tenant: str
+    name: str
+    hash: str
+    expires_at_ms: int | None = None
+
+
+class KeyRevoked(_Body, tag="key_revoked/1", frozen=True, gc=False, kw_only=True):
+    key_id: str
+
+
+Body = (
+    SessionCreated
+    | SessionUpdated
+    | SessionDeleted
+    | ItemsAdded
+    | ItemDeleted
+    | ResponseDeleted
+    | SessionQuarantined
+    | TurnRequested
+    | InputRejected
+    | TurnResumed
+    | CancelRequested
+    | TurnCompleted
+    | TurnIncomplete
+    | TurnFailed
+    | TurnCancelled
+    | ModelCallStarted
+    | Chunk
+    | ModelCallFinished
+    | ModelCallFailed
+    | TimerSet
+    | TimerFired
+    | DeadlinePassed
+    | Snapshot
+    | KeyCreated
+    | KeyRevoked
+)
+
+TERMINAL = (TurnCompleted, TurnIncomplete, TurnFailed, TurnCancelled)
+
+
+class Dedup(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A key under which a retry finds the first turn; it is written with the event.
+
+    ``ref`` is the response id; ``digest`` tells whether the retry brings the same body. With
+    ``replace`` an older entry is overwritten, without it the append is refused as a duplicate.
+    """
+
+    key: str
+    ref: str
+    digest: str
+    ttl_s: int
+    replace: bool = False
+
+
+class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """One record of a session's log.
+
+    ``seq`` counts from 1 without a gap, chunks and snapshots included. ``at_ms`` is Unix time.
+    ``epoch`` is the ownership under which it was written (0 until stored). ``post`` names the inbox
+    row that this event consumes. ``dedup`` is written beside it and is no part of the log.
+    """
+
+    session: SessionRef
+    seq: int
+    at_ms: int
+    body: Body
+    epoch: int = 0
+    post: int | None = None
+    dedup: tuple[Dedup, ...] = ()
+
+
+Upcast = Callable[[dict[str, Any]], dict[str, Any]]
+UPCASTS: dict[str, Upcast] = {}
+"""From an old tag to a function that makes the next version's dict, its new tag included."""
+
+
+class _Tagged(msgspec.Struct):
+    """All that is known of a body of an unknown version."""
+
+    type: str
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Body] = msgspec.json.Decoder(Body)
+
+
+def encode_body(body: Body) -> bytes:
+    """The stored form: JSON."""
+    return _encoder.encode(body)
+
+
+def decode_body(raw: bytes) -> Body:
+    """Read a stored body of any version that was ever released.
+
+    Raises:
+        msgspec.ValidationError: unknown type or version, or a shape that no version had.
+    """
+    try:
+        return _decoder.decode(raw)
+    except msgspec.ValidationError:
+        if msgspec.json.decode(raw, type=_Tagged).type not in UPCASTS:
+            raise
+    return upcast(msgspec.json.decode(raw))
+
+
+def upcast(old: dict[str, Any], upcasts: dict[str, Upcast] = UPCASTS) -> Body:
+    """Carry an old body up, version by version, to the current one.
+
+    Raises:
+        msgspec.ValidationError: the last version that the steps reach is not a current one.
+    """
+    for _ in range(len(upcasts)):
+        step = upcasts.get(old["type"])
+        if step is None:
+            break
+        old = step(old)
+    # By way of JSON, since a snapshot keeps its state as raw JSON.
+    return _decoder.decode(_encoder.encode(old))

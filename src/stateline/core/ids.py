@@ -1,0 +1,107 @@
+"""Identifiers. All are derived from values that come in as arguments; none is drawn here.
+
+A session id is 24 characters of Crockford's base 32 (48 bits of time, 70 of randomness), so ids sort
+by age. A response id carries its session and the sequence number after which its turn begins, so that
+finding a response needs no index; an item id names the turn and step that made it.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b32encode
+from hashlib import blake2b
+from typing import NamedTuple
+
+ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", ALPHABET.encode())
+_VALUES = {c: i for i, c in enumerate(ALPHABET)}
+SESSION_CHARS = 24
+NONCE_CHARS = 8
+_RESPONSE = re.compile(rf"resp_([{ALPHABET}]{{{SESSION_CHARS}}})([{ALPHABET}]{{{NONCE_CHARS}}})([{ALPHABET}]{{1,12}})")
+_CONVERSATION = re.compile(rf"conv_([{ALPHABET}]{{{SESSION_CHARS}}})")
+_ITEM = re.compile(rf"[a-z]+_([{ALPHABET}]{{{SESSION_CHARS}}})t[0-9]+s[0-9]+i[0-9]+")
+
+
+class SessionRef(NamedTuple):
+    """A session as every row and look-up names it: by tenant and id."""
+
+    tenant: str
+    id: str
+
+
+class ResponseRef(NamedTuple):
+    """What a response id says: its session, and a sequence number at or before its turn's first event."""
+
+    session: str
+    nonce: str
+    after: int
+
+
+def base32(value: int, width: int = 1) -> str:
+    """``value`` (>= 0) in Crockford's base 32, zero-padded to ``width`` characters."""
+    out: list[str] = []
+    while value or len(out) < width:
+        value, digit = divmod(value, 32)
+        out.append(ALPHABET[digit])
+    return "".join(reversed(out))
+
+
+def unbase32(text: str) -> int:
+    value = 0
+    for char in text:
+        value = value * 32 + _VALUES[char]
+    return value
+
+
+def session_id(at_ms: int, entropy: bytes) -> str:
+    """A new session id from the time (Unix ms) and at least 9 random bytes."""
+    return b32encode(at_ms.to_bytes(6, "big") + entropy[:9]).translate(_TO_CROCKFORD).decode()
+
+
+def nonce(entropy: bytes) -> str:
+    """A response's nonce from at least 5 random bytes."""
+    return b32encode(entropy[:5]).translate(_TO_CROCKFORD).decode()
+
+
+def response_id(session: str, nonce: str, after: int) -> str:
+    """The id of a response whose turn begins after sequence number ``after`` of ``session``."""
+    return f"resp_{session}{nonce}{base32(after)}"
+
+
+def parse_response_id(text: str) -> ResponseRef | None:
+    match = _RESPONSE.fullmatch(text)
+    return ResponseRef(match[1], match[2], unbase32(match[3])) if match else None
+
+
+def conversation_id(session: str) -> str:
+    return f"conv_{session}"
+
+
+def parse_conversation_id(text: str) -> str | None:
+    match = _CONVERSATION.fullmatch(text)
+    return match[1] if match else None
+
+
+def item_id(prefix: str, session: str, turn: int, step: int, index: int) -> str:
+    """An item's id; input items have step 0. ``prefix`` is the field's own (msg, fc, rs, …)."""
+    return f"{prefix}_{session}t{turn}s{step}i{index}"
+
+
+def item_session(text: str) -> str | None:
+    """The session that made an item, or None when the id is not one of ours."""
+    match = _ITEM.fullmatch(text)
+    return match[1] if match else None
+
+
+def effect_key(session: str, turn: int, step: int) -> str:
+    """The key of an effect: the same on every node and after every crash."""
+    return f"{session}/{turn}/{step}"
+
+
+def digest(*parts: bytes) -> str:
+    """A collision-resistant name of ``parts`` (32 hex characters); their boundaries count."""
+    hasher = blake2b(digest_size=16)
+    for part in parts:
+        hasher.update(len(part).to_bytes(8, "big"))
+        hasher.update(part)
+    return hasher.hexdigest()

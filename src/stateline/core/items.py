@@ -1,0 +1,140 @@
+"""Items: the unit of context, as Open Responses defines them (spec 2026-04-24, ``ItemField``).
+
+These are the shapes that the log keeps and that responses show. What a request may send is looser
+(``ItemParam``) and is turned into these by ``api``. Fields that the specification calls optional and
+not nullable are left out of the JSON when unset.
+
+The structs of ``core`` are immutable trees, in which the garbage collector has nothing to find; they
+say so (``gc=False``), which saves it a good part of its work.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+Role = Literal["user", "assistant", "system", "developer"]
+Phase = Literal["commentary", "final_answer"]
+ImageDetail = Literal["low", "high", "auto"]
+
+
+class _Part(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type"):
+    pass
+
+
+class InputText(_Part, tag="input_text", frozen=True, gc=False, kw_only=True):
+    text: str
+
+
+class InputImage(_Part, tag="input_image", frozen=True, gc=False, kw_only=True):
+    """``image_url`` is a URL or a ``data:`` URL."""
+
+    image_url: str | None
+    detail: ImageDetail = "auto"
+
+
+class InputFile(_Part, tag="input_file", frozen=True, gc=False, kw_only=True):
+    """A file by URL or inline (``file_data``: base64 or a ``data:`` URL)."""
+
+    filename: str | UnsetType = UNSET
+    file_url: str | UnsetType = UNSET
+    file_data: str | UnsetType = UNSET
+
+
+class InputVideo(_Part, tag="input_video", frozen=True, gc=False, kw_only=True):
+    video_url: str
+
+
+class UrlCitation(_Part, tag="url_citation", frozen=True, gc=False, kw_only=True):
+    """Character range ``[start_index, end_index)`` of the text that ``url`` supports."""
+
+    url: str
+    start_index: int
+    end_index: int
+    title: str
+
+
+class OutputText(_Part, tag="output_text", frozen=True, gc=False, kw_only=True):
+    text: str
+    annotations: tuple[UrlCitation, ...] = ()
+    logprobs: list[dict[str, Any]] = []
+
+
+class Refusal(_Part, tag="refusal", frozen=True, gc=False, kw_only=True):
+    refusal: str
+
+
+class ReasoningText(_Part, tag="reasoning_text", frozen=True, gc=False, kw_only=True):
+    text: str
+
+
+class SummaryText(_Part, tag="summary_text", frozen=True, gc=False, kw_only=True):
+    text: str
+
+
+Content = InputText | OutputText | Refusal | InputImage | InputFile | InputVideo | ReasoningText | SummaryText
+InputContent = InputText | InputImage | InputFile | InputVideo
+
+
+class _Item(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type"):
+    id: str
+
+
+class Message(_Item, tag="message", frozen=True, gc=False, kw_only=True):
+    status: ItemStatus = "completed"
+    role: Role
+    content: tuple[Content, ...] = ()
+    phase: Phase | UnsetType = UNSET
+
+
+class FunctionCall(_Item, tag="function_call", frozen=True, gc=False, kw_only=True):
+    call_id: str
+    name: str
+    arguments: str
+    status: ItemStatus = "completed"
+
+
+class FunctionCallOutput(_Item, tag="function_call_output", frozen=True, gc=False, kw_only=True):
+    call_id: str
+    output: str | tuple[InputContent, ...]
+    status: ItemStatus = "completed"
+
+
+class Reasoning(_Item, tag="reasoning", frozen=True, gc=False, kw_only=True):
+    """``encrypted_content`` is the provider's own and means something to that provider alone."""
+
+    summary: tuple[SummaryText, ...] = ()
+    content: tuple[ReasoningText, ...] | UnsetType = UNSET
+    encrypted_content: str | UnsetType = UNSET
+    status: ItemStatus | UnsetType = UNSET
+
+
+class Compaction(_Item, tag="compaction", frozen=True, gc=False, kw_only=True):
+    """Stands for everything before it in the context."""
+
+    encrypted_content: str
+
+
+Item = Message | FunctionCall | FunctionCallOutput | Reasoning | Compaction
+
+PREFIXES: dict[type, str] = {
+    Message: "msg",
+    FunctionCall: "fc",
+    FunctionCallOutput: "fco",
+    Reasoning: "rs",
+    Compaction: "cmp",
+}
+"""The prefix of each kind's ids, the field's own where it has one."""
+
+
+class Sidecar(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What one provider needs back with an item and no other can read.
+
+    ``origin`` is the wire format and cloud that made it, for example ``openai-responses/openai``.
+    """
+
+    origin: str
+    data: dict[str, Any]

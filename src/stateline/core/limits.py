@@ -1,0 +1,212 @@
+"""Every bound of the runtime, in one place.
+
+Names carry their unit, the biggest word first. A bound that an operator may set has its default
+here and its key in ``[limits]`` of the configuration.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+# -- what one request may bring -------------------------------------------------------------
+BODY_BYTES_MAX = 32 * 1024 * 1024
+"""A request body. Larger ones are refused with 413 before they are parsed."""
+INPUT_ITEMS_MAX = 10_000
+TEXT_CHARS_MAX = 10_485_760
+"""One text of an item (Open Responses: maxLength of InputTextContentParam)."""
+IMAGE_URL_CHARS_MAX = 20_971_520
+FILE_DATA_CHARS_MAX = 33_554_432
+TOOLS_MAX = 128
+TOOL_NAME_CHARS_MAX = 64
+CALL_ID_CHARS_MAX = 64
+METADATA_KEYS_MAX = 16
+METADATA_KEY_CHARS_MAX = 64
+METADATA_VALUE_CHARS_MAX = 512
+CONVERSATION_ITEMS_ADD_MAX = 20
+"""Items in one ``POST /v1/conversations/{id}/items`` (OpenAI: up to 20 at a time)."""
+PAGE_ITEMS_MAX = 100
+IDEMPOTENCY_KEY_CHARS_MAX = 255
+JSON_DEPTH_MAX = 64
+"""Nesting of a JSON schema or of tool parameters in a request."""
+MODEL_NAME_CHARS_MAX = 256
+ITEM_ID_CHARS_MAX = 128
+REQUEST_ID_CHARS_MAX = 128
+STOP_SEQUENCES_MAX = 4
+"""Stop sequences of one chat completion (OpenAI: up to 4)."""
+TOKENS_MAX = 1_000_000_000
+"""Highest number of tokens or calls that a request may name."""
+QUERY_BYTES_MAX = 16 * 1024
+QUERY_FIELDS_MAX = 100
+PROXY_HOPS_MAX = 32
+"""Addresses read from the end of one X-Forwarded-For."""
+PROXY_ADDRESSES_MAX = 4_096
+"""Addresses of which it is remembered whether they are trusted proxies."""
+STREAM_KEEPALIVE_S = 15.0
+"""Silence after which a comment is written into a server-sent stream."""
+ACCESS_LOG_LINES_MAX = 256
+"""Lines of the access log that are written together."""
+ACCESS_LOG_DELAY_S = 0.25
+
+# -- API keys ---------------------------------------------------------------------------------
+KEYS_MAX = 10_000
+"""API keys in force or revoked, over all tenants."""
+KEY_APPENDS_MAX = 8
+"""Tries to record a key while others record theirs."""
+KEY_NAME_CHARS_MAX = 128
+TENANT_CHARS_MAX = 64
+KEYS_REFRESH_S = 2.0
+"""A key that another process made or revoked is seen no later than this."""
+
+# -- streams ----------------------------------------------------------------------------------
+CHUNK_INTERVAL_MS = 25
+"""Least time between two chunks of one answer; the first goes at once."""
+CHUNK_INTERVAL_MS_MAX = 500
+CHUNK_BYTES_MAX = 256 * 1024
+"""A chunk is cut here whatever the interval says."""
+OUTPUT_ITEMS_MAX = 1_000
+"""Items that one model call may open."""
+
+# -- retries ------------------------------------------------------------------------------------
+RETRY_BACKOFF_MS_BASE = 500
+RETRY_BACKOFF_MS_MAX = 30_000
+RETRY_AFTER_MS_MAX = 10 * 60 * 1000
+"""A provider that asks for more is taken at its word no longer than this."""
+RELAY_RETRIES_MAX = 2
+"""Further tries of a stateless call that said nothing yet."""
+RETRY_AFTER_RELAY_MS_MAX = 10_000
+"""A stateless call is not kept waiting longer than this for another try."""
+CRASHES_MAX = 3
+"""Crashes of a worker on one session, with no step between, before it is quarantined."""
+
+# -- dedup ----------------------------------------------------------------------------------------
+DEDUP_TTL_S = 24 * 3600
+RETRY_DEDUP_TTL_S = 600
+
+# -- the store --------------------------------------------------------------------------------------
+EVENT_BYTES_MAX = 64 * 1024 * 1024
+APPEND_EVENTS_MAX = 1_000
+BATCH_REQUESTS_MAX = 512
+"""Requests that one group commit carries."""
+STORE_QUEUE_MAX = 100_000
+BLOB_BYTES_MIN = 16 * 1024
+"""Inline data smaller than this stays in its event."""
+PRUNE_ROWS_MAX = 2_000
+"""Chunks that one transaction deletes, so that pruning holds nobody up for long."""
+PRUNE_EVERY_S = 60.0
+INBOX_POSTS_MAX = 1_000
+"""Posts waiting in one session's inbox."""
+
+BATCH_BYTES_MAX = 16 * 1024 * 1024
+"""Bodies that one group commit carries; a single larger request goes alone."""
+STORE_READERS = 4
+"""Threads that read; each read is one page in one short transaction."""
+READ_PAGE_EVENTS_MAX = 512
+READ_PAGE_BYTES_MAX = 1024 * 1024
+"""A page of a read ends here; a single larger event is a page of its own."""
+RECENT_EVENTS_MAX = 50_000
+"""Newest events kept in memory for those who follow them; older ones are read from the disk."""
+RECENT_BYTES_MAX = 64 * 1024 * 1024
+RECENT_SESSIONS_MAX = 50_000
+"""Sessions whose head is remembered in memory."""
+TAIL_EVENTS_MAX = 10_000
+"""Records of one answer of ``tail``; the rest comes with the next call."""
+TAIL_READS_MAX = 256
+"""Sessions that one ``tail`` looks up on the disk; the rest waits for the next call."""
+EXPIRED_ROWS_MAX = 200
+"""Expired dedup keys, or sessions of a dead owner, that one transaction clears."""
+BLOB_GRACE_S = 3600
+"""A blob without a reference is deleted once nothing has touched it for this long."""
+WAL_BYTES_MAX = 16 * 1024 * 1024
+"""Written since the last checkpoint, about; then the next one is made."""
+
+LISTEN_BACKLOG = 2_048
+"""Connections that wait to be accepted."""
+
+# -- the engine -----------------------------------------------------------------------------------
+SESSIONS_CACHED_MAX = 2_000
+SESSIONS_CACHED_BYTES_MAX = 256 * 1024 * 1024
+WATCH_QUEUE_EVENTS_MAX = 10_000
+"""Records waiting for one reader; past it the reader starts again from its cursor."""
+ACTIVE_TURNS_MAX = 4_096
+"""Turns that one node runs at a time; past it requests are answered 503."""
+LEASE_TTL_S = 12.0
+CLAIM_POLL_S = 1.0
+SNAPSHOT_WASTE_BYTES_MIN = 4_096
+"""A snapshot is worth its writing once reading a session takes this much more than its context."""
+
+CHUNKS_RETENTION_S = 24 * 3600
+"""Deltas of an ended turn are kept this long for replay; ``[retention] chunks_s``."""
+
+# -- model calls ----------------------------------------------------------------------------------
+DEPLOYMENT_CALLS_MAX = 1_000
+"""Calls under way at one deployment; ``max_concurrency`` of the deployment."""
+MODEL_CALL_TIMEOUT_S = 600.0
+"""One model call, whole; ``timeout_s`` of the deployment."""
+ANSWER_BYTES_MAX = 64 * 1024 * 1024
+"""One provider's answer, streamed or not; a longer one is cut off and refused."""
+ANSWER_EVENT_BYTES_MAX = 32 * 1024 * 1024
+"""One event of a provider's stream; the last one may repeat the whole request."""
+ERROR_BODY_BYTES_MAX = 64 * 1024
+"""What is read of a provider's error answer."""
+PROVIDER_MESSAGE_CHARS_MAX = 2_000
+"""What is kept of a provider's own error text."""
+UPSTREAM_CONNECTIONS_MAX = 2_000
+"""Connections of one node to all providers; a call past it waits as if it were connecting."""
+UPSTREAM_KEEPALIVE_S = 15.0
+"""An idle connection is closed after this, before most providers close it themselves."""
+UPSTREAM_CONNECT_S = 10.0
+"""A free connection, DNS, TCP and TLS, together."""
+UPSTREAM_FIRST_BYTE_S = 300.0
+"""From the call to the headers of a streamed answer: a model may think before its first word."""
+UPSTREAM_STALL_S = 120.0
+"""Silence inside a streamed answer."""
+UPSTREAM_DRAIN_S = 0.25
+"""Wait for the end of a body whose last event has come, so that its connection can be used again."""
+UPSTREAM_HEAD_BYTES_MAX = 64 * 1024
+"""What a provider may send without a byte of body: its headers, trailers and framing."""
+UPSTREAM_READ_AHEAD_BYTES_MAX = 256 * 1024
+"""Of an answer that nobody reads yet; past it the network waits."""
+UPSTREAM_DNS_TTL_S = 60.0
+"""A provider's addresses are kept this long."""
+UPSTREAM_ROUTES_MAX = 1_024
+"""Deployments whose prepared headers are kept; past it they are prepared again."""
+
+# -- the local model ------------------------------------------------------------------------------
+LOCAL_CONTEXT_TOKENS = 8192
+"""Context window of the local model: 12 KB of memory a token for the 0.5B model."""
+LOCAL_CALLS_WAITING_MAX = 32
+"""Calls that wait for the local model, which answers one at a time; past it they are refused."""
+LOCAL_OUTPUT_TOKENS = 2048
+"""Output of one call that names no ``max_output_tokens``: a small model may never stop by itself."""
+LOCAL_PROMPT_CACHE_MB = 256
+"""Memory for the prompts of other sessions, so that coming back to one reads only what is new."""
+LOCAL_CALLS_PARALLEL_MAX = 8
+"""Tool calls taken from one answer of the local model."""
+LOCAL_STRAY_CHARS_MAX = 48
+"""Text after a tool call before the answer is cut off: the model has begun to talk to itself."""
+LOCAL_THREADS_MAX = 8
+"""Threads of the local model; more do not make a model of its size faster."""
+LOCAL_HOLD_CHARS_MAX = 16 * 1024
+"""Text held back while it may be a tool call; past it, it is text after all."""
+LOCAL_JSON_DEPTH_MAX = 64
+"""Nesting that is read in a model's JSON, and followed in a tool's schema."""
+LOCAL_SCHEMA_STEPS_MAX = 20_000
+"""Schemas visited while checking one call: branches that refer to each other would grow without end."""
+FETCH_STALLS_MAX = 5
+"""Broken downloads in a row, none of which brought a byte, before the next source is tried."""
+FETCH_TIMEOUT_S = 10.0
+"""To connect to a model hub, and for each silence in its answer."""
+
+
+class TurnLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What ends a turn with a named reason. Recorded with the turn, so a restart keeps them."""
+
+    steps_max: int = 64
+    """Effects in one turn: model calls (lost ones included), tools, timers."""
+    turn_tokens_max: int = 2_000_000
+    """Input and output tokens, summed over the calls of one turn."""
+    wall_time_ms_max: int = 30 * 60 * 1000
+    output_bytes_max: int = 4 * 1024 * 1024
+    """UTF-8 bytes of the output of one turn."""
+    model_failures_max: int = 5
+    """Failed model calls in a row before the turn fails with the last error."""

@@ -1,0 +1,221 @@
+"""The response object and the stream events of Open Responses (spec 2026-04-24).
+
+Shapes only; ``view`` fills them from the log. Two dialects differ in a few names: see ``Dialect``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from stateline.core.calls import FunctionChoice, FunctionTool, ReasoningConfig, ToolChoice, Usage
+from stateline.core.items import Content, Item, UrlCitation
+
+Dialect = Literal["open-responses", "openai"]
+"""``openai`` names reasoning deltas ``response.reasoning_text.*``, has a flat ``error`` and echoes JSON schemas."""
+
+ResponseStatus = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
+
+
+class _Shape(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    pass
+
+
+class InputTokensDetails(_Shape, frozen=True, gc=False, kw_only=True):
+    cached_tokens: int
+
+
+class OutputTokensDetails(_Shape, frozen=True, gc=False, kw_only=True):
+    reasoning_tokens: int
+
+
+class ResponseUsage(_Shape, frozen=True, gc=False, kw_only=True):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+def usage_field(usage: Usage) -> ResponseUsage:
+    return ResponseUsage(
+        input_tokens=usage.input_tokens,
+        input_tokens_details=InputTokensDetails(cached_tokens=usage.cached_tokens),
+        output_tokens=usage.output_tokens,
+        output_tokens_details=OutputTokensDetails(reasoning_tokens=usage.reasoning_tokens),
+        total_tokens=usage.total_tokens,
+    )
+
+
+class IncompleteDetails(_Shape, frozen=True, gc=False, kw_only=True):
+    reason: str
+
+
+class ResponseError(_Shape, frozen=True, gc=False, kw_only=True):
+    code: str
+    message: str
+
+
+class ConversationField(_Shape, frozen=True, gc=False, kw_only=True):
+    id: str
+
+
+class StatelineField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
+    """Stateline's own facts about a response (an extension of Open Responses)."""
+
+    session: str
+    turn: int
+    steps: int = 0
+    deployment: str | None = None
+    upstream_model: str | None = None
+
+
+class Response(_Shape, frozen=True, gc=False, kw_only=True):
+    """``ResponseResource``; ``created_at`` and ``completed_at`` are Unix seconds."""
+
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    completed_at: int | None
+    status: ResponseStatus
+    incomplete_details: IncompleteDetails | None
+    model: str
+    previous_response_id: str | None
+    conversation: ConversationField | msgspec.UnsetType = msgspec.UNSET
+    instructions: str | None
+    output: tuple[Item, ...]
+    error: ResponseError | None
+    tools: tuple[FunctionTool, ...]
+    tool_choice: ToolChoice | FunctionChoice
+    truncation: Literal["auto", "disabled"]
+    parallel_tool_calls: bool
+    text: dict[str, Any]
+    top_p: float
+    presence_penalty: float
+    frequency_penalty: float
+    top_logprobs: int
+    temperature: float
+    reasoning: ReasoningConfig | None
+    usage: ResponseUsage | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    store: bool
+    background: bool
+    service_tier: str
+    metadata: dict[str, str]
+    safety_identifier: str | None
+    prompt_cache_key: str | None
+    stateline: StatelineField | msgspec.UnsetType = msgspec.UNSET
+
+
+class StreamEvent(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """Base of the stream events. ``type`` is a field, since the dialects rename some."""
+
+    type: str
+    sequence_number: int
+
+
+class ResponseEvent(StreamEvent, frozen=True, gc=False, kw_only=True):
+    """created, queued, in_progress, completed, failed, incomplete."""
+
+    response: Response
+
+
+class ItemEvent(StreamEvent, frozen=True, gc=False, kw_only=True):
+    """``response.output_item.added`` and ``.done``."""
+
+    output_index: int
+    item: Item
+
+
+class _PartEvent(StreamEvent, frozen=True, gc=False, kw_only=True):
+    item_id: str
+    output_index: int
+
+
+class ContentPartEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    content_index: int
+    part: Content
+
+
+class SummaryPartEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    summary_index: int
+    part: Content
+
+
+class TextDeltaEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    content_index: int
+    delta: str
+    logprobs: list[dict[str, Any]] = []
+
+
+class TextDoneEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    content_index: int
+    text: str
+    logprobs: list[dict[str, Any]] = []
+
+
+class ContentDeltaEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    """``response.refusal.delta`` and the reasoning delta."""
+
+    content_index: int
+    delta: str
+
+
+class RefusalDoneEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    content_index: int
+    refusal: str
+
+
+class ReasoningDoneEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    content_index: int
+    text: str
+
+
+class SummaryDeltaEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    summary_index: int
+    delta: str
+
+
+class SummaryDoneEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    summary_index: int
+    text: str
+
+
+class AnnotationEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    content_index: int
+    annotation_index: int
+    annotation: UrlCitation
+
+
+class ArgumentsDeltaEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    delta: str
+
+
+class ArgumentsDoneEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    """``name`` is OpenAI's addition."""
+
+    arguments: str
+    name: str
+
+
+class ErrorPayload(_Shape, frozen=True, gc=False, kw_only=True):
+    type: str
+    code: str | None
+    message: str
+    param: str | None
+
+
+class ErrorEvent(StreamEvent, frozen=True, gc=False, kw_only=True):
+    """Open Responses' ``error``: nested."""
+
+    error: ErrorPayload
+
+
+class FlatErrorEvent(StreamEvent, frozen=True, gc=False, kw_only=True):
+    """OpenAI's ``error``: flat."""
+
+    code: str | None
+    message: str
+    param: str | None

@@ -1,0 +1,441 @@
+"""What a session is: the fold of its log.
+
+``fold`` takes a session and an event and returns the session after it. Sessions are values; what one
+shares with the next is shared by reference, so a fold costs the same in turn 10,001 as in turn 10.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from stateline.core import events as e
+from stateline.core.calls import Usage
+from stateline.core.errors import IllegalTransition
+from stateline.core.ids import SessionRef
+from stateline.core.items import Compaction, Content, FunctionCall, FunctionCallOutput, Item, Message, Sidecar
+from stateline.core.limits import SNAPSHOT_WASTE_BYTES_MIN
+from stateline.core.transitions import TurnState, next_state
+
+FOLD_VERSION = 1
+"""Raised whenever ``SnapshotState`` or the meaning of a fold changes; older snapshots are discarded."""
+
+
+TURN_BYTES = 1_000
+"""Roughly what the events of a turn, or of a failed call, take beside their items."""
+
+
+class Context:
+    """The items that a model sees, oldest first; immutable, and cheap to append to."""
+
+    __slots__ = ("_items", "_previous", "_sidecars", "bytes", "count")
+
+    def __init__(
+        self,
+        items: tuple[Item, ...] = (),
+        sidecars: dict[str, Sidecar] | None = None,
+        previous: Context | None = None,
+    ) -> None:
+        self._items = items
+        self._sidecars = sidecars or {}
+        self._previous = previous
+        self.count: int = len(items) + (previous.count if previous else 0)
+        self.bytes: int = sum(map(item_bytes, items)) + (previous.bytes if previous else 0)
+
+    def append(self, items: tuple[Item, ...], sidecars: dict[str, Sidecar]) -> Context:
+        """With ``items`` after all others. A compaction stands for everything before it."""
+        if not items:
+            return self
+        for at in range(len(items) - 1, -1, -1):
+            if isinstance(items[at], Compaction):
+                return Context(items[at:], sidecars)
+        return Context(items, sidecars, self if self.count else None)
+
+    def without(self, item_id: str) -> Context:
+        items = tuple(item for item in self if item.id != item_id)
+        return self if len(items) == self.count else Context(items, self.sidecars())
+
+    def find(self, item_id: str) -> Item | None:
+        return next((item for item in self if item.id == item_id), None)
+
+    def sidecars(self) -> dict[str, Sidecar]:
+        out: dict[str, Sidecar] = {}
+        for node in self._nodes():
+            out.update(node._sidecars)
+        return out
+
+    def _nodes(self) -> list[Context]:
+        nodes: list[Context] = []
+        node: Context | None = self
+        while node is not None:
+            nodes.append(node)
+            node = node._previous
+        nodes.reverse()
+        return nodes
+
+    def __iter__(self) -> Iterator[Item]:
+        for node in self._nodes():
+            yield from node._items
+
+    def __len__(self) -> int:
+        return self.count
+
+
+def item_bytes(item: Item) -> int:
+    """Roughly what an item takes in memory: its texts and some for the rest."""
+    size = 400
+    if isinstance(item, Message):
+        for part in item.content:
+            size += 100 + sum(len(text) for text in _texts(part))
+    elif isinstance(item, FunctionCall):
+        size += len(item.arguments)
+    elif isinstance(item, FunctionCallOutput):
+        output = item.output
+        size += len(output) if isinstance(output, str) else sum(len(text) for part in output for text in _texts(part))
+    elif isinstance(item, Compaction):
+        size += len(item.encrypted_content)
+    else:
+        size += sum(len(part.text) for part in (*item.summary, *(item.content or ())))
+        size += len(item.encrypted_content or "")
+    return size
+
+
+def _texts(part: Content) -> Iterator[str]:
+    for name in part.__struct_fields__:
+        value = getattr(part, name)
+        if isinstance(value, str):
+            yield value
+
+
+class Call(msgspec.Struct, frozen=True, kw_only=True):
+    """A model call in flight. ``seq`` is where its ModelCallStarted stands in the log."""
+
+    step: int
+    seq: int
+    deployment: str
+    origin: str
+    stream: bool
+
+
+class Turn(msgspec.Struct, frozen=True, kw_only=True):
+    """The running turn.
+
+    Attributes:
+        seq: where its TurnRequested stands in the log.
+        number: of its next stream event.
+        output_index: of its next output item.
+        failures: failed calls in a row.
+        due_ms: when it goes on, while it waits.
+    """
+
+    response_id: str
+    number_in_session: int
+    seq: int
+    state: TurnState
+    request: e.TurnRequest
+    input: tuple[Item, ...]
+    sidecars: dict[str, Sidecar]
+    limits: e.TurnLimits
+    requested_at_ms: int
+    number: int
+    output_index: int = 0
+    steps: int = 0
+    failures: int = 0
+    due_ms: int | None = None
+    call: Call | None = None
+    output: tuple[Item, ...] = ()
+    output_sidecars: dict[str, Sidecar] = {}
+    usage: Usage = Usage()
+    cancelling: bool = False
+    overdue: bool = False
+
+    @property
+    def deadline_ms(self) -> int:
+        """Unix time at which the turn's wall time is over."""
+        return self.requested_at_ms + self.limits.wall_time_ms_max
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """One agent's state after the event ``seq``.
+
+    ``read_bytes`` is roughly what reading it takes, from its last snapshot on.
+    """
+
+    ref: SessionRef
+    seq: int = 0
+    epoch: int = 0
+    kind: Literal["chain", "conversation", "system"] = "chain"
+    created_at_ms: int = 0
+    metadata: dict[str, str] = {}
+    deleted: bool = False
+    quarantined: bool = False
+    context: Context = Context()
+    turns: int = 0
+    last_response_id: str | None = None
+    deleted_responses: frozenset[str] = frozenset()
+    crashes: int = 0
+    turn: Turn | None = None
+    read_bytes: int = 0
+
+    @property
+    def worth_snapshot(self) -> bool:
+        """Whether reading it again would read much that its context no longer holds.
+
+        Only what was compacted away, deleted or failed makes a snapshot worth its writing; a context
+        that only grew is read as fast from its events.
+        """
+        useful = self.context.bytes + self.context.count * TURN_BYTES
+        return self.turn is None and self.read_bytes > useful + max(SNAPSHOT_WASTE_BYTES_MIN, useful // 8)
+
+    @property
+    def wake_at_ms(self) -> int | None:
+        """The earliest pending timer of the fold."""
+        turn = self.turn
+        if turn is None:
+            return None
+        return turn.deadline_ms if turn.due_ms is None else min(turn.due_ms, turn.deadline_ms)
+
+
+def new_session(ref: SessionRef) -> Session:
+    """A session before its first event."""
+    return Session(ref=ref)
+
+
+def fold_all(session: Session, events: Iterable[e.Event]) -> Session:
+    for event in events:
+        session = fold(session, event)
+    return session
+
+
+def fold(session: Session, event: e.Event) -> Session:
+    """The session after ``event``.
+
+    Raises:
+        IllegalTransition: the event cannot follow what the log holds, or its number does not grow.
+    """
+    body = event.body
+    if event.seq <= session.seq:
+        raise IllegalTransition(f"event {event.seq} of {event.session.id} after {session.seq}")
+    if isinstance(body, e.Snapshot):
+        return restore(session, event, body)
+    if isinstance(body, e.Chunk):
+        # A chunk changes what readers see, and nothing that is decided.
+        return _with(session, event)
+    if isinstance(body, _TURN_EVENTS):
+        return _fold_turn(session, event, body)
+    return _fold_session(session, event, body)
+
+
+def _with(session: Session, event: e.Event, **changes: object) -> Session:
+    return msgspec.structs.replace(
+        session, ref=event.session, seq=event.seq, epoch=max(event.epoch, session.epoch), **changes
+    )
+
+
+def _fold_session(session: Session, event: e.Event, body: e.Body) -> Session:
+    match body:
+        case e.SessionCreated():
+            return _with(
+                session,
+                event,
+                kind=body.kind,
+                created_at_ms=event.at_ms,
+                metadata=body.metadata,
+                deleted=False,
+                quarantined=False,
+                crashes=0,
+                turn=None,
+            )
+        case e.SessionUpdated():
+            return _with(session, event, metadata=body.metadata)
+        case e.SessionDeleted():
+            return _with(session, event, deleted=True)
+        case e.ItemsAdded():
+            read_bytes = session.read_bytes + sum(map(item_bytes, body.items)) + TURN_BYTES
+            return _with(session, event, context=session.context.append(body.items, {}), read_bytes=read_bytes)
+        case e.ItemDeleted():
+            context = session.context.without(body.item_id)
+            return _with(session, event, context=context, read_bytes=session.read_bytes + TURN_BYTES)
+        case e.ResponseDeleted():
+            return _with(session, event, deleted_responses=session.deleted_responses | {body.response_id})
+        case e.SessionQuarantined():
+            return _with(session, event, quarantined=True)
+        case _:
+            # Rejected inputs and key events change nothing that a turn depends on.
+            return _with(session, event)
+
+
+_TURN_EVENTS = (
+    e.TurnRequested,
+    e.TurnResumed,
+    e.CancelRequested,
+    e.DeadlinePassed,
+    e.ModelCallStarted,
+    e.ModelCallFinished,
+    e.ModelCallFailed,
+    e.TimerSet,
+    e.TimerFired,
+    *e.TERMINAL,
+)
+
+
+def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
+    turn = session.turn
+    state = next_state(turn.state if turn else None, type(body))
+    if isinstance(body, e.TurnRequested):
+        started = Turn(
+            response_id=body.response_id,
+            number_in_session=body.turn,
+            seq=event.seq,
+            state="ready",
+            request=body.request,
+            input=body.input,
+            sidecars=body.sidecars,
+            limits=body.limits,
+            requested_at_ms=event.at_ms,
+            number=3 if body.request.background else 2,
+        )
+        return _with(session, event, turns=body.turn, turn=started)
+    assert turn is not None
+    if isinstance(body, e.TERMINAL):
+        return _end_turn(session, event, turn, body)
+    crashes, read_bytes = session.crashes, session.read_bytes
+    changes: dict[str, object] = {"state": state}
+    match body:
+        case e.ModelCallStarted():
+            changes |= {"steps": body.step, "call": _call(event, body), "due_ms": None}
+        case e.ModelCallFinished():
+            crashes = 0
+            changes |= {
+                "call": None,
+                "failures": 0,
+                "output": turn.output + body.items,
+                "output_sidecars": {**turn.output_sidecars, **body.sidecars},
+                "output_index": turn.output_index + len(body.items),
+                "number": max(turn.number, body.next_number),
+                "usage": turn.usage + (body.usage or Usage()),
+            }
+        case e.ModelCallFailed():
+            read_bytes += sum(map(item_bytes, body.items)) + TURN_BYTES
+            lost = body.code == "worker_lost"
+            # A lost worker says nothing about the model; an answer, even a refusal, clears its session of crashes.
+            crashes = crashes if lost else 0
+            changes |= {
+                "call": None,
+                "failures": turn.failures + (not lost),
+                "output_index": turn.output_index + len(body.items),
+                "number": max(turn.number, body.next_number),
+            }
+        case e.TimerSet():
+            changes |= {"steps": body.step, "due_ms": body.due_ms}
+        case e.TimerFired():
+            changes["due_ms"] = None
+        case e.CancelRequested():
+            changes["cancelling"] = True
+        case e.DeadlinePassed():
+            changes["overdue"] = True
+        case _:
+            assert isinstance(body, e.TurnResumed)
+            crashes = 0 if body.clean else 1 if body.progress else crashes + 1
+    turn = msgspec.structs.replace(turn, **changes)
+    return _with(session, event, crashes=crashes, read_bytes=read_bytes, turn=turn)
+
+
+def _call(event: e.Event, body: e.ModelCallStarted) -> Call:
+    return Call(
+        step=body.step,
+        seq=event.seq,
+        deployment=body.deployment,
+        origin=body.origin,
+        stream=body.stream,
+    )
+
+
+def _end_turn(session: Session, event: e.Event, turn: Turn, body: e.Body) -> Session:
+    read_bytes = session.read_bytes + sum(map(item_bytes, turn.input + turn.output)) + TURN_BYTES
+    if isinstance(body, e.TurnFailed):
+        # A failed turn said nothing, so it leaves nothing in the context; the client may ask again.
+        return _with(session, event, turn=None, crashes=0, read_bytes=read_bytes)
+    said = tuple(item for item in turn.output if not (isinstance(item, FunctionCall) and item.status != "completed"))
+    context = session.context.append(turn.input + said, {**turn.sidecars, **turn.output_sidecars})
+    return _with(
+        session,
+        event,
+        turn=None,
+        context=context,
+        last_response_id=turn.response_id,
+        crashes=0,
+        read_bytes=read_bytes,
+    )
+
+
+# -- snapshots -------------------------------------------------------------------------------------------
+
+
+class SnapshotState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An idle session, as a Snapshot holds it."""
+
+    kind: Literal["chain", "conversation", "system"]
+    created_at_ms: int
+    metadata: dict[str, str] = {}
+    deleted: bool = False
+    quarantined: bool = False
+    items: tuple[Item, ...] = ()
+    sidecars: dict[str, Sidecar] = {}
+    turns: int = 0
+    last_response_id: str | None = None
+    deleted_responses: tuple[str, ...] = ()
+
+
+def snapshot(session: Session) -> e.Snapshot:
+    """The event from which ``restore`` makes this session again. The session must be idle."""
+    assert session.turn is None
+    state = SnapshotState(
+        kind=session.kind,
+        created_at_ms=session.created_at_ms,
+        metadata=session.metadata,
+        deleted=session.deleted,
+        quarantined=session.quarantined,
+        items=tuple(session.context),
+        sidecars=session.context.sidecars(),
+        turns=session.turns,
+        last_response_id=session.last_response_id,
+        deleted_responses=tuple(sorted(session.deleted_responses)),
+    )
+    return e.Snapshot(fold=FOLD_VERSION, state=msgspec.Raw(msgspec.json.encode(state)))
+
+
+def restore(session: Session, event: e.Event, body: e.Snapshot) -> Session:
+    """The session that a snapshot holds.
+
+    Raises:
+        SnapshotStale: it was made by another version of the fold; read from the beginning instead.
+    """
+    if session.seq:
+        # Reached in the course of a reading: it says nothing new.
+        return _with(session, event, read_bytes=session.context.bytes)
+    if body.fold != FOLD_VERSION:
+        raise SnapshotStale
+    state = msgspec.json.decode(body.state, type=SnapshotState)
+    context = Context(state.items, state.sidecars)
+    return Session(
+        ref=event.session,
+        seq=event.seq,
+        epoch=event.epoch,
+        kind=state.kind,
+        created_at_ms=state.created_at_ms,
+        metadata=state.metadata,
+        deleted=state.deleted,
+        quarantined=state.quarantined,
+        context=context,
+        turns=state.turns,
+        last_response_id=state.last_response_id,
+        deleted_responses=frozenset(state.deleted_responses),
+        read_bytes=context.bytes,
+    )
+
+
+class SnapshotStale(Exception):
+    """A snapshot of another fold version."""

@@ -1,0 +1,232 @@
+"""What happens next: ``decide`` takes a session and the event it has just folded.
+
+It returns events that follow at once and effects to perform once those are durable. It knows no clock:
+time is the event's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from stateline.core import events as e
+from stateline.core.calls import FinishReason, ModelRequest
+from stateline.core.ids import digest, effect_key
+from stateline.core.items import FunctionCall, FunctionCallOutput, Item
+from stateline.core.limits import (
+    CRASHES_MAX,
+    RETRY_AFTER_MS_MAX,
+    RETRY_BACKOFF_MS_BASE,
+    RETRY_BACKOFF_MS_MAX,
+)
+from stateline.core.ops import Op
+from stateline.core.session import Session, Turn
+from stateline.core.stream import replay
+
+
+class CallModel(msgspec.Struct, frozen=True, kw_only=True):
+    """Effect: place and make a model call. ``key`` is ``session/turn/step``."""
+
+    turn: int
+    step: int
+    key: str
+
+
+class StopCall(msgspec.Struct, frozen=True, kw_only=True):
+    """Effect: end the model call in flight, keeping what it said, for ``reason``."""
+
+    reason: FinishReason
+
+
+Effect = CallModel | StopCall
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    events: tuple[e.Body, ...] = ()
+    effects: tuple[Effect, ...] = ()
+
+
+NOTHING = Decision()
+
+_REASONS: dict[FinishReason, str] = {
+    "length": "max_output_tokens",
+    "content_filter": "content_filter",
+    "max_output_bytes": "max_output_bytes",
+    "max_wall_time": "max_wall_time",
+}
+"""Finish reasons that leave a turn incomplete, and the name each gets."""
+
+
+def decide(session: Session, event: e.Event) -> Decision:
+    """What follows from ``event``, which ``session`` has just folded."""
+    turn = session.turn
+    if turn is None:
+        return NOTHING
+    match event.body:
+        case e.TurnRequested() | e.TimerFired():
+            return _call(session, turn)
+        case e.ModelCallFinished():
+            return _answered(turn, event.body)
+        case e.ModelCallFailed():
+            return _stumbled(session, turn, event.at_ms, event.body)
+        case e.CancelRequested():
+            return _stop(turn, "cancelled", e.TurnCancelled(response_id=turn.response_id))
+        case e.DeadlinePassed():
+            return _stop(turn, "max_wall_time", _incomplete(turn, "max_wall_time"))
+        case e.TurnResumed():
+            return _resumed(session, turn)
+        case _:
+            return NOTHING
+
+
+def _incomplete(turn: Turn, reason: str) -> e.TurnIncomplete:
+    return e.TurnIncomplete(response_id=turn.response_id, reason=reason)
+
+
+def _call(session: Session, turn: Turn) -> Decision:
+    """Another model call, unless something ends the turn first."""
+    if turn.cancelling:
+        return Decision(events=(e.TurnCancelled(response_id=turn.response_id),))
+    if turn.overdue:
+        return Decision(events=(_incomplete(turn, "max_wall_time"),))
+    if turn.steps >= turn.limits.steps_max:
+        return Decision(events=(_incomplete(turn, "max_steps"),))
+    step = turn.steps + 1
+    key = effect_key(session.ref.id, turn.number_in_session, step)
+    return Decision(effects=(CallModel(turn=turn.number_in_session, step=step, key=key),))
+
+
+def _answered(turn: Turn, body: e.ModelCallFinished) -> Decision:
+    end: e.Body
+    if turn.cancelling or body.finish_reason == "cancelled":
+        end = e.TurnCancelled(response_id=turn.response_id)
+    elif body.finish_reason in _REASONS:
+        end = _incomplete(turn, _REASONS[body.finish_reason])
+    elif turn.usage.total_tokens > turn.limits.turn_tokens_max:
+        end = _incomplete(turn, "max_turn_tokens")
+    else:
+        # Function calls are the client's to make: the turn ends with them, and the next brings their outputs.
+        end = e.TurnCompleted(response_id=turn.response_id)
+    return Decision(events=(end,))
+
+
+def _stumbled(session: Session, turn: Turn, at_ms: int, body: e.ModelCallFailed) -> Decision:
+    if turn.cancelling or turn.overdue:
+        return _call(session, turn)
+    if body.code == "worker_lost":
+        return _resumed(session, turn)
+    if not body.retryable or turn.failures >= turn.limits.model_failures_max:
+        failed = e.TurnFailed(response_id=turn.response_id, code=body.code, message=body.message)
+        return Decision(events=(failed,))
+    if turn.steps + 1 >= turn.limits.steps_max:
+        # The timer would be the last step, with no call left to follow it.
+        return Decision(events=(_incomplete(turn, "max_steps"),))
+    step = turn.steps + 1
+    wait_ms = backoff_ms(turn.failures, effect_key(session.ref.id, turn.number_in_session, step), body.retry_after_ms)
+    return Decision(events=(e.TimerSet(turn=turn.number_in_session, step=step, due_ms=at_ms + wait_ms),))
+
+
+def _stop(turn: Turn, reason: FinishReason, end: e.Body) -> Decision:
+    if turn.state == "calling":
+        return Decision(effects=(StopCall(reason=reason),))
+    return Decision(events=(end,))
+
+
+def _resumed(session: Session, turn: Turn) -> Decision:
+    """A new owner goes on. A call in flight is closed first, by ``lost_call``."""
+    if turn.state == "calling":
+        return NOTHING
+    if session.crashes >= CRASHES_MAX:
+        message = f"the worker crashed {session.crashes} times on this session without a step between"
+        return Decision(
+            events=(
+                e.SessionQuarantined(crashes=session.crashes),
+                e.TurnFailed(response_id=turn.response_id, code="session_quarantined", message=message),
+            )
+        )
+    return NOTHING if turn.state == "waiting" else _call(session, turn)
+
+
+def backoff_ms(failures: int, key: str, retry_after_ms: int | None) -> int:
+    """How long to wait after the ``failures``-th failure in a row.
+
+    Exponential, spread by up to a half that the effect's key derives, so that a restart waits the
+    same; the provider's own ``Retry-After`` counts where it is longer, up to a limit.
+    """
+    full = min(RETRY_BACKOFF_MS_BASE * 2 ** min(failures - 1, 16), RETRY_BACKOFF_MS_MAX)
+    spread = int(digest(key.encode())[:4], 16) / 0xFFFF
+    own = int(full * (0.5 + spread / 2))
+    return max(own, min(retry_after_ms or 0, RETRY_AFTER_MS_MAX))
+
+
+def lost_call(session: Session, chunks: Iterable[tuple[Op, ...]]) -> e.ModelCallFailed:
+    """What ends a call whose worker is gone, given the operations that it left in the log.
+
+    Its open items are closed as incomplete, so that its readers' stream stays well formed.
+    """
+    turn = session.turn
+    assert turn is not None
+    assert turn.call is not None
+    assembly = replay(turn.number, turn.output_index, list(chunks))
+    items = assembly.assembled("incomplete")
+    assembly.close()
+    return e.ModelCallFailed(
+        turn=turn.number_in_session,
+        step=turn.call.step,
+        code="worker_lost",
+        message="the worker was lost during this call",
+        retryable=True,
+        items=items,
+        marks=assembly.marks(),
+        output_index=turn.output_index,
+        next_number=assembly.number,
+    )
+
+
+def refusal(session: Session, body: e.TurnRequested) -> e.InputRejected | None:
+    """Why this turn cannot begin now, or None when it can.
+
+    The codes: ``session_deleted``, ``session_quarantined``, ``conversation_locked`` (a turn runs),
+    ``parent_moved`` (another turn continued the parent first: make a fork).
+    """
+
+    def reject(code: str, message: str) -> e.InputRejected:
+        return e.InputRejected(response_id=body.response_id, code=code, message=message)
+
+    if session.deleted:
+        return reject("session_deleted", "it was deleted")
+    if session.quarantined:
+        return reject(
+            "session_quarantined",
+            "its worker crashed too often; start a new one from an earlier response",
+        )
+    if session.turn is not None:
+        return reject("conversation_locked", "another response is being made in it; wait until that has ended")
+    if not body.request.in_conversation and body.request.previous_response_id != session.last_response_id:
+        return reject("parent_moved", "another response continues from there already")
+    return None
+
+
+def unanswered_calls(items: Iterable[Item]) -> list[str]:
+    """Call ids of function calls that have no output among ``items``; no model accepts such a context."""
+    calls: dict[str, None] = {}
+    for item in items:
+        if isinstance(item, FunctionCall):
+            calls[item.call_id] = None
+        elif isinstance(item, FunctionCallOutput):
+            calls.pop(item.call_id, None)
+    return list(calls)
+
+
+def model_request(session: Session, effect: CallModel, *, stream: bool) -> ModelRequest:
+    """The request of the turn's next model call: the session's context, the turn's input and output."""
+    turn = session.turn
+    assert turn is not None
+    return ModelRequest(
+        params=turn.request,
+        items=[*session.context, *turn.input, *turn.output],
+        key=effect.key,
+        stream=stream,
+        sidecars={**session.context.sidecars(), **turn.sidecars, **turn.output_sidecars},
+    )

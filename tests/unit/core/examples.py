@@ -1,0 +1,184 @@
+"""One value of every kind of event, with every field set that the kind has."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stateline.core import events as e
+from stateline.core.calls import (
+    AllowedTools,
+    FunctionChoice,
+    FunctionTool,
+    JsonSchema,
+    ReasoningConfig,
+    TextConfig,
+    Usage,
+)
+from stateline.core.items import (
+    Compaction,
+    FunctionCall,
+    FunctionCallOutput,
+    InputFile,
+    InputImage,
+    InputText,
+    InputVideo,
+    Item,
+    Message,
+    OutputText,
+    Reasoning,
+    ReasoningText,
+    Refusal,
+    Sidecar,
+    SummaryText,
+    UrlCitation,
+)
+from stateline.core.limits import TurnLimits
+from stateline.core.ops import AddAnnotation, AddItem, AddPart, Delta, EndItem, EndPart, ItemMarks, PartMarks
+
+SESSION = "0123456789abcdefghjkmnpq"
+RESPONSE = f"resp_{SESSION}aaaaaaaa1"
+NOTE = UrlCitation(url="https://example.org", start_index=0, end_index=2, title="An example")
+LOGPROB = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []}
+SIDECARS = {f"rs_{SESSION}t1s1i0": Sidecar(origin="openai-responses/openai", data={"id": "rs_1", "n": [1, None]})}
+
+INPUT: tuple[Item, ...] = (
+    Message(id=f"msg_{SESSION}t1s0i0", role="developer", content=(InputText(text="Be brief. é"),)),
+    Message(
+        id=f"msg_{SESSION}t1s0i1",
+        role="user",
+        content=(
+            InputImage(image_url="data:image/png;base64,AAAA", detail="low"),
+            InputFile(filename="a.txt", file_data="AAAA"),
+            InputFile(file_url="https://example.org/a.pdf"),
+            InputVideo(video_url="https://example.org/a.mp4"),
+        ),
+    ),
+    FunctionCallOutput(id=f"fco_{SESSION}t1s0i2", call_id="c0", output="21 °C"),
+    FunctionCallOutput(id=f"fco_{SESSION}t1s0i3", call_id="c9", output=(InputText(text="x"),), status="incomplete"),
+    Compaction(id=f"cmp_{SESSION}t1s0i4", encrypted_content="opaque"),
+)
+REASONING = Reasoning(
+    id=f"rs_{SESSION}t1s1i0",
+    summary=(SummaryText(text="short"),),
+    content=(ReasoningText(text="long"),),
+    encrypted_content="sealed",
+    status="completed",
+)
+SAID = Message(
+    id=f"msg_{SESSION}t1s1i1",
+    role="assistant",
+    phase="final_answer",
+    content=(OutputText(text="Hi", annotations=(NOTE,), logprobs=[LOGPROB]), Refusal(refusal="No.")),
+)
+CALL = FunctionCall(id=f"fc_{SESSION}t1s1i2", call_id="c1", name="f", arguments='{"a":1}', status="incomplete")
+MARKS = (
+    ItemMarks(2, (PartMarks("summary", 3, 4, (), 5), PartMarks("reasoning", 7, 8, (), 9)), 11),
+    ItemMarks(12, (PartMarks("text", 13, 14, (15,), 16), PartMarks("refusal", 18, -1, (), 19)), 21),
+    ItemMarks(22, (PartMarks("arguments", 23, 23, (), 24),), 25),
+)
+REQUEST = e.TurnRequest(
+    model="gpt-5",
+    instructions="Answer in French.",
+    tools=(FunctionTool(name="f", description="Does f", parameters={"type": "object", "properties": {}}, strict=True),),
+    tool_choice=AllowedTools(tools=(FunctionChoice(name="f"),), mode="required"),
+    parallel_tool_calls=False,
+    text=TextConfig(
+        format=JsonSchema(name="s", description="d", schema={"type": "object"}, strict=True), verbosity="low"
+    ),
+    reasoning=ReasoningConfig(effort="low", summary="auto"),
+    max_output_tokens=100,
+    temperature=0.5,
+    top_p=0.9,
+    presence_penalty=0.1,
+    frequency_penalty=0.2,
+    top_logprobs=3,
+    logprobs=True,
+    include=("reasoning.encrypted_content",),
+    service_tier="flex",
+    safety_identifier="hash",
+    prompt_cache_key="key",
+    user="somebody",
+    stop=("END",),
+    seed=7,
+    store=True,
+    background=True,
+    stream=True,
+    previous_response_id=RESPONSE,
+    in_conversation=True,
+    metadata={"a": "b"},
+    max_tool_calls=4,
+    truncation="auto",
+)
+OPS = (
+    AddItem(0, SAID),
+    AddPart(0, 0, "text"),
+    Delta(0, 0, "text", "Hi", [LOGPROB]),
+    AddAnnotation(0, 0, 0, NOTE),
+    EndPart(0, 0, "text"),
+    EndItem(0, "sealed"),
+    EndItem(1),
+)
+
+EVERY_BODY: tuple[e.Body, ...] = (
+    e.SessionCreated(kind="chain", metadata={"a": "b"}, parent=(RESPONSE, 7)),
+    e.SessionCreated(kind="conversation"),
+    e.SessionCreated(kind="system"),
+    e.SessionUpdated(metadata={"a": "c"}),
+    e.SessionDeleted(),
+    e.ItemsAdded(items=INPUT),
+    e.ItemDeleted(item_id="msg_1"),
+    e.ResponseDeleted(response_id=RESPONSE),
+    e.SessionQuarantined(crashes=3),
+    e.TurnRequested(
+        response_id=RESPONSE,
+        turn=1,
+        request=REQUEST,
+        input=INPUT,
+        limits=TurnLimits(steps_max=3, output_bytes_max=99),
+        principal="key_1",
+        sidecars=SIDECARS,
+    ),
+    e.TurnRequested(response_id=RESPONSE, turn=1, request=e.TurnRequest(model="m"), input=()),
+    e.InputRejected(response_id=RESPONSE, code="conversation_locked", message="busy"),
+    e.TurnResumed(owner="o", clean=True, progress=True),
+    e.CancelRequested(response_id=RESPONSE),
+    e.TurnCompleted(response_id=RESPONSE),
+    e.TurnIncomplete(response_id=RESPONSE, reason="max_steps"),
+    e.TurnFailed(response_id=RESPONSE, code="upstream_error", message="it is down"),
+    e.TurnCancelled(response_id=RESPONSE),
+    e.ModelCallStarted(turn=1, step=1, deployment="d", origin="openai-chat/openai", model="m", stream=False),
+    e.Chunk(turn=1, step=1, first=2, ops=OPS),
+    e.ModelCallFinished(
+        turn=1,
+        step=1,
+        finish_reason="tool_calls",
+        items=(REASONING, SAID, CALL),
+        marks=MARKS,
+        output_index=1,
+        next_number=26,
+        usage=Usage(input_tokens=4, output_tokens=3, cached_tokens=2, reasoning_tokens=1),
+        sidecars=SIDECARS,
+        upstream_id="up_1",
+        upstream_model="m-2026",
+        service_tier="default",
+    ),
+    e.ModelCallFailed(
+        turn=1,
+        step=1,
+        code="rate_limited",
+        message="slow down",
+        retryable=True,
+        retry_after_ms=1500,
+        provider_status=429,
+        items=(REASONING, SAID, CALL),
+        marks=MARKS,
+        output_index=1,
+        next_number=26,
+    ),
+    e.TimerSet(turn=1, step=2, due_ms=1_800_000_000_000),
+    e.TimerFired(turn=1, step=2),
+    e.DeadlinePassed(turn=1),
+    e.Snapshot(fold=1, state=msgspec.Raw(b'{"kind":"chain","created_at_ms":1,"turns":2}')),
+    e.KeyCreated(key_id="k1", tenant="acme", name="ci", hash="00ff", expires_at_ms=5),
+    e.KeyRevoked(key_id="k1"),
+)
