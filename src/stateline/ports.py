@@ -1,0 +1,288 @@
+"""What the engine needs from outside, as protocols.
+
+An adapter implements one of these and imports nothing of the engine. Two stores, one conformance suite
+(``stateline.testing.exercise_store``): whatever passes it can hold sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from stateline.core.calls import ModelDelta, ModelRequest
+from stateline.core.errors import StatelineError
+from stateline.core.events import Event
+from stateline.core.ids import SessionRef
+
+# -- the store ---------------------------------------------------------------------------------
+
+
+class Posted(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """An inbox row: an event that waits for its session's owner. Its ``seq`` is 0.
+
+    ``post`` grows with every row of the session.
+    """
+
+    session: SessionRef
+    post: int
+    event: Event
+
+
+class Ownership(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """The right to append to a session.
+
+    ``owner`` is a random id per process start. ``inbox`` is what waited at the claim. ``crashed`` says
+    that the session was taken from an owner that never released it.
+    """
+
+    session: SessionRef
+    owner: str
+    epoch: int
+    head: int
+    inbox: tuple[Posted, ...] = ()
+    crashed: bool = False
+
+
+class Watch(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a node wants to see of one session: events after ``after``; inbox rows after ``post``.
+
+    ``post`` is None where the node does not own the session.
+    """
+
+    session: SessionRef
+    after: int
+    post: int | None = None
+
+
+class Hold(msgspec.Struct, frozen=True, kw_only=True):
+    """Money to set aside in the same transaction as an append."""
+
+    budget: str
+    amount: str
+
+
+class SessionExists(StatelineError):
+    """``create`` of an id that is there already."""
+
+    code = "session_exists"
+    status = 409
+
+
+class SessionMissing(StatelineError):
+    """No such session for this tenant."""
+
+    code = "not_found"
+    status = 404
+
+
+class Fenced(StatelineError):
+    """Another owner has the session now; whatever this one does with it is void."""
+
+    code = "fenced"
+
+
+class HeadMoved(StatelineError):
+    """The session's head is not where the caller thought, or its inbox is not empty on an adoption."""
+
+    code = "head_moved"
+
+
+class Duplicate(StatelineError):
+    """A dedup key that exists already. Nothing was written.
+
+    Attributes:
+        ref: what the first event named (its response id).
+        digest: the first request's body digest.
+    """
+
+    code = "duplicate"
+    status = 409
+
+    def __init__(self, ref: str, digest: str) -> None:
+        super().__init__(f"already there: {ref}")
+        self.ref = ref
+        self.digest = digest
+
+
+class InboxFull(StatelineError):
+    """Too many inputs wait for this session."""
+
+    code = "inbox_full"
+    status = 429
+
+
+class Store(Protocol):
+    """An append log of sessions with one writer each.
+
+    What returns is durable, unless said otherwise. Every method may raise StoreUnavailable.
+    """
+
+    def create(self, session: SessionRef, parent: tuple[SessionRef, int] | None = None) -> Coroutine[Any, Any, None]:
+        """Make an empty session (head 0, epoch 0), or a fork.
+
+        A fork shares its parent's events up to ``parent[1]`` by reference: its head starts there, and
+        ``read`` gives the shared prefix first.
+
+        Raises:
+            SessionExists: the id is taken.
+            SessionMissing: no such parent, or it is shorter than that.
+        """
+        ...
+
+    def append(
+        self,
+        own: Ownership,
+        expected_seq: int,
+        events: Sequence[Event],
+        holds: Sequence[Hold] = (),
+        *,
+        release: bool = False,
+    ) -> Coroutine[Any, Any, int]:
+        """Append all events or none, and return the new head. Durable on return.
+
+        Events are numbered from ``expected_seq + 1``. Inbox rows that they name in ``post`` are deleted,
+        and their dedup keys written, in the same transaction. Many sessions share one commit; each gets
+        its own outcome. ``own.epoch`` one above the row's, with no owner and an empty inbox, adopts the
+        session in the same statement, so that a first append needs no claim. With ``release`` the
+        session is given back in the same transaction, so that a last append needs no release.
+
+        Calls that are made before control returns to the event loop keep their order, and ``create``
+        before ``append`` shares its commit.
+
+        Raises:
+            Fenced: owner or epoch do not match.
+            HeadMoved: the head is elsewhere, or an adoption or a release found (other) inbox rows.
+            Duplicate: a dedup key without ``replace`` exists.
+            SessionMissing: it was erased, or never created.
+        """
+        ...
+
+    def read(
+        self,
+        session: SessionRef,
+        after: int = 0,
+        *,
+        until: int | None = None,
+        chunks: bool = False,
+        snapshot: bool = False,
+    ) -> AsyncIterator[Event]:
+        """Events after ``after`` (up to ``until``) in order, a fork's prefix first.
+
+        Without ``chunks``, Chunk events are left out. With ``snapshot``, the reading begins at the
+        latest Snapshot if there is one (it comes first); without it, Snapshot events are left out.
+
+        Raises:
+            SessionMissing: no such session.
+        """
+        ...
+
+    async def tail(self, watched: Sequence[Watch], wait_s: float = 0.0) -> list[Event | Posted]:
+        """What is new for all watched sessions, in one query; per session in order.
+
+        Chunks are included, snapshots are not. Waits up to ``wait_s`` for the first; may return empty
+        before. The caller may cancel it at any time.
+        """
+        ...
+
+    def post(self, session: SessionRef, event: Event, dedup_key: str | None = None) -> Coroutine[Any, Any, None]:
+        """Put an input into the session's inbox and make the session due. Durable on return.
+
+        Raises:
+            Duplicate: ``dedup_key`` was posted to this session within its time to live.
+            SessionMissing: no such session.
+            InboxFull: INBOX_POSTS_MAX rows wait already.
+        """
+        ...
+
+    async def find_duplicate(self, tenant: str, dedup_key: str) -> Duplicate | None:
+        """The first event that was appended under a dedup key, while the key lives.
+
+        A client's retry must find its first turn before any check that the first turn itself makes
+        fail (a conversation that is locked by it).
+        """
+        ...
+
+    async def claim(self, node: str, limit: int) -> list[Ownership]:
+        """Take up to ``limit`` sessions that are due (inbox, timer, or a dead owner) and unowned, fair over tenants.
+
+        A node that asks is alive, whether or not it renewed in time: none of its own are taken from it.
+        """
+        ...
+
+    def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, None]:
+        """Say that this node is alive for another ``ttl_s``: one row, whatever it owns."""
+        ...
+
+    def release(self, own: Ownership, seen: int, wake_at_ms: int | None = None) -> Coroutine[Any, Any, bool]:
+        """Give the session back; it becomes due at ``wake_at_ms`` (None: when something is posted).
+
+        Returns False, and keeps it owned, if an inbox row after ``seen`` exists.
+
+        Raises:
+            Fenced: it is no longer ours.
+        """
+        ...
+
+    async def erase(self, session: SessionRef) -> None:
+        """Destroy the session's content for good, and its forks'. An unknown one is no error."""
+        ...
+
+    async def close(self) -> None:
+        """Finish what is queued, release the file or the connections."""
+        ...
+
+
+# -- models ----------------------------------------------------------------------------------------
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """One place where a model runs (DESIGN: ``[[deployments]]``), as adapters need it."""
+
+    name: str
+    model: str
+    cloud: str
+    format: str
+    base_url: str
+    upstream_model: str
+    api_key: str | None = None
+    priority: int = 1
+    weight: float = 1.0
+    timeout_s: float = 600.0
+    max_concurrency: int | None = None
+    service_tier: str | None = None
+    """Asked for where the request names none."""
+
+    @property
+    def origin(self) -> str:
+        """Who can read back what it made: ``format/cloud``."""
+        return f"{self.format}/{self.cloud}"
+
+
+class ModelClient(Protocol):
+    """Speaks to one or more deployments."""
+
+    def call(self, deployment: Deployment, request: ModelRequest) -> AsyncIterator[list[ModelDelta]]:
+        """Send the request and give its answer's deltas, in the batches in which they arrive.
+
+        The last delta is a Finish. With ``request.stream`` False there may be one batch only.
+        Closing the iterator ends the call.
+
+        Raises:
+            ModelError: translated from whatever went wrong, before or after output began.
+            BadRequest: the format cannot carry the request; names the field. Nothing was sent.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Time as an argument's source, so that a simulation can set it."""
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...

@@ -1,0 +1,1 @@
+"""Stores: where sessions live. All keep one contract, ``stateline.ports.Store``."""

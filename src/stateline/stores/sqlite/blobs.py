@@ -1,0 +1,136 @@
+"""Large content as files beside the database: ``NAME.blobs/ab/abcd…``.
+
+A file and its folder are durable before the event that refers to it is committed. Files are written
+once a tenant, never changed, and deleted once nothing refers to them and nobody touched them for a
+while; writing and deleting happen on one thread, so they cannot cross.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from stateline.core.blobs import MARK, NAME_CHARS, blob_name, join, may_hold, references, split, tenant_key
+from stateline.core.errors import StoreUnavailable
+from stateline.core.limits import BLOB_GRACE_S
+from stateline.stores.sqlite import opening
+from stateline.stores.sqlite.requests import Request
+
+_DURABLE_MAX = 10_000
+
+
+class Blobs:
+    """The files of one database."""
+
+    def __init__(self, path: Path, secret: bytes) -> None:
+        self.database = path
+        self._folder = path.with_name(path.name + ".blobs")
+        self._secret = secret
+        self._durable: set[str] = set()
+        """Names that this process knows to be on the disk."""
+
+    # -- on the thread for blobs -----------------------------------------------------------------
+
+    def move_out(self, request: Request) -> None:
+        """Write the large content of a request's bodies and leave references in its place.
+
+        Raises:
+            StoreUnavailable: the disk would not take it. Nothing refers to what was written.
+        """
+        key = tenant_key(self._secret, request.session.tenant)
+
+        def keep(content: bytes) -> str:
+            name = blob_name(key, content)
+            self._write(name, content)
+            return name
+
+        try:
+            request.bodies = [split(raw, keep) if may_hold(raw) else raw for raw in request.bodies]
+        except OSError as error:
+            raise opening.unavailable(error) from error
+        request.blobs = {name for raw in request.bodies for name in references(raw)}
+
+    def _write(self, name: str, content: bytes) -> None:
+        path = self._path(name)
+        folder = path.parent
+        if path.exists():
+            os.utime(path)  # Whoever deletes old files sees that this one is wanted.
+            if name not in self._durable:
+                opening.sync_folder(folder)
+        else:
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                opening.sync_folder(self._folder)
+                opening.sync_folder(self._folder.parent)
+            temporary = folder / f".{name}"
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+            opening.sync_folder(folder)
+        if len(self._durable) >= _DURABLE_MAX:
+            self._durable.clear()
+        self._durable.add(name)
+
+    def collect(self, grace_s: float = BLOB_GRACE_S) -> int:
+        """Delete files without a reference that nobody touched for ``grace_s``; returns how many."""
+        deleted = 0
+        if not self._folder.is_dir():
+            return deleted
+        with contextlib.closing(opening.connect(self.database, "ro")) as db:
+            for path in self._files():
+                if time.time() - path.stat().st_mtime >= grace_s and not _referenced(db, path.name):
+                    path.unlink()
+                    self._durable.discard(path.name)
+                    deleted += 1
+        return deleted
+
+    def _files(self) -> Iterator[Path]:
+        for folder in sorted(self._folder.iterdir()):
+            if folder.is_dir():
+                yield from sorted(folder.iterdir())
+
+    # -- on any thread -------------------------------------------------------------------------------
+
+    def put_back(self, tenant: str, raw: bytes) -> bytes:
+        """A stored body as it was appended.
+
+        Raises:
+            StoreUnavailable: a file is missing or damaged.
+        """
+        if not raw.startswith(MARK):
+            return raw
+        key = tenant_key(self._secret, tenant)
+
+        def load(name: str) -> bytes:
+            try:
+                content = self._path(name).read_bytes()
+            except OSError as error:
+                raise _lost(name, error.strerror or str(error)) from error
+            if not hmac.compare_digest(blob_name(key, content), name):
+                raise _lost(name, "its content has changed")
+            return content
+
+        return join(raw, load)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / name[:2] / name
+
+
+def _referenced(db: sqlite3.Connection, name: str) -> bool:
+    if len(name) != NAME_CHARS:
+        return False  # A file that was never finished.
+    return db.execute("SELECT 1 FROM blob_refs WHERE name = ? LIMIT 1", (name,)).fetchone() is not None
+
+
+def _lost(name: str, why: str) -> StoreUnavailable:
+    return StoreUnavailable(
+        f"stored content {name[:16]}… cannot be read ({why}); restore the .blobs folder from a backup",
+        code="blob_lost",
+    )

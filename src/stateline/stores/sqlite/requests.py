@@ -1,0 +1,340 @@
+"""What may be asked of the writer: one class a call of the port.
+
+``run`` works inside the group's transaction and must decide before it writes: when it raises, nothing
+of the request may have been written. ``publish`` tells the event loop's memory what was committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from stateline.core.blobs import may_hold
+from stateline.core.errors import BadRequest, StatelineError
+from stateline.core.events import Dedup, Event, encode_body
+from stateline.core.ids import SessionRef
+from stateline.core.limits import (
+    APPEND_EVENTS_MAX,
+    BLOB_BYTES_MIN,
+    DEDUP_TTL_S,
+    EVENT_BYTES_MAX,
+    INBOX_POSTS_MAX,
+)
+from stateline.ports import (
+    Fenced,
+    HeadMoved,
+    Hold,
+    InboxFull,
+    Ownership,
+    Posted,
+    SessionExists,
+    SessionMissing,
+)
+from stateline.stores.recent import Recent, posted_event
+from stateline.stores.sqlite.transaction import Row, Transaction
+
+_dedup_codec = msgspec.json.Decoder(tuple[Dedup, ...])
+
+
+class Request:
+    """One call, from the event loop to the writer thread and back.
+
+    ``bodies`` are the encoded ``events``, with large content moved out before the writer sees them;
+    ``blobs`` are the names of what they refer to.
+    """
+
+    __slots__ = ("blobs", "bodies", "error", "events", "future", "large", "result", "session", "size")
+
+    future: asyncio.Future[Any]
+    bodies: list[bytes]
+    size: int
+    blobs: set[str]
+    result: Any
+
+    def __init__(self, session: SessionRef, events: Sequence[Event] = ()) -> None:
+        self.session = session
+        self.events = events
+        self.large = False
+        self.error: BaseException | None = None
+
+    def encode(self) -> None:
+        """Make the bodies, before the request is queued; ``large`` says that content may go out.
+
+        Raises:
+            BadRequest: too many events, or one that is too large.
+        """
+        if len(self.events) > APPEND_EVENTS_MAX:
+            raise BadRequest(
+                f"{len(self.events)} events in one append, {APPEND_EVENTS_MAX} at most", code="append_too_large"
+            )
+        self.bodies = bodies = [encode_body(event.body) for event in self.events]
+        self.size = size = sum(map(len, bodies))
+        if size < BLOB_BYTES_MIN:
+            return  # None of them is large.
+        for raw in bodies:
+            if may_hold(raw):
+                self.large = True
+            if len(raw) > EVENT_BYTES_MAX:
+                raise BadRequest(f"an event of {len(raw)} bytes, {EVENT_BYTES_MAX} at most", code="event_too_large")
+
+    def run(self, tx: Transaction) -> Any:
+        raise NotImplementedError
+
+    def publish(self, recent: Recent) -> None:
+        """On the event loop, after the commit, where ``run`` did not raise."""
+
+    def keep_blobs(self, tx: Transaction, tenant: int, session: int) -> None:
+        """Say that the session refers to its large content."""
+        tx.db.executemany(
+            "INSERT OR IGNORE INTO blob_refs VALUES (?,?,?)",
+            [(tenant, session, name) for name in sorted(self.blobs)],
+        )
+
+
+def missing(session: SessionRef) -> SessionMissing:
+    return SessionMissing(f"no session {session.id}")
+
+
+class Create(Request):
+    __slots__ = ("parent",)
+
+    def __init__(self, session: SessionRef, parent: tuple[SessionRef, int] | None) -> None:
+        super().__init__(session)
+        self.parent = parent
+
+    def run(self, tx: Transaction) -> None:
+        if tx.row(self.session) is not None:
+            raise SessionExists(f"session {self.session.id} exists already")
+        parent, seq = self.parent or (None, 0)
+        of = None
+        if parent is not None:
+            of = tx.row(parent) if parent.tenant == self.session.tenant else None
+            if of is None:
+                raise missing(parent)
+            if not 0 <= seq <= of.head:
+                raise SessionMissing(f"session {parent.id} ends at {of.head}, not at {seq}")
+        tx.add(self.session, of, seq)
+
+    def publish(self, recent: Recent) -> None:
+        if self.parent is None:
+            recent.created(self.session)
+        else:
+            recent.forked(self.session)
+
+
+class Append(Request):
+    __slots__ = ("adopted", "dedup", "expected", "holds", "own", "posts", "release")
+
+    def __init__(
+        self, own: Ownership, expected: int, events: Sequence[Event], holds: Sequence[Hold], *, release: bool
+    ) -> None:
+        super().__init__(own.session, events)
+        self.release = release
+        self.own = own
+        self.expected = expected
+        self.holds = holds
+        self.posts: list[int] = []
+        self.dedup: list[Dedup] = []
+        self.adopted = False
+        for event in events:
+            if event.post is not None and event.post not in self.posts:
+                self.posts.append(event.post)
+            if event.dedup:
+                self.dedup += event.dedup
+
+    def run(self, tx: Transaction) -> int:
+        if self.holds:
+            raise StatelineError(f"no budget {self.holds[0].budget}", code="unknown_budget")
+        row = tx.row(self.session)
+        if row is None:
+            raise missing(self.session)
+        self.adopted = self._check(row)
+        if self.posts:
+            self._check_posts(tx, row)
+        if self.dedup:
+            tx.check_dedup(row.tenant, self.dedup)
+        if self.release and row.inbox > len(self.posts):
+            raise HeadMoved(f"the inbox of session {self.session.id} is not empty")
+        own = self.own
+        if self.adopted:
+            tx.adopt(row, own.owner, own.epoch)
+        seq, tenant, number, epoch = self.expected, row.tenant, row.number, own.epoch
+        row.head = seq + len(self.events)
+        for event, body in zip(self.events, self.bodies, strict=True):
+            seq += 1
+            rows = tx.tables.get(type(event.body), tx.events)
+            rows.append((tenant, number, seq, event.at_ms, epoch, event.post, body))
+        if self.posts:
+            self._consume(tx, row)
+        if self.dedup:
+            tx.write_dedup(tenant, number, self.dedup)
+        if self.release:
+            tx.release(row, None)
+        if self.large:
+            self.keep_blobs(tx, tenant, number)
+        return seq
+
+    def _check(self, row: Row) -> bool:
+        """Whether the append adopts the session."""
+        own = self.own
+        if row.owner == own.owner and row.epoch == own.epoch:
+            adopts = False
+        elif row.owner is None and not row.crashed and row.epoch + 1 == own.epoch:
+            adopts = True
+        else:
+            raise Fenced(f"session {self.session.id} has another owner")
+        if row.head != self.expected:
+            raise HeadMoved(f"session {self.session.id} is at {row.head}, not at {self.expected}")
+        if adopts and row.inbox:
+            raise HeadMoved(f"the inbox of session {self.session.id} is not empty")
+        return adopts
+
+    def _check_posts(self, tx: Transaction, row: Row) -> None:
+        for post in self.posts:
+            found = tx.db.execute(
+                "SELECT 1 FROM inbox WHERE tenant = ? AND session = ? AND post = ?",
+                (row.tenant, row.number, post),
+            ).fetchone()
+            if found is None:
+                raise HeadMoved(f"post {post} of session {self.session.id} is not waiting")
+
+    def _consume(self, tx: Transaction, row: Row) -> None:
+        tx.db.executemany(
+            "DELETE FROM inbox WHERE tenant = ? AND session = ? AND post = ?",
+            [(row.tenant, row.number, post) for post in self.posts],
+        )
+        row.inbox -= len(self.posts)
+        tx.db.execute("UPDATE sessions SET inbox = ? WHERE n = ?", (row.inbox, row.number))
+
+    def publish(self, recent: Recent) -> None:
+        first = self.expected + 1
+        recent.appended(self.session, self.own.epoch, first, self.events, self.size)
+        if self.adopted:
+            recent.owned(self.session, ())
+        if self.posts:
+            recent.consumed(self.session, self.posts)
+
+
+class Post(Request):
+    __slots__ = ("event", "key", "post")
+
+    def __init__(self, session: SessionRef, event: Event, key: str | None) -> None:
+        super().__init__(session, (event,))
+        self.event = event
+        self.key = key
+        self.post = 0
+
+    def run(self, tx: Transaction) -> None:
+        row = tx.row(self.session)
+        if row is None:
+            raise missing(self.session)
+        dedup: tuple[Dedup, ...] = ()
+        if self.key is not None:
+            # The key counts within this session, so it is written with the session's own number.
+            ref = str(getattr(self.event.body, "response_id", ""))
+            dedup = (Dedup(key=f"post/{row.number}/{self.key}", ref=ref, digest="", ttl_s=DEDUP_TTL_S),)
+            tx.check_dedup(row.tenant, dedup)
+        if row.inbox >= INBOX_POSTS_MAX:
+            raise InboxFull(f"{INBOX_POSTS_MAX} inputs wait in session {self.session.id} already")
+        tx.flush_sessions()
+        row.inbox += 1
+        [(self.post,)] = tx.db.execute(
+            "UPDATE sessions SET inbox = ?, post = post + 1 WHERE n = ? RETURNING post", (row.inbox, row.number)
+        ).fetchall()
+        if row.owner is None:
+            row.due_ms = row.due_ms or tx.now_ms
+            tx.db.execute("UPDATE sessions SET due_ms = ? WHERE n = ? AND due_ms IS NULL", (tx.now_ms, row.number))
+        event = self.event
+        keys = msgspec.json.encode(event.dedup) if event.dedup else None
+        tx.db.execute(
+            "INSERT INTO inbox (tenant, session, post, at_ms, dedup, body) VALUES (?,?,?,?,?,?)",
+            (row.tenant, row.number, self.post, event.at_ms, keys, self.bodies[0]),
+        )
+        if dedup:
+            tx.write_dedup(row.tenant, row.number, dedup)
+        if self.large:
+            self.keep_blobs(tx, row.tenant, row.number)
+
+    def publish(self, recent: Recent) -> None:
+        recent.posted(Posted(session=self.session, post=self.post, event=posted_event(self.event)))
+
+
+def read_dedup(raw: bytes | None) -> tuple[Dedup, ...]:
+    return _dedup_codec.decode(raw) if raw else ()
+
+
+class Renew(Request):
+    __slots__ = ("node", "ttl_ms")
+
+    def __init__(self, node: str, ttl_s: float) -> None:
+        super().__init__(SessionRef("", ""))
+        self.node = node
+        self.ttl_ms = round(ttl_s * 1000)
+
+    def run(self, tx: Transaction) -> None:
+        tx.db.execute("INSERT OR REPLACE INTO nodes VALUES (?,?)", (self.node, tx.now_ms + self.ttl_ms))
+
+
+class Release(Request):
+    __slots__ = ("own", "seen", "wake_at_ms")
+
+    def __init__(self, own: Ownership, seen: int, wake_at_ms: int | None) -> None:
+        super().__init__(own.session)
+        self.own = own
+        self.seen = seen
+        self.wake_at_ms = wake_at_ms
+
+    def run(self, tx: Transaction) -> bool:
+        row = tx.row(self.session)
+        if row is None or (row.owner, row.epoch) != (self.own.owner, self.own.epoch):
+            raise Fenced(f"session {self.session.id} has another owner, or is gone")
+        if row.inbox:
+            newer = tx.db.execute(
+                "SELECT 1 FROM inbox WHERE tenant = ? AND session = ? AND post > ? LIMIT 1",
+                (row.tenant, row.number, self.seen),
+            ).fetchone()
+            if newer is not None:
+                return False
+        tx.release(row, self.wake_at_ms)
+        return True
+
+
+class Erase(Request):
+    """Gives how many references to large content went with it. ``content``: there was any to destroy."""
+
+    __slots__ = ("content", "erased")
+
+    def __init__(self, session: SessionRef) -> None:
+        super().__init__(session)
+        self.erased: list[SessionRef] = []
+        self.content = False
+
+    def run(self, tx: Transaction) -> int:
+        tx.flush()
+        self.erased = []
+        row = tx.row(self.session)
+        if row is None:
+            return 0
+        family: list[tuple[int, int, str]] = tx.db.execute(
+            "WITH RECURSIVE family (n) AS (SELECT ? UNION SELECT s.n FROM sessions s JOIN family f"
+            " ON s.parent = f.n) SELECT n, tenant, id FROM sessions JOIN family USING (n)",
+            (row.number,),
+        ).fetchall()
+        keys = [(tenant, number) for number, tenant, _ in family]
+        deleted = {
+            table: tx.db.executemany(f"DELETE FROM {table} WHERE tenant = ? AND session = ?", keys).rowcount
+            for table in ("events", "chunks", "snapshots", "inbox", "dedup", "blob_refs")
+        }
+        tx.db.executemany("DELETE FROM sessions WHERE tenant = ? AND n = ?", keys)
+        self.content = any(deleted.values())
+        self.erased = [SessionRef(self.session.tenant, name) for _, _, name in family]
+        for ref in self.erased:
+            tx.forget(ref)
+        return deleted["blob_refs"]
+
+    def publish(self, recent: Recent) -> None:
+        for ref in self.erased:
+            recent.erased(ref)

@@ -1,0 +1,252 @@
+"""One group commit as its requests see it: the sessions' rows, and what is written at the end.
+
+Each request decides by conditions before it writes, so one that fails has written nothing and needs
+no savepoint. This is the only connection that writes, so the rows of the sessions in use are kept in
+memory and decide there. A change of owner is written at the end of the batch, under the condition that
+the file agrees; an append of the owner writes its events alone, whose index takes no number twice.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from stateline.core.events import Chunk, Dedup, Snapshot
+from stateline.core.ids import SessionRef
+from stateline.core.limits import EXPIRED_ROWS_MAX
+from stateline.ports import Duplicate
+from stateline.stores.sqlite.schema import HEAD
+
+_ROWS_MAX = 50_000
+
+_INSERT = "INSERT INTO {} (tenant, session, seq, at_ms, epoch, post, body) VALUES (?,?,?,?,?,?,?)"
+_INSERT_EVENT = _INSERT.format("events")
+_INSERT_CHUNK = _INSERT.format("chunks")
+_PUT_SNAPSHOT = _INSERT.format("snapshots").replace("INSERT", "INSERT OR REPLACE")
+
+EventRow = tuple[int, int, int, int, int, int | None, bytes]
+"""tenant, session, seq, at_ms, epoch, post, body."""
+
+
+class Row:
+    """A session's row.
+
+    ``stored`` is False until it was inserted. ``stored_owner`` is the file's owner and epoch, while
+    they differ from these.
+    """
+
+    __slots__ = (
+        "crashed",
+        "due_ms",
+        "epoch",
+        "head",
+        "inbox",
+        "number",
+        "owner",
+        "parent",
+        "ref",
+        "stored",
+        "stored_owner",
+        "tenant",
+        "wake_ms",
+    )
+
+    def __init__(self, ref: SessionRef, tenant: int, number: int, head: int) -> None:
+        self.ref = ref
+        self.tenant = tenant
+        self.number = number
+        self.head = head
+        self.stored = False
+        self.stored_owner: tuple[str | None, int] | None = None
+        self.due_ms: int | None = None
+        self.wake_ms: int | None = None
+        self.owner: str | None = None
+        self.epoch = 0
+        self.crashed = 0
+        self.inbox = 0
+        self.parent: tuple[int | None, int] = (None, 0)
+
+
+class Transaction:
+    """State of the batch that is being written. Used on the writer thread alone."""
+
+    def __init__(self, db: sqlite3.Connection) -> None:
+        self.db = db
+        self.now_ms = 0
+        self.events: list[EventRow] = []
+        self.chunks: list[EventRow] = []
+        self.snapshots: list[EventRow] = []
+        self.tables: dict[type, list[EventRow]] = {Chunk: self.chunks, Snapshot: self.snapshots}
+        """Where events of these types go; all others are in ``events``."""
+        self.tenant_served = 0
+        """The tenant that was last given an owner for a session."""
+        self._rows: dict[SessionRef, Row] = {}
+        self._new: list[Row] = []
+        self._passed: dict[int, Row] = {}
+        self._tenants: dict[str, int] = {}
+        used = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'sessions'").fetchone()
+        self._last_number: int = used[0] if used else 0
+
+    def begin(self, now_ms: int) -> None:
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
+        if len(self._rows) > _ROWS_MAX:
+            self._rows.clear()
+        self.now_ms = now_ms
+        self.db.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self.flush()
+        self.db.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Forget everything since ``begin``; SQLite may have done its part already."""
+        for collected in (self.events, self.chunks, self.snapshots, self._new):
+            collected.clear()
+        for known in (self._rows, self._passed, self._tenants):
+            known.clear()
+        if self.db.in_transaction:
+            self.db.execute("ROLLBACK")
+
+    # -- what is written at the end --------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        self.flush_sessions()
+        for statement, rows in (
+            (_INSERT_EVENT, self.events),
+            (_INSERT_CHUNK, self.chunks),
+            (_PUT_SNAPSHOT, self.snapshots),
+        ):
+            if rows:
+                self.db.executemany(statement, rows)
+                rows.clear()
+
+    def flush_sessions(self) -> None:
+        """Write the sessions' rows, before a statement that looks at them."""
+        if self._new:
+            self.db.executemany(
+                "INSERT INTO sessions"
+                " (n, tenant, id, owner, epoch, head, due_ms, wake_ms, parent, parent_seq, created_ms)"
+                " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+                [
+                    (
+                        r.number,
+                        r.tenant,
+                        r.ref.id,
+                        r.owner,
+                        r.epoch,
+                        r.head,
+                        r.due_ms,
+                        r.wake_ms,
+                        *r.parent,
+                        self.now_ms,
+                    )
+                    for r in self._new
+                ],
+            )
+            for row in self._new:
+                row.stored = True
+            self._new.clear()
+        if self._passed:
+            rows = [
+                (r.owner, r.epoch, r.due_ms, r.wake_ms, r.head, r.number, *(r.stored_owner or ()))
+                for r in self._passed.values()
+            ]
+            done = self.db.executemany(
+                "UPDATE sessions SET owner = ?, epoch = ?, due_ms = ?, wake_ms = ?, head = ?"
+                " WHERE n = ? AND owner IS ? AND epoch = ?",
+                rows,
+            )
+            if done.rowcount != len(rows):
+                raise AssertionError("a session's row is not what the writer knows")
+            for row in self._passed.values():
+                row.stored_owner = None
+            self._passed.clear()
+
+    # -- sessions ----------------------------------------------------------------------------------
+
+    def tenant(self, name: str) -> int:
+        """The tenant's number; a new one is given where there is none."""
+        number = self._tenants.get(name)
+        if number is None:
+            self.db.execute("INSERT OR IGNORE INTO tenants (name) VALUES (?)", (name,))
+            number = int(self.db.execute("SELECT n FROM tenants WHERE name = ?", (name,)).fetchone()[0])
+            self._tenants[name] = number
+        return number
+
+    def tenant_name(self, number: int) -> str:
+        return str(self.db.execute("SELECT name FROM tenants WHERE n = ?", (number,)).fetchone()[0])
+
+    def row(self, ref: SessionRef) -> Row | None:
+        """The session's row, or None where there is no such session."""
+        row = self._rows.get(ref)
+        if row is None:
+            found = self.db.execute(
+                f"SELECT tenant, n, CASE WHEN owner IS NULL THEN head ELSE {HEAD} END, owner, epoch, crashed, inbox,"
+                " due_ms, wake_ms FROM sessions WHERE tenant = (SELECT n FROM tenants WHERE name = ?) AND id = ?",
+                ref,
+            ).fetchone()
+            if found is None:
+                return None
+            row = self._rows[ref] = Row(ref, *found[:3])
+            row.owner, row.epoch, row.crashed, row.inbox, row.due_ms, row.wake_ms = found[3:]
+            row.stored = True
+        return row
+
+    def add(self, ref: SessionRef, parent: Row | None, seq: int) -> None:
+        """A new session, or a fork of ``parent`` at ``seq``."""
+        self._last_number += 1
+        row = self._rows[ref] = Row(ref, self.tenant(ref.tenant), self._last_number, seq)
+        if parent is not None:
+            row.parent = (parent.number, seq)
+        self._new.append(row)
+
+    def adopt(self, row: Row, owner: str, epoch: int) -> None:
+        """Give an unowned session its owner."""
+        self._own(row, owner, epoch, None, None)
+
+    def release(self, row: Row, wake_at_ms: int | None) -> None:
+        """Take a session from its owner; what waits in its inbox makes it due."""
+        self._own(row, None, row.epoch, self.now_ms if row.inbox else None, wake_at_ms)
+
+    def _own(self, row: Row, owner: str | None, epoch: int, due_ms: int | None, wake_ms: int | None) -> None:
+        if row.stored:
+            self._passed[row.number] = row
+            row.stored_owner = row.stored_owner or (row.owner, row.epoch)
+        row.owner, row.epoch, row.due_ms, row.wake_ms = owner, epoch, due_ms, wake_ms
+
+    def forget(self, ref: SessionRef) -> None:
+        self._rows.pop(ref, None)
+
+    def forget_all(self) -> None:
+        """Sessions were changed by a statement over many of them."""
+        self._rows.clear()
+
+    # -- dedup keys --------------------------------------------------------------------------------
+
+    def check_dedup(self, tenant: int, dedup: Sequence[Dedup]) -> None:
+        """Raises Duplicate where a key is taken and not to be replaced."""
+        for entry in dedup:
+            if entry.replace:
+                continue
+            row = self.db.execute(
+                "SELECT ref, digest FROM dedup WHERE tenant = ? AND key = ? AND expires_ms > ?",
+                (tenant, entry.key, self.now_ms),
+            ).fetchone()
+            if row is not None:
+                raise Duplicate(row[0], row[1])
+
+    def write_dedup(self, tenant: int, session: int, dedup: Sequence[Dedup]) -> None:
+        self.db.executemany(
+            "INSERT OR REPLACE INTO dedup VALUES (?,?,?,?,?,?)",
+            [(tenant, e.key, e.ref, e.digest, session, self.now_ms + e.ttl_s * 1000) for e in dedup],
+        )
+
+    def clear_expired(self) -> bool:
+        """Delete some expired dedup keys; True if there may be more."""
+        cursor = self.db.execute(
+            "DELETE FROM dedup WHERE (tenant, key) IN (SELECT tenant, key FROM dedup WHERE expires_ms <= ? LIMIT ?)",
+            (self.now_ms, EXPIRED_ROWS_MAX),
+        )
+        return cursor.rowcount >= EXPIRED_ROWS_MAX
