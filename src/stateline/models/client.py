@@ -1,0 +1,284 @@
+"""The one place that speaks to providers.
+
+A call sends one request, follows no redirect, retries nothing, and gives the answer's deltas in the
+batches in which the network brings them. Whatever goes wrong comes out as a ModelError that says
+whether anything may have been sent.
+
+Connections are our own (`http1`): a third of the CPU that aiohttp takes for a JSON call, and half a
+server's imports less. What leads through a proxy goes with aiohttp (`proxied`), which knows every kind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Iterable
+from math import inf
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from stateline.core.calls import ModelDelta, ModelRequest
+from stateline.core.errors import Blame, ModelError
+from stateline.core.limits import (
+    ANSWER_BYTES_MAX,
+    ERROR_BODY_BYTES_MAX,
+    UPSTREAM_CONNECT_S,
+    UPSTREAM_CONNECTIONS_MAX,
+    UPSTREAM_DRAIN_S,
+    UPSTREAM_FIRST_BYTE_S,
+    UPSTREAM_KEEPALIVE_S,
+    UPSTREAM_ROUTES_MAX,
+    UPSTREAM_STALL_S,
+)
+from stateline.models.clouds import CLOUDS
+from stateline.models.formats import FORMATS, WireFormat
+from stateline.models.http1 import Pool, TransportError, Trouble
+from stateline.models.routes import Proxies, Route, prepare
+from stateline.ports import Deployment
+
+if TYPE_CHECKING:
+    from stateline.models.proxied import Proxied
+
+
+class Timeouts(NamedTuple):
+    """Seconds; the whole call is bounded by its deployment's ``timeout_s``."""
+
+    connect_s: float = UPSTREAM_CONNECT_S
+    first_byte_s: float = UPSTREAM_FIRST_BYTE_S
+    stall_s: float = UPSTREAM_STALL_S
+
+
+class _Answer(Protocol):
+    """An answer whose headers have come, over either transport."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def over(self) -> bool: ...
+
+    def header(self, name: bytes) -> str: ...
+
+    def headers(self) -> dict[str, str]: ...
+
+    async def read(self) -> bytes: ...
+
+    def allow_silence(self, silence_s: float) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Failure(NamedTuple):
+    code: str
+    words: str
+    status: int = 502
+    retryable: bool = True
+    sent: bool = True
+    blame: Blame = "upstream"
+
+
+_FAILURES: dict[Trouble, _Failure] = {
+    "bad_url": _Failure(
+        "upstream_misconfigured",
+        "has a base_url or a key that cannot be sent in HTTP",
+        retryable=False,
+        sent=False,
+        blame="operator",
+    ),
+    "connect_timeout": _Failure("upstream_timeout", "could not be reached in time", 504, sent=False),
+    "untrusted": _Failure(
+        "upstream_unreachable",
+        "has a certificate that is not trusted; set SSL_CERT_FILE to a private authority's",
+        retryable=False,
+        sent=False,
+        blame="operator",
+    ),
+    "unreachable": _Failure("upstream_unreachable", "could not be reached", sent=False),
+    "proxy": _Failure("upstream_unreachable", "could not be reached through the proxy", sent=False),
+    "silent": _Failure("upstream_timeout", "fell silent", 504),
+    "too_long": _Failure("upstream_timeout", "took longer than its timeout_s", 504),
+    "cut": _Failure("answer_cut", "broke its answer off"),
+    "not_http": _Failure("malformed_response", "does not answer in HTTP"),
+    "disconnected": _Failure("upstream_disconnected", "closed the connection"),
+}
+
+
+class HttpModelClient:
+    """Speaks to every deployment whose cloud is reached over HTTP.
+
+    Proxies come from the environment (``HTTPS_PROXY``, ``NO_PROXY``), read once; private certificate
+    authorities too (``SSL_CERT_FILE``).
+    """
+
+    def __init__(self, timeouts: Timeouts | None = None) -> None:
+        self._timeouts = timeouts or Timeouts()
+        self._proxies = Proxies()
+        self._routes: dict[str, Route] = {}
+        self._pool: Pool | None = None
+        self._proxied: Proxied | None = None
+
+    async def call(self, deployment: Deployment, request: ModelRequest) -> AsyncGenerator[list[ModelDelta], None]:
+        """Send the request and give its answer's deltas, one batch a network read.
+
+        Raises:
+            ModelError: translated from whatever went wrong.
+            BadRequest: the format cannot carry the request. Nothing was sent.
+        """
+        wire = _wire(deployment)
+        body = wire.encode_request(request, deployment.upstream_model, deployment.origin)
+        answer: _Answer | None = None
+        try:
+            answer = await self._ask(deployment, wire, request, body)
+            if answer.status != 200:
+                raise wire.decode_error(answer.status, answer.headers(), await _read_error(answer))
+            if not _streams(answer, request.stream):
+                yield wire.decode_response(await _read(answer))
+                return
+            answer.allow_silence(self._timeouts.stall_s)
+            decoder, length = wire.stream_decoder(), 0
+            while data := await answer.read():
+                length += len(data)
+                _bound(length)
+                batch = decoder.feed(data)
+                if decoder.done and not answer.over:
+                    await _drain(answer)
+                if batch:
+                    yield batch
+                if decoder.done:
+                    return
+            yield decoder.eof()
+        except TransportError as error:
+            raise _translated(deployment, error) from error
+        finally:
+            if answer is not None:
+                answer.close()
+
+    def warm(self, deployments: Iterable[Deployment]) -> None:
+        """Prepare what the first call to any of these would wait for. Sends nothing."""
+        for deployment in deployments:
+            with contextlib.suppress(ModelError, TransportError):
+                route = self._route(deployment, _wire(deployment))
+                if route.proxy is None and route.origin.tls:
+                    self._connections().warm_tls()
+
+    async def close(self) -> None:
+        """Close all connections. Calls under way fail."""
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+        if self._proxied is not None:
+            await self._proxied.close()
+            self._proxied = None
+
+    async def _ask(self, deployment: Deployment, wire: WireFormat, request: ModelRequest, body: bytes) -> _Answer:
+        route = self._route(deployment, wire)
+        connect_s, first_byte_s, _ = self._timeouts
+        timeout_s, silence_s = deployment.timeout_s, first_byte_s if request.stream else inf
+        if route.proxy is not None:
+            if self._proxied is None:
+                from stateline.models.proxied import Proxied
+
+                self._proxied = Proxied(UPSTREAM_CONNECTIONS_MAX, UPSTREAM_KEEPALIVE_S)
+            return await self._proxied.ask(
+                route, request, body, connect_s=connect_s, timeout_s=timeout_s, silence_s=silence_s
+            )
+        pool = self._connections()
+        end_at_s = asyncio.get_running_loop().time() + timeout_s
+        connection = await pool.take(route.origin, min(connect_s, timeout_s))
+        try:
+            await connection.ask(route.head(request.key, len(body), stream=request.stream), body, end_at_s, silence_s)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _connections(self) -> Pool:
+        if self._pool is None:
+            self._pool = Pool(UPSTREAM_CONNECTIONS_MAX, UPSTREAM_KEEPALIVE_S)
+        return self._pool
+
+    def _route(self, deployment: Deployment, wire: WireFormat) -> Route:
+        route = self._routes.get(deployment.name)
+        if route is None or route.deployment is not deployment:
+            if len(self._routes) >= UPSTREAM_ROUTES_MAX:
+                self._routes.clear()
+            route = self._routes[deployment.name] = prepare(deployment, wire.path, self._proxies)
+        return route
+
+
+def _wire(deployment: Deployment) -> WireFormat:
+    wire = FORMATS.get(deployment.format)
+    if wire is None or deployment.cloud not in CLOUDS:
+        error = ModelError(
+            f"deployment {deployment.name!r}: no client for format {deployment.format!r} on cloud {deployment.cloud!r}",
+            code="upstream_misconfigured",
+            retryable=False,
+            sent=False,
+        )
+        error.blame = "operator"
+        raise error
+    return wire
+
+
+def _streams(answer: _Answer, asked: bool) -> bool:
+    """What the answer is; servers do not always do as asked, but then they say so."""
+    if (coding := answer.header(b"content-encoding")) not in ("", "identity"):
+        raise ModelError(
+            f"the provider's answer is encoded as {coding[:100]!r}, which was not asked for",
+            code="malformed_response",
+            retryable=True,
+        )
+    kind = answer.header(b"content-type")
+    if kind.startswith("text/event-stream"):
+        return True
+    return asked and "json" not in kind
+
+
+async def _read(answer: _Answer) -> bytes:
+    pieces: list[bytes] = []
+    length = 0
+    while data := await answer.read():
+        length += len(data)
+        _bound(length)
+        pieces.append(data)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def _read_error(answer: _Answer) -> bytes:
+    """The beginning of an error's body; the status counts even where the body does not come."""
+    pieces: list[bytes] = []
+    length = 0
+    with contextlib.suppress(TransportError):
+        while length < ERROR_BODY_BYTES_MAX and (data := await answer.read()):
+            length += len(data)
+            pieces.append(data)
+    return b"".join(pieces)[:ERROR_BODY_BYTES_MAX]
+
+
+async def _drain(answer: _Answer) -> None:
+    with contextlib.suppress(TransportError, TimeoutError):
+        async with asyncio.timeout(UPSTREAM_DRAIN_S):
+            while await answer.read():
+                pass
+
+
+def _bound(length: int) -> None:
+    if length > ANSWER_BYTES_MAX:
+        raise ModelError(
+            f"the provider's answer is longer than {ANSWER_BYTES_MAX} bytes",
+            code="answer_too_large",
+            retryable=False,
+        )
+
+
+def _translated(deployment: Deployment, error: TransportError) -> ModelError:
+    failure = _FAILURES[error.trouble]
+    said = str(error)
+    translated = ModelError(
+        f"deployment {deployment.name!r} {failure.words}" + (f": {said}" if said else ""),
+        code=failure.code,
+        status=failure.status,
+        retryable=failure.retryable,
+        sent=failure.sent,
+    )
+    translated.blame = failure.blame
+    return translated

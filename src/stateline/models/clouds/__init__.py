@@ -1,0 +1,9 @@
+"""Clouds: who is called, with which headers and at which URL; one file a cloud."""
+
+from __future__ import annotations
+
+from stateline.models.clouds import openai, openai_compatible
+from stateline.models.clouds.cloud import Cloud
+
+CLOUDS: dict[str, Cloud] = {"openai": openai.CLOUD, "openai-compatible": openai_compatible.CLOUD}
+"""By the name that a deployment's ``cloud`` has."""

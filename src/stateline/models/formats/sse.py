@@ -1,0 +1,75 @@
+"""Server-sent events, as far as model providers use them: `data` lines, one or more an event.
+
+Event names, ids, retry hints and comments are skipped: every provider repeats in the data what the
+name says. Lines end with LF or CRLF; a lone CR, which the standard also allows, no provider sends.
+"""
+
+from __future__ import annotations
+
+from stateline.core.errors import ModelError
+from stateline.core.limits import ANSWER_EVENT_BYTES_MAX
+
+
+class EventSplitter:
+    """Cuts a byte stream into the data of its events, whatever pieces it comes in."""
+
+    __slots__ = ("_data", "_held", "_held_bytes")
+
+    def __init__(self) -> None:
+        self._data: list[bytes] = []
+        self._held: list[bytes] = []
+        self._held_bytes = 0
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The data of the events that `data` completes, in order.
+
+        Raises:
+            ModelError: ``malformed_stream``, when one event is larger than ANSWER_EVENT_BYTES_MAX.
+        """
+        if data[-2:] == b"\n\n" and data[:6] == b"data: " and not self._held and not self._data and b"\r" not in data:
+            # Whole events of one line each, which is what most reads of most streams bring.
+            whole = data[6:-2].split(b"\n\ndata: ")
+            if data.count(b"\n") == 2 * len(whole):
+                return whole
+        if b"\n" not in data:
+            # Held as it came: joining a long line anew at each piece would take quadratic time.
+            if data:
+                self._held.append(data)
+                self._bound(len(data))
+            return []
+        if self._held:
+            self._held.append(data)
+            data = b"".join(self._held)
+        if b"\r" in data:
+            data = data.replace(b"\r\n", b"\n")
+        lines = data.split(b"\n")
+        tail = lines.pop()
+        self._held = [tail] if tail else []
+        events: list[bytes] = []
+        pending = self._data
+        for line in lines:
+            if line[:6] == b"data: ":
+                pending.append(line[6:])
+            elif not line:
+                if pending:
+                    events.append(pending[0] if len(pending) == 1 else b"\n".join(pending))
+                    pending.clear()
+            elif line.startswith(b"data:"):
+                pending.append(line[5:])
+        self._held_bytes = 0
+        if tail or pending:
+            self._bound(len(tail) + sum(map(len, pending)))
+        return events
+
+    def eof(self) -> list[bytes]:
+        """The event that was not ended by an empty line, which some servers leave out."""
+        return self.feed(b"\n\n") if self._held or self._data else []
+
+    def _bound(self, more: int) -> None:
+        self._held_bytes += more
+        if self._held_bytes > ANSWER_EVENT_BYTES_MAX:
+            raise ModelError(
+                f"the provider sent an event of more than {ANSWER_EVENT_BYTES_MAX} bytes",
+                code="malformed_stream",
+                retryable=False,
+            )

@@ -1,0 +1,80 @@
+"""Cutting a byte stream into events."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stateline.core.errors import ModelError
+from stateline.models.formats import sse
+from stateline.models.formats.sse import EventSplitter
+
+_TEXT = st.text(st.characters(exclude_characters="\r\n", exclude_categories=["Cs"]), min_size=1, max_size=20)
+_DATA = _TEXT.map(lambda text: text.strip().encode()).filter(bool)
+
+
+def _pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    at = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(at)]
+
+
+@given(
+    events=st.lists(_DATA, max_size=6),
+    cuts=st.lists(st.integers(0, 10_000), max_size=12),
+    newline=st.sampled_from([b"\n", b"\r\n"]),
+    prefix=st.sampled_from([b"data: ", b"data:", b"event: x%sdata: ", b": ping%s%sdata: "]),
+    ended=st.booleans(),
+)
+def test_events_come_out_whole_whatever_the_pieces(
+    events: list[bytes], cuts: list[int], newline: bytes, prefix: bytes, ended: bool
+) -> None:
+    head = prefix.replace(b"%s", newline)
+    stream = b"".join(head + event + newline * 2 for event in events)
+    if not ended:
+        stream = stream.removesuffix(newline * 2)
+    splitter = EventSplitter()
+    out = [event for piece in _pieces(stream, cuts) for event in splitter.feed(piece)]
+    assert out + splitter.eof() == events
+
+
+def test_the_data_lines_of_one_event_are_joined() -> None:
+    splitter = EventSplitter()
+    assert splitter.feed(b"data: {\ndata: }\n\n") == [b"{\n}"]
+
+
+def test_comments_names_ids_and_empty_events_say_nothing() -> None:
+    splitter = EventSplitter()
+    assert splitter.feed(b": hello\n\nevent: x\nid: 3\nretry: 9\n\n\n\n") == []
+    assert splitter.eof() == []
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [b"data: " + b"x" * 40],
+        [b"data: ", b"x" * 20, b"x" * 20],
+        [b"data: xxxx\n"] * 8,
+        [b"data: xxxx\n" * 9],
+    ],
+)
+def test_an_event_without_end_is_refused_at_the_bound(pieces: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "ANSWER_EVENT_BYTES_MAX", 30)
+    splitter = EventSplitter()
+    for piece in pieces[:-1]:
+        splitter.feed(piece)
+    with pytest.raises(ModelError) as caught:
+        splitter.feed(pieces[-1])
+    assert caught.value.code == "malformed_stream"
+    assert not caught.value.retryable
+
+
+def test_the_bound_is_for_one_event_not_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "ANSWER_EVENT_BYTES_MAX", 30)
+    splitter = EventSplitter()
+    for _ in range(10):
+        assert splitter.feed(b"data: 0123456789\n\n") == [b"0123456789"]
+        assert splitter.feed(b"data: 01234") == []
+        assert splitter.feed(b"56789\n\n") == [b"0123456789"]
