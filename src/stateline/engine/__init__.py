@@ -1,0 +1,8 @@
+"""Submit, work, perform, recover, live: the runtime between the ports and the API."""
+
+from __future__ import annotations
+
+from stateline.engine.facade import Engine
+from stateline.engine.types import Accepted, Conversation, Submission
+
+__all__ = ["Accepted", "Conversation", "Engine", "Submission"]

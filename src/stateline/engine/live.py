@@ -1,0 +1,237 @@
+"""Following the log: one tailer a node, however many readers.
+
+A reader sees what is durable and nothing else, by the same path on the node that does the work and on
+any other. What it missed it reads from the store; from then on the tailer hands it each new event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, Callable
+
+from stateline.core.errors import Overloaded, StoreUnavailable
+from stateline.core.events import Event
+from stateline.core.ids import SessionRef
+from stateline.core.limits import WATCH_QUEUE_EVENTS_MAX
+from stateline.engine.signal import Signal
+from stateline.ports import Posted, Store, Watch
+
+log = logging.getLogger("stateline.engine")
+
+_TAIL_WAIT_S = 5.0
+_RETRY_S = 0.5
+PAGE_EVENTS = 256
+"""Events that a reader of the past gets at a time."""
+
+
+class Follower:
+    """One reader of one session: its cursor, and what the tailer has brought since."""
+
+    __slots__ = ("after", "events", "lagged", "ref", "registered", "wake")
+
+    def __init__(self, ref: SessionRef, after: int) -> None:
+        self.ref = ref
+        self.after = after
+        self.events: list[Event] = []
+        self.lagged = False
+        self.registered = False
+        self.wake = Signal()
+
+    def push(self, event: Event) -> None:
+        if len(self.events) >= WATCH_QUEUE_EVENTS_MAX:
+            # It reads too slowly to be fed from memory; it will read the log from its cursor.
+            self.events = []
+            self.lagged = True
+        if not self.lagged:
+            self.events.append(event)
+        self.wake.set()
+
+    def take(self) -> list[Event]:
+        """What came after the cursor, which moves behind it."""
+        out: list[Event] = []
+        for event in self.events:
+            if event.seq > self.after:
+                self.after = event.seq
+                out.append(event)
+        self.events = []
+        return out
+
+
+class _Watched:
+    """What is known of a watched session: how far the tailer is, and who wants to hear."""
+
+    __slots__ = ("after", "followers", "owner", "watch")
+
+    def __init__(self, ref: SessionRef, after: int) -> None:
+        self.after = after
+        self.followers: list[Follower] = []
+        self.owner: Callable[[Posted], None] | None = None
+        self.watch = Watch(session=ref, after=after)
+
+
+class Live:
+    """The node's tailer and its readers."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._watched: dict[SessionRef, _Watched] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._changed = asyncio.Event()
+        self._stopped = False
+        self._asking: asyncio.Future[list[Event | Posted]] | None = None
+
+    async def stop(self) -> None:
+        """End the tailer, and tell its readers."""
+        self._stopped = True
+        for watched in self._watched.values():
+            for follower in watched.followers:
+                follower.wake.set()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    # -- readers ------------------------------------------------------------------------------------
+
+    async def follow(self, ref: SessionRef, after: int) -> AsyncGenerator[list[Event], None]:
+        """Batches of a session's events after ``after``, chunks included, in order and without end.
+
+        The caller stops when it has seen enough, and closes it.
+
+        Raises:
+            SessionMissing: no such session.
+            Overloaded: the node stops.
+        """
+        follower = Follower(ref, after)
+        try:
+            # A session that is worked on here is in the store's memory; of any other the past is read first.
+            follower.lagged = ref not in self._watched
+            while True:
+                if follower.lagged:
+                    async for batch in self._missed(follower):
+                        yield batch
+                    follower.lagged = False
+                if not follower.registered:
+                    await self._register(follower)
+                if follower.events:
+                    batch = follower.take()
+                    if batch:
+                        yield batch
+                elif not follower.lagged:
+                    if self._stopped:
+                        raise Overloaded("this node is shutting down; follow again from your cursor", retry_after_s=1.0)
+                    await follower.wake.wait()
+        finally:
+            watched = self._watched.get(ref)
+            if watched is not None and follower in watched.followers:
+                watched.followers.remove(follower)
+                self._drop(ref, watched)
+
+    async def _register(self, follower: Follower) -> None:
+        """From here on the tailer feeds it; what the tailer passed already is fetched now."""
+        watched = self._entry(follower.ref, follower.after)
+        watched.followers.append(follower)
+        follower.registered = True
+        cursor = follower.after
+        gap: list[Event] = []
+        while watched.after > cursor:
+            # One answer may be cut short, so it is asked until it reaches the tailer.
+            records = await self._store.tail([Watch(session=follower.ref, after=cursor)])
+            events = [record for record in records if isinstance(record, Event)]
+            if not events:
+                break
+            gap += events
+            cursor = events[-1].seq
+        follower.events = gap + follower.events
+
+    async def _missed(self, follower: Follower) -> AsyncGenerator[list[Event], None]:
+        """What the store has after the follower's cursor, in pages."""
+        follower.events = []
+        batch: list[Event] = []
+        async for event in self._store.read(follower.ref, follower.after, chunks=True):
+            batch.append(event)
+            if len(batch) >= PAGE_EVENTS:
+                follower.after = event.seq
+                yield batch
+                batch = []
+        if batch:
+            follower.after = batch[-1].seq
+            yield batch
+
+    # -- the owner's inbox -------------------------------------------------------------------------------
+
+    def own(self, ref: SessionRef, after: int, post: int, deliver: Callable[[Posted], None]) -> None:
+        """Hand inbox rows after ``post`` of a session that this node owns to ``deliver``."""
+        watched = self._entry(ref, after)
+        watched.owner = deliver
+        watched.watch = Watch(session=ref, after=watched.after, post=post)
+        self._look_again()
+
+    def disown(self, ref: SessionRef) -> None:
+        watched = self._watched.get(ref)
+        if watched is not None:
+            watched.owner = None
+            watched.watch = Watch(session=ref, after=watched.after)
+            self._drop(ref, watched)
+
+    # -- the tailer -----------------------------------------------------------------------------------------
+
+    def _entry(self, ref: SessionRef, after: int) -> _Watched:
+        watched = self._watched.get(ref)
+        if watched is None:
+            watched = self._watched[ref] = _Watched(ref, after)
+            self._look_again()
+        return watched
+
+    def _look_again(self) -> None:
+        """What is watched has changed: the tailer must ask anew."""
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="tailer")
+        self._changed.set()
+        if self._asking is not None:
+            self._asking.cancel()
+
+    def _drop(self, ref: SessionRef, watched: _Watched) -> None:
+        if not watched.followers and watched.owner is None:
+            del self._watched[ref]
+
+    async def _run(self) -> None:
+        while True:
+            if not self._watched:
+                await self._changed.wait()
+            self._changed.clear()
+            watches = [watched.watch for watched in self._watched.values()]
+            self._asking = asyncio.ensure_future(self._store.tail(watches, _TAIL_WAIT_S))
+            try:
+                records = await self._asking
+            except asyncio.CancelledError:
+                if self._stopped:
+                    raise
+                continue
+            except StoreUnavailable as error:
+                log.warning("cannot follow the log: %s", error.message)
+                await asyncio.sleep(_RETRY_S)
+                continue
+            finally:
+                self._asking = None
+            for record in records:
+                self._deliver(record)
+
+    def _deliver(self, record: Event | Posted) -> None:
+        watched = self._watched.get(record.session)
+        if watched is None:
+            return
+        if isinstance(record, Posted):
+            if watched.owner is not None and watched.watch.post is not None and record.post > watched.watch.post:
+                watched.watch = Watch(session=record.session, after=watched.after, post=record.post)
+                watched.owner(record)
+            return
+        if record.seq <= watched.after:
+            return
+        watched.after = record.seq
+        watched.watch = Watch(session=record.session, after=record.seq, post=watched.watch.post)
+        for follower in watched.followers:
+            follower.push(record)

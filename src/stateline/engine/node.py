@@ -1,0 +1,295 @@
+"""A node: the workers of the sessions that this process owns, and the loops that keep it alive.
+
+``work`` owns a session, ``perform`` makes its calls, ``live`` follows logs, ``place`` chooses
+deployments, ``sessions`` loads folds; ``facade`` is what the API calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+
+from stateline.core import events as e
+from stateline.core.errors import NotFound, Overloaded, StoreUnavailable
+from stateline.core.ids import SessionRef, base32, session_id
+from stateline.core.limits import ACTIVE_TURNS_MAX, CLAIM_POLL_S, LEASE_TTL_S, TurnLimits
+from stateline.core.session import Session
+from stateline.engine.live import Live
+from stateline.engine.place import Catalogue, Slots
+from stateline.engine.sessions import Sessions
+from stateline.engine.work import Worker
+from stateline.ports import Clock, Fenced, HeadMoved, ModelClient, Ownership, SessionMissing, Store
+
+log = logging.getLogger("stateline.engine")
+
+
+class Node:
+    """Runs sessions over one store.
+
+    Args:
+        entropy: ``entropy(n)`` gives n random bytes, for ids.
+        volatile: the node of ``store: false`` sessions, over a store in memory; it has durable=False.
+        limits: of each turn; recorded with it.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        client: ModelClient,
+        catalogue: Catalogue,
+        clock: Clock,
+        entropy: Callable[[int], bytes],
+        volatile: Node | None = None,
+        limits: TurnLimits | None = None,
+        durable: bool = True,
+    ) -> None:
+        self.store = store
+        self.client = client
+        self.catalogue = catalogue
+        self.clock = clock
+        self.entropy = entropy
+        self.volatile = volatile
+        self.durable = durable
+        self.limits = limits or TurnLimits()
+        self.owner = base32(int.from_bytes(entropy(10), "big"), 16)
+        self.live = Live(store)
+        self.slots = Slots()
+        self.sessions = Sessions(store)
+        self.workers: dict[SessionRef, Worker] = {}
+        self.metrics: dict[str, int] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._kick = asyncio.Event()
+        self._stopping = False
+
+    # -- life -------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take up what is due: first of all, turns that were running when a process died."""
+        await self.store.renew(self.owner, LEASE_TTL_S)
+        self._spawn(self._claim(), "claim")
+        if self.volatile is not None:
+            await self.volatile.start()
+
+    async def stop(self, *, grace_s: float = 5.0) -> None:
+        """Take no more turns, let running ones end for ``grace_s``, then hand them back."""
+        self._stopping = True
+        if self.volatile is not None:
+            await self.volatile.stop(grace_s=grace_s)
+        await self._drained(grace_s)
+        for worker in list(self.workers.values()):
+            worker.hand_back()
+        await self._drained(grace_s=2.0)
+        for task in [*self._tasks, *(worker.task for worker in self.workers.values())]:
+            task.cancel()
+        await self.live.stop()
+
+    async def _drained(self, grace_s: float) -> None:
+        tasks = [worker.task for worker in self.workers.values()]
+        if tasks and grace_s > 0:
+            await asyncio.wait(tasks, timeout=grace_s)
+
+    def _spawn(self, coroutine: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- ownership -----------------------------------------------------------------------------------------
+
+    async def _claim(self) -> None:
+        """Stay alive, and claim due sessions: at the start, when kicked, and every so often."""
+        renewed_ms = self.clock.now_ms()
+        while True:
+            try:
+                # Before each claim, since a process that was stopped for long finds itself dead otherwise.
+                if self.clock.now_ms() - renewed_ms >= LEASE_TTL_S * 1000 / 3:
+                    renewed_ms = self.clock.now_ms()
+                    await self.store.renew(self.owner, LEASE_TTL_S)
+                room = ACTIVE_TURNS_MAX - len(self.workers)
+                owned = await self.store.claim(self.owner, min(room, 64)) if room > 0 else []
+                for own in owned:
+                    await self._take_up(own)
+                if len(owned) == 64:
+                    continue
+            except StoreUnavailable as error:
+                log.warning("cannot claim sessions: %s", error.message)
+            self._kick.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLAIM_POLL_S):
+                    await self._kick.wait()
+
+    def kick(self) -> None:
+        """Something was posted to a session that nobody may own."""
+        self._kick.set()
+
+    async def _take_up(self, own: Ownership) -> None:
+        fenced = self.workers.get(own.session)
+        if fenced is not None:
+            # It was taken from this node as dead, and given back to it under a new epoch. Its first
+            # append must be answered before: whoever submitted waits for that.
+            await asyncio.wait([fenced.started])
+            fenced.task.cancel()
+            await asyncio.wait([fenced.task])
+        try:
+            session = await self.sessions.read(own.session)
+        except SessionMissing:
+            return
+        if not self._stopping:
+            self.workers[own.session] = Worker(self, own, session)
+
+    def adopt(
+        self, session: Session, first: Sequence[e.Body], dedup: tuple[e.Dedup, ...] = (), *, create: bool = False
+    ) -> Worker:
+        """A worker that takes an idle session (or one to ``create``) by its first append.
+
+        Raises:
+            Overloaded: this node has as many turns as it may, or is stopping.
+            HeadMoved: a worker of this node has it already.
+        """
+        if self._stopping:
+            raise Overloaded("this node is shutting down; try again", retry_after_s=1.0)
+        if len(self.workers) >= ACTIVE_TURNS_MAX:
+            raise Overloaded(f"{ACTIVE_TURNS_MAX} turns are running on this node; try again", retry_after_s=1.0)
+        if session.ref in self.workers:
+            raise HeadMoved("another request has just taken this session")
+        own = Ownership(session=session.ref, owner=self.owner, epoch=session.epoch + 1, head=session.seq)
+        worker = self.workers[session.ref] = Worker(self, own, session, first, dedup, create=create)
+        return worker
+
+    async def idle(self, ref: SessionRef) -> Worker | None:
+        """The worker with a running turn, or None once the session is free to adopt."""
+        for _ in range(100):
+            worker = self.workers.get(ref)
+            if worker is None or worker.busy:
+                return worker
+            # It is releasing the session; that takes one commit.
+            await asyncio.wait([worker.task])
+        return self.workers.get(ref)
+
+    def retired(self, worker: Worker) -> None:
+        """A worker is done with its session."""
+        ref = worker.session.ref
+        if self.workers.get(ref) is worker:
+            del self.workers[ref]
+            self.live.disown(ref)
+            if worker.session.turn is None:
+                self.sessions.keep(worker.session)
+            else:
+                self.sessions.forget(ref)
+
+    def crashed(self, own: Ownership) -> None:
+        """A worker failed after it had recorded something: the session is taken up again from its log."""
+        self.sessions.forget(own.session)
+        self._spawn(self._retake(own), "retake")
+
+    async def _retake(self, own: Ownership) -> None:
+        delay_s = 0.05
+        while not self._stopping and own.session not in self.workers:
+            await self.clock.sleep(delay_s)
+            delay_s = min(delay_s * 2, 5.0)
+            try:
+                session = await self.sessions.read(own.session)
+                # Only a commit tells whether the store takes writes again.
+                await self.store.renew(self.owner, LEASE_TTL_S)
+            except StoreUnavailable:
+                continue
+            except (SessionMissing, Fenced):
+                return
+            again = Ownership(session=own.session, owner=own.owner, epoch=own.epoch, head=session.seq, crashed=True)
+            self.workers[own.session] = Worker(self, again, session)
+            return
+
+    # -- changes to a session from outside --------------------------------------------------------------------
+
+    def new_ref(self, tenant: str) -> SessionRef:
+        return SessionRef(tenant, session_id(self.clock.now_ms(), self.entropy(9)))
+
+    async def amend(self, ref: SessionRef, body: e.Body) -> None:
+        """Record one event that is no turn: at once where the session is idle, else between its steps.
+
+        Raises:
+            NotFound: no such session.
+        """
+        for _ in range(3):
+            if await self.idle(ref) is not None:
+                break
+            session = await self.load(ref)
+            try:
+                await self.adopt(session, [body]).started
+                return
+            except (HeadMoved, Fenced):
+                self.sessions.forget(ref)
+        await self._post(ref, body)
+
+    async def _post(self, ref: SessionRef, body: e.Body) -> None:
+        """Through the inbox; returns when the owner has recorded it."""
+        try:
+            session = await self.sessions.read(ref)
+        except SessionMissing:
+            raise NotFound("it does not exist") from None
+        event = e.Event(session=ref, seq=0, at_ms=self.clock.now_ms(), body=body)
+        await self.store.post(ref, event)
+        self.kick()
+        async with contextlib.aclosing(self.live.follow(ref, session.seq)) as batches:
+            async for events in batches:
+                if any(_same(seen.body, body) for seen in events):
+                    return
+
+    async def post_turn(
+        self, ref: SessionRef, body: e.TurnRequested, after: int, dedup: tuple[e.Dedup, ...] = ()
+    ) -> e.InputRejected | None:
+        """A turn for a session that another owner has; what it answered, None when the turn began."""
+        event = e.Event(session=ref, seq=0, at_ms=self.clock.now_ms(), body=body, dedup=dedup)
+        await self.store.post(ref, event, body.response_id)
+        self.kick()
+        async with contextlib.aclosing(self.live.follow(ref, after)) as batches:
+            async for events in batches:
+                for seen in events:
+                    if isinstance(seen.body, e.InputRejected) and seen.body.response_id == body.response_id:
+                        return seen.body
+                    if isinstance(seen.body, e.TurnRequested) and seen.body.response_id == body.response_id:
+                        return None
+        return None
+
+    async def load(self, ref: SessionRef) -> Session:
+        """The session as of now.
+
+        Raises:
+            NotFound: it does not exist, was deleted, or is another tenant's.
+        """
+        worker = self.workers.get(ref)
+        try:
+            session = worker.session if worker is not None else await self.sessions.load(ref)
+        except SessionMissing:
+            raise NotFound("it does not exist") from None
+        if session.deleted:
+            raise NotFound("it was deleted")
+        return session
+
+    async def discard(self, ref: SessionRef) -> None:
+        """Forget a session of ``store: false``, and end its turn if nobody waits for it any more."""
+        worker = self.workers.get(ref)
+        if worker is not None:
+            if worker.busy:
+                worker.task.cancel()
+            await asyncio.wait([worker.task])
+        self.sessions.forget(ref)
+        await self.store.erase(ref)
+
+    def discard_soon(self, ref: SessionRef) -> None:
+        self._spawn(self.discard(ref), "discard")
+
+    def count(self, events: Iterable[e.Event]) -> None:
+        """Count recorded events by type, for /metrics."""
+        metrics = self.metrics
+        for event in events:
+            name = type(event.body).__name__
+            metrics[name] = metrics.get(name, 0) + 1
+
+
+def _same(seen: e.Body, posted: e.Body) -> bool:
+    if isinstance(posted, e.CancelRequested) and isinstance(seen, e.InputRejected):
+        return seen.response_id == posted.response_id
+    return seen == posted

@@ -1,0 +1,270 @@
+"""Submitting a turn: find its session, make its first events, wait until they are durable."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+import msgspec
+
+from stateline.core import events as e
+from stateline.core import ids
+from stateline.core.errors import BadRequest, Conflict, NotFound, Overloaded, StatelineError
+from stateline.core.ids import SessionRef
+from stateline.core.items import Item
+from stateline.core.limits import DEDUP_TTL_S, RETRY_DEDUP_TTL_S
+from stateline.core.session import Session, new_session
+from stateline.core.turn import unanswered_calls
+from stateline.core.view import NO_EVENTS, TurnView
+from stateline.engine.node import Node
+from stateline.engine.place import model_not_found
+from stateline.engine.types import Accepted, Submission
+from stateline.engine.work import with_ids
+from stateline.ports import Duplicate, Fenced, HeadMoved, SessionMissing
+
+_TRIES = 5
+"""How often a submission looks again when somebody else moved the session under it."""
+
+_REJECTIONS: dict[str, type[StatelineError]] = {
+    "conversation_locked": BadRequest,
+    "session_deleted": NotFound,
+    "session_quarantined": Conflict,
+}
+
+
+async def submit(node: Node, s: Submission) -> Accepted:
+    """Record the turn and start it; on return it is durable.
+
+    Raises:
+        BadRequest: ``model_not_found``, ``previous_response_not_found``, ``response_in_progress``,
+            ``conversation_locked``, ``missing_tool_output``, ``idempotency_key_reused``.
+        NotFound: the conversation does not exist.
+        Conflict: ``session_quarantined``.
+        Overloaded: no room on this node.
+    """
+    if not node.catalogue.candidates(s.request.model):
+        raise model_not_found(s.request.model, node.catalogue.names())
+    if s.idempotency_key is not None or s.retry:
+        first = await node.store.find_duplicate(s.tenant, _dedup_key(s))
+        if first is not None:
+            return _attach(s, first)
+    try:
+        for _ in range(_TRIES):
+            accepted = await _try(node, s)
+            if accepted is not None:
+                return accepted
+    except Duplicate as first:
+        return _attach(s, first)
+    raise Overloaded("the session is too busy; try again", retry_after_s=1.0)
+
+
+async def _try(node: Node, s: Submission) -> Accepted | None:
+    """One attempt; None when the session moved and another look is needed."""
+    previous = s.request.previous_response_id
+    if s.conversation is not None:
+        return await _in_conversation(node, s, SessionRef(s.tenant, s.conversation))
+    if previous is None:
+        return await _begin(node, s, node.new_ref(s.tenant))
+    parent = ids.parse_response_id(previous)
+    if parent is None:
+        raise previous_not_found(previous)
+    ref = SessionRef(s.tenant, parent.session)
+    worker = await node.idle(ref)
+    try:
+        session = worker.session if worker is not None else await _session(node, ref)
+    except NotFound:
+        raise previous_not_found(previous) from None
+    if previous in session.deleted_responses:
+        raise previous_not_found(previous)
+    if session.turn is None and session.last_response_id == previous and session.kind == "chain":
+        return await _in_place(node, s, ref)
+    return await _fork(node, s, session, previous, parent.after)
+
+
+def previous_not_found(response_id: str) -> BadRequest:
+    return BadRequest(
+        f"previous response {response_id!r} was not found",
+        code="previous_response_not_found",
+        param="previous_response_id",
+    )
+
+
+async def _session(node: Node, ref: SessionRef) -> Session:
+    """What is kept of an idle session, else what the store has; an append finds out if it moved."""
+    kept = node.sessions.kept(ref)
+    if kept is None:
+        return await node.load(ref)
+    if kept.deleted:
+        raise NotFound("it was deleted")
+    return kept
+
+
+async def _begin(node: Node, s: Submission, ref: SessionRef) -> Accepted:
+    """A new session."""
+    session = new_session(ref)
+    _check_calls(s.input)
+    turn = _turn(node, s, session, after=0)
+    created = e.SessionCreated(kind="chain")
+    worker = node.adopt(session, [created, turn], _dedup(s, turn.response_id), create=True)
+    try:
+        await asyncio.shield(worker.started)
+    except Duplicate:
+        await node.store.erase(ref)
+        raise
+    return Accepted(session=ref, response_id=turn.response_id, volatile=not node.durable)
+
+
+async def _fork(node: Node, s: Submission, parent: Session, previous: str, after: int) -> Accepted:
+    """A session that shares its parent's log up to the end of ``previous``."""
+    view = TurnView(previous, cursor=NO_EVENTS)
+    end = 0
+    async for event in node.store.read(parent.ref, after):
+        view.apply(event)
+        if view.finished:
+            end = event.seq
+            break
+    if view.requested is None:
+        raise previous_not_found(previous)
+    if not end:
+        message = f"previous response {previous!r} is still being made; wait until it has ended, or cancel it"
+        raise BadRequest(message, code="response_in_progress", param="previous_response_id")
+    ref = node.new_ref(s.tenant)
+    await node.store.create(ref, (parent.ref, end))
+    session = msgspec.structs.replace(await node.sessions.read(ref), ref=ref, epoch=0)
+    _check_calls([*session.context, *s.input])
+    turn = _turn(node, s, session, after=end)
+    created = e.SessionCreated(kind="chain", parent=(previous, end))
+    worker = node.adopt(session, [created, turn], _dedup(s, turn.response_id))
+    try:
+        await asyncio.shield(worker.started)
+    except Duplicate:
+        await node.store.erase(ref)
+        raise
+    return Accepted(session=ref, response_id=turn.response_id)
+
+
+async def _in_conversation(node: Node, s: Submission, ref: SessionRef) -> Accepted | None:
+    """A further turn of a conversation; a chain's id in its place is one that does not exist."""
+    worker = await node.idle(ref)
+    missing = NotFound(
+        f"conversation {ids.conversation_id(ref.id)!r} was not found",
+        code="conversation_not_found",
+        param="conversation",
+    )
+    try:
+        session = worker.session if worker is not None else await _session(node, ref)
+    except NotFound:
+        raise missing from None
+    if session.kind != "conversation":
+        raise missing
+    return await _in_place(node, s, ref)
+
+
+async def _in_place(node: Node, s: Submission, ref: SessionRef) -> Accepted | None:
+    """A further turn of an idle session."""
+    worker = await node.idle(ref)
+    if worker is not None:
+        if s.conversation is None:
+            return None
+        raise _rejected(e.InputRejected(response_id="", code="conversation_locked", message=_LOCKED))
+    session = await _session(node, ref)
+    if session.quarantined:
+        raise Conflict("its worker crashed too often; start a new one", code="session_quarantined")
+    if session.turn is not None:
+        return await _elsewhere(node, s, session)
+    _check_calls([*session.context, *s.input])
+    turn = _turn(node, s, session, after=session.seq)
+    try:
+        await asyncio.shield(node.adopt(session, [turn], _dedup(s, turn.response_id)).started)
+    except HeadMoved:
+        # Somebody appended since it was kept, or an input waits for it.
+        node.sessions.forget(ref)
+        return None
+    except Fenced:
+        node.sessions.forget(ref)
+        return await _elsewhere(node, s, await node.load(ref))
+    except SessionMissing:
+        raise NotFound("it does not exist") from None
+    return Accepted(session=ref, response_id=turn.response_id)
+
+
+_LOCKED = "another response is being made in it; wait until that has ended"
+
+
+async def _elsewhere(node: Node, s: Submission, session: Session) -> Accepted | None:
+    """The session has another owner: it gets the turn through the inbox, and says whether it began."""
+    turn = _turn(node, s, session, after=session.seq)
+    # The owner writes the keys with the turn; they replace, since nobody waits there for a duplicate.
+    dedup = tuple(msgspec.structs.replace(entry, replace=True) for entry in _dedup(s, turn.response_id))
+    rejected = await node.post_turn(session.ref, turn, session.seq, dedup)
+    if rejected is None:
+        return Accepted(session=session.ref, response_id=turn.response_id)
+    if rejected.code == "parent_moved":
+        return None
+    raise _rejected(rejected)
+
+
+def _rejected(body: e.InputRejected) -> StatelineError:
+    return _REJECTIONS.get(body.code, BadRequest)(body.message, code=body.code)
+
+
+def _turn(node: Node, s: Submission, session: Session, *, after: int) -> e.TurnRequested:
+    turn = session.turns + 1
+    return e.TurnRequested(
+        response_id=ids.response_id(session.ref.id, ids.nonce(node.entropy(5)), after),
+        turn=turn,
+        request=s.request,
+        input=with_ids(s.input, session, turn),
+        limits=node.limits,
+        principal=s.principal,
+        sidecars=s.sidecars,
+    )
+
+
+def _check_calls(items: Iterable[Item]) -> None:
+    missing = unanswered_calls(items)
+    if missing:
+        raise BadRequest(
+            f"no tool output found for function call {', '.join(missing[:5])}; send a function_call_output for each",
+            code="missing_tool_output",
+            param="input",
+        )
+
+
+# -- client retries --------------------------------------------------------------------------------------
+
+
+def _dedup_key(s: Submission) -> str:
+    if s.idempotency_key is not None:
+        return "key:" + ids.digest(s.principal.encode(), s.idempotency_key.encode())
+    return "body:" + ids.digest(s.principal.encode(), s.digest.encode())
+
+
+def _dedup(s: Submission, response_id: str) -> tuple[e.Dedup, ...]:
+    """Under what a retry of this request finds its turn.
+
+    Without a key of the client's own only its body tells, so the same body sent anew replaces it.
+    """
+    if not s.digest:
+        return ()
+    keyed = s.idempotency_key is not None
+    entry = e.Dedup(
+        key=_dedup_key(s),
+        ref=response_id,
+        digest=s.digest,
+        ttl_s=DEDUP_TTL_S if keyed else RETRY_DEDUP_TTL_S,
+        replace=not keyed and not s.retry,
+    )
+    return (entry,)
+
+
+def _attach(s: Submission, first: Duplicate) -> Accepted:
+    """Follow the first turn instead of beginning another."""
+    if first.digest != s.digest:
+        raise BadRequest(
+            "this Idempotency-Key was used with another request body; use a new key for a new request",
+            code="idempotency_key_reused",
+        )
+    parsed = ids.parse_response_id(first.ref)
+    assert parsed is not None
+    return Accepted(session=SessionRef(s.tenant, parsed.session), response_id=first.ref, attached=True)

@@ -1,0 +1,53 @@
+"""What goes into the engine and what comes out of it."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stateline.core.events import TurnRequest
+from stateline.core.ids import SessionRef
+from stateline.core.items import Item, Sidecar
+
+
+class Submission(msgspec.Struct, frozen=True, kw_only=True):
+    """One request for a turn.
+
+    Attributes:
+        principal: who asks, for dedup and audit: a key's id, or ``anonymous``.
+        input: validated items; ``id`` is empty where the client gave none.
+        conversation: the session's id, when ``request.in_conversation``.
+        digest: of the request's body, which tells a retry from another request.
+        idempotency_key: the client's own key, or None.
+        retry: the client says that it sent this before.
+        sidecars: what providers need back with items of ``input``.
+    """
+
+    tenant: str
+    principal: str
+    request: TurnRequest
+    input: tuple[Item, ...]
+    conversation: str | None = None
+    digest: str = ""
+    idempotency_key: str | None = None
+    retry: bool = False
+    sidecars: dict[str, Sidecar] = {}
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """A turn that is in the log. ``attached``: a retry, which follows the first turn.
+
+    ``volatile``: it lives in memory only (``store: false``).
+    """
+
+    session: SessionRef
+    response_id: str
+    attached: bool = False
+    volatile: bool = False
+
+
+class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+    """``created_at`` is in Unix seconds."""
+
+    id: str
+    created_at: int
+    metadata: dict[str, str]

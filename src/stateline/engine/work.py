@@ -1,0 +1,429 @@
+"""The owner of one session: it alone turns inputs into events and performs their effects.
+
+A worker lives while its session has something to do. It folds, decides, appends, and only then
+performs; a crash at any point is met by the next owner with the same fold and the same decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import msgspec
+
+from stateline.core import events as e
+from stateline.core.errors import BadRequest
+from stateline.core.ids import item_id
+from stateline.core.items import PREFIXES, Item
+from stateline.core.limits import CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
+from stateline.core.session import Session, fold, snapshot
+from stateline.core.turn import CallModel, StopCall, decide, lost_call, model_request, refusal
+from stateline.engine.live import Live
+from stateline.engine.perform import RunningCall
+from stateline.engine.place import Catalogue, Slots, fitted, place
+from stateline.engine.signal import Signal
+from stateline.ports import Clock, Deployment, Fenced, HeadMoved, ModelClient, Ownership, Posted, Store
+
+log = logging.getLogger("stateline.engine")
+
+
+class Home(Protocol):
+    """What a worker needs of the node that runs it."""
+
+    store: Store
+    client: ModelClient
+    catalogue: Catalogue
+    clock: Clock
+    live: Live
+    slots: Slots
+
+    def retired(self, worker: Worker) -> None:
+        """The worker is done with its session, whatever the reason."""
+        ...
+
+    def crashed(self, own: Ownership) -> None:
+        """The worker failed in the middle; the session must be taken up again."""
+        ...
+
+    def count(self, events: Iterable[e.Event]) -> None: ...
+
+
+class Worker:
+    """Runs one owned session until nothing is left to do.
+
+    Args:
+        own: the ownership; an adoption becomes real with the first append.
+        session: the fold as of ``own.head``.
+        first: what to append first, with the dedup keys of the first event.
+        create: the session is made in the commit of its first append.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        own: Ownership,
+        session: Session,
+        first: Sequence[e.Body] = (),
+        dedup: tuple[e.Dedup, ...] = (),
+        *,
+        create: bool = False,
+    ) -> None:
+        self.session = session
+        self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._home = home
+        self._own = own
+        self._first = tuple(first)
+        self._dedup = dedup
+        self._create = create
+        self._inbox: deque[Posted] = deque(own.inbox)
+        self._seen = max((posted.post for posted in own.inbox), default=0)
+        self._wake = Signal()
+        self._alarm: asyncio.TimerHandle | None = None
+        self._call: RunningCall | None = None
+        self._to_perform: tuple[CallModel, Deployment] | None = None
+        self._next_chunk_s = 0.0
+        self._handing_back = False
+        self._released = False
+        self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._main())
+
+    # -- from outside ----------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether a turn runs."""
+        return self.session.turn is not None
+
+    def deliver(self, posted: Posted) -> None:
+        """An inbox row arrived (the tailer calls this)."""
+        if posted.post > self._seen:
+            self._seen = posted.post
+            self._inbox.append(posted)
+            self._wake.set()
+
+    def hand_back(self) -> None:
+        """Stop at the next step's edge and release the session, its turn unfinished."""
+        self._handing_back = True
+        self._wake.set()
+
+    # -- the life of a worker ---------------------------------------------------------------------------
+
+    async def _main(self) -> None:
+        """Run; a defect here is a crash of this session's worker alone."""
+        home = self._home
+        try:
+            await self._run()
+        except Fenced:
+            log.warning("session %s has another owner now; its work here ends", self.session.ref.id)
+            self._fail(Fenced("another owner has the session now"))
+            home.retired(self)
+        except asyncio.CancelledError:
+            home.retired(self)
+            raise
+        except Exception as error:
+            if self._fail(error):
+                # Nothing was recorded: the caller gets the error, and the session is as it was.
+                home.retired(self)
+                return
+            log.exception("the worker of session %s crashed", self.session.ref.id)
+            home.retired(self)
+            home.crashed(self._own)
+        finally:
+            if self._alarm is not None:
+                self._alarm.cancel()
+            if self._call is not None:
+                await self._call.stop()
+
+    def _fail(self, error: BaseException) -> bool:
+        """Tell whoever waits for the first append. False if that had been made."""
+        if self.started.done():
+            return False
+        self.started.set_exception(error)
+        return True
+
+    async def _run(self) -> None:
+        if self._first:
+            await self._record(self._first)
+        else:
+            self.started.set_result(None)
+            await self._resume()
+        if self._released:
+            self._home.retired(self)
+            return
+        self._home.live.own(self.session.ref, self.session.seq, self._seen, self.deliver)
+        while True:
+            while self._inbox and not self._call_done():
+                await self._take_input()
+            if self._released:
+                self._home.retired(self)
+                return
+            if self._handing_back:
+                await self._finish(handing_back=True)
+                return
+            if self.session.turn is None:
+                if not self._inbox and await self._finish():
+                    return
+            elif self._call is not None:
+                await self._tend_call(self._call)
+                continue
+            else:
+                await self._wait_for_timer()
+                continue
+            if not self._inbox:
+                # The release was refused: a row is on its way through the tailer.
+                await self._sleep(None)
+
+    def _call_done(self) -> bool:
+        return self._call is not None and self._call.done
+
+    async def _finish(self, *, handing_back: bool = False) -> bool:
+        """Release the session; False if something was posted meanwhile."""
+        if self._call is not None:
+            await self._call.stop()
+            self._call = None
+        if not handing_back:
+            await self._maybe_snapshot()
+        wake_at_ms = self._home.clock.now_ms() if self.session.turn is not None else None
+        released = await self._home.store.release(self._own, self._seen, wake_at_ms)
+        if released or handing_back:
+            self._home.retired(self)
+        return released
+
+    async def _maybe_snapshot(self) -> None:
+        if self.session.worth_snapshot:
+            await self._record([snapshot(self.session)])
+
+    # -- recording -----------------------------------------------------------------------------------------
+
+    async def _record(self, bodies: Iterable[e.Body], post: int | None = None) -> None:
+        """Fold, decide and append what ``bodies`` and their consequences are; then perform.
+
+        Placement is decided here, so that it is recorded with what asked for it.
+        """
+        home = self._home
+        now_ms = home.clock.now_ms()
+        session = self.session
+        events: list[e.Event] = []
+        queue = deque(bodies)
+        stop: StopCall | None = None
+        while queue:
+            body = queue.popleft()
+            event = e.Event(
+                session=session.ref,
+                seq=session.seq + 1,
+                at_ms=now_ms,
+                body=body,
+                epoch=self._own.epoch,
+                post=None if events else post,
+                dedup=() if events else self._dedup,
+            )
+            session = fold(session, event)
+            events.append(event)
+            decision = decide(session, event)
+            queue.extendleft(reversed(decision.events))
+            for effect in decision.effects:
+                if isinstance(effect, StopCall):
+                    stop = effect
+                else:
+                    queue.appendleft(self._place(session, effect))
+        if self._create:
+            # Called one after the other, with no await between: they share a commit.
+            self._create = False
+            created = home.store.create(session.ref)
+            appended = home.store.append(self._own, self.session.seq, events)
+            try:
+                await created
+            finally:
+                await appended
+        else:
+            await self._append(session, events)
+        self._dedup = ()
+        self.session = session
+        if not self.started.done():
+            self.started.set_result(None)
+        home.count(events)
+        if stop is not None and self._call is not None:
+            await self._call.stop(stop.reason)
+        if self._to_perform is not None:
+            self._perform(*self._to_perform)
+
+    async def _append(self, session: Session, events: Sequence[e.Event]) -> None:
+        """Append, and give the session back with the same commit where nothing is left to do."""
+        store, head, live = self._home.store, self.session.seq, self._home.live
+        if session.turn is None and not self._inbox and not session.worth_snapshot:
+            # The tailer is told first: an inbox that is nobody's would have to be looked for on the disk.
+            live.disown(session.ref)
+            try:
+                await store.append(self._own, head, events, release=True)
+            except HeadMoved:
+                # Something was posted meanwhile, or the head did move, which the next try finds out.
+                if self.started.done():
+                    live.own(session.ref, head, self._seen, self.deliver)
+            else:
+                self._released = True
+                return
+        await store.append(self._own, head, events)
+
+    def _place(self, session: Session, effect: CallModel) -> e.Body:
+        """The event that records where the call goes, or why it goes nowhere."""
+        turn = session.turn
+        assert turn is not None
+        try:
+            deployment = place(self._home.catalogue, turn.request.model, session.ref.id, turn.failures)
+        except BadRequest as error:
+            return e.TurnFailed(response_id=turn.response_id, code=error.code, message=error.message)
+        self._to_perform = (effect, deployment)
+        return e.ModelCallStarted(
+            turn=effect.turn,
+            step=effect.step,
+            deployment=deployment.name,
+            origin=deployment.origin,
+            model=turn.request.model,
+            stream=turn.request.stream or turn.request.background,
+        )
+
+    def _perform(self, effect: CallModel, deployment: Deployment) -> None:
+        self._to_perform = None
+        turn = self.session.turn
+        assert turn is not None
+        assert turn.call is not None
+        request = fitted(model_request(self.session, effect, stream=turn.call.stream), deployment)
+        self._next_chunk_s = 0.0
+        home = self._home
+        self._call = RunningCall(
+            home.client, home.slots.of(deployment), deployment, request, session=self.session, changed=self._wake.set
+        )
+
+    # -- resuming --------------------------------------------------------------------------------------------
+
+    async def _resume(self) -> None:
+        """Go on where the last owner stopped."""
+        turn = self.session.turn
+        if turn is None:
+            return
+        chunks: list[e.Chunk] = []
+        if turn.call is not None:
+            async for event in self._home.store.read(self.session.ref, turn.call.seq, chunks=True):
+                if isinstance(event.body, e.Chunk):
+                    chunks.append(event.body)
+                    # Other events may stand between chunks; those were folded when it was loaded.
+                    if event.seq > self.session.seq:
+                        self.session = fold(self.session, event)
+        log.info("resuming session %s turn %d at step %d", self.session.ref.id, turn.number_in_session, turn.steps)
+        bodies: list[e.Body] = [
+            e.TurnResumed(owner=self._own.owner, clean=not self._own.crashed, progress=bool(chunks))
+        ]
+        if turn.call is not None:
+            bodies.append(lost_call(self.session, [chunk.ops for chunk in chunks]))
+        await self._record(bodies)
+
+    # -- inputs --------------------------------------------------------------------------------------------------
+
+    async def _take_input(self) -> None:
+        """Turn the next inbox row into events; a cancel goes before the others."""
+        at = next((i for i, posted in enumerate(self._inbox) if isinstance(posted.event.body, e.CancelRequested)), 0)
+        posted = self._inbox[at]
+        del self._inbox[at]
+        body = self._admitted(posted.event.body)
+        if isinstance(body, e.TurnRequested):
+            # A client's retry finds a turn that came through the inbox as it finds any other.
+            self._dedup = posted.event.dedup
+        await self._record([body], post=posted.post)
+
+    def _admitted(self, body: e.Body) -> e.Body:
+        """The event that an input becomes, given what the session is now."""
+        session = self.session
+        if isinstance(body, e.TurnRequested):
+            rejected = refusal(session, body)
+            if rejected is not None:
+                return rejected
+            turn = session.turns + 1
+            return msgspec.structs.replace(body, turn=turn, input=with_ids(body.input, session, turn))
+        if isinstance(body, e.CancelRequested):
+            turn_now = session.turn
+            if turn_now is None or turn_now.response_id != body.response_id:
+                return e.InputRejected(response_id=body.response_id, code="already_ended", message="it has ended")
+        return body
+
+    # -- the call in flight -----------------------------------------------------------------------------------------
+
+    async def _tend_call(self, call: RunningCall) -> None:
+        """Write the next chunk, or the end of the call, or wait for either."""
+        if call.done:
+            call.check()
+            self._call = None
+            chunk = call.chunk()
+            ending = call.ending()
+            await self._record([ending] if chunk is None else [chunk, ending])
+            return
+        turn = self.session.turn
+        assert turn is not None
+        left_s = (turn.deadline_ms - self._home.clock.now_ms()) / 1000
+        if left_s <= 0 and not turn.overdue:
+            await self._record([e.DeadlinePassed(turn=turn.number_in_session)])
+        elif call.stream and call.builder.pending:
+            await self._write_chunk(call)
+        else:
+            await self._sleep(max(left_s, 0.01))
+
+    async def _write_chunk(self, call: RunningCall) -> None:
+        """Write what the model said since the last chunk, or wait until the next one is due.
+
+        The call goes on meanwhile. The slower the store commits, the longer the next chunk waits, so
+        that many streams do not make a backlog worse.
+        """
+        loop = asyncio.get_running_loop()
+        now_s = loop.time()
+        if now_s < self._next_chunk_s and call.builder.pending_chars <= CHUNK_BYTES_MAX:
+            await self._sleep(self._next_chunk_s - now_s)
+            return
+        chunk = call.chunk()
+        if chunk is not None:
+            await self._record([chunk])
+        interval_ms = min(max(CHUNK_INTERVAL_MS, 2000 * (loop.time() - now_s)), CHUNK_INTERVAL_MS_MAX)
+        self._next_chunk_s = now_s + interval_ms / 1000
+
+    async def _wait_for_timer(self) -> None:
+        """A turn without a call waits for its timer (or was resumed in a state that has none)."""
+        turn = self.session.turn
+        assert turn is not None
+        now_ms = self._home.clock.now_ms()
+        if now_ms >= turn.deadline_ms:
+            await self._record([e.DeadlinePassed(turn=turn.number_in_session)])
+        elif turn.due_ms is not None and now_ms >= turn.due_ms:
+            await self._record([e.TimerFired(turn=turn.number_in_session, step=turn.steps)])
+        else:
+            due_ms = turn.deadline_ms if turn.due_ms is None else min(turn.due_ms, turn.deadline_ms)
+            await self._sleep((due_ms - now_ms) / 1000)
+
+    async def _sleep(self, seconds: float | None) -> None:
+        """Until something happens, ``seconds`` at the longest (or some time sooner)."""
+        if seconds is not None:
+            loop = asyncio.get_running_loop()
+            at_s = loop.time() + seconds
+            # An alarm that rings earlier does as well, so a turn's deadline is set but once.
+            if self._alarm is None or at_s < self._alarm.when():
+                if self._alarm is not None:
+                    self._alarm.cancel()
+                self._alarm = loop.call_at(at_s, self._ring)
+        await self._wake.wait()
+
+    def _ring(self) -> None:
+        self._alarm = None
+        self._wake.set()
+
+
+def with_ids(items: tuple[Item, ...], session: Session, turn: int) -> tuple[Item, ...]:
+    """Input items with ids: those that came with one keep it, unless it is taken twice."""
+    seen: set[str] = set()
+    out: list[Item] = []
+    for at, item in enumerate(items):
+        kept = item
+        if not item.id or item.id in seen:
+            made = item_id(PREFIXES[type(item)], session.ref.id, turn, 0, at)
+            kept = msgspec.structs.replace(item, id=made)
+        seen.add(kept.id)
+        out.append(kept)
+    return tuple(out)
