@@ -1,0 +1,1 @@
+"""Chat Completions: its bodies into model requests, and deltas into its objects and chunks."""

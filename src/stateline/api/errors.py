@@ -1,0 +1,68 @@
+"""Errors as a client sees them: one object, in the dialect's own words, with a stable code."""
+
+from __future__ import annotations
+
+import msgspec
+
+from stateline.core.errors import ModelError, StatelineError
+from stateline.core.response import Dialect, ErrorEvent, ErrorPayload, FlatErrorEvent
+
+Header = tuple[bytes, bytes]
+
+_OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_OPEN_RESPONSES_TYPES = {404: "not_found", 429: "too_many_requests"}
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ClientGone(Exception):
+    """The client hung up before its request was whole; there is nobody to answer."""
+
+
+def error_type(error: StatelineError, dialect: Dialect) -> str:
+    """The dialect's word for a kind of error.
+
+    Open Responses has invalid_request, not_found, too_many_requests, model_error and server_error;
+    OpenAI names its own.
+    """
+    status = error.status
+    if dialect == "openai":
+        return _OPENAI_TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
+    if isinstance(error, ModelError) and status != 429:
+        return "model_error"
+    return _OPEN_RESPONSES_TYPES.get(status) or ("invalid_request" if status < 500 else "server_error")
+
+
+def payload(error: StatelineError, dialect: Dialect) -> ErrorPayload:
+    return ErrorPayload(type=error_type(error, dialect), code=error.code, message=error.message, param=error.param)
+
+
+def error_body(error: StatelineError, dialect: Dialect) -> bytes:
+    """``{"error": {"type", "code", "message", "param"}}``."""
+    return _encode({"error": payload(error, dialect)})
+
+
+def error_headers(error: StatelineError, *, durable: bool) -> list[Header]:
+    """Whether and when another try makes sense, in the headers that the official SDKs read."""
+    headers: list[Header] = []
+    if error.retry_after_s is not None and not durable:
+        headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
+    futile = isinstance(error, ModelError) and not error.retryable
+    if durable or futile or (error.blame == "client" and error.status in (408, 409)):
+        # The SDKs retry 408, 409, 429 and 5xx by themselves; this request would fail again.
+        headers.append((b"x-should-retry", b"false"))
+    return headers
+
+
+def error_event(error: StatelineError, dialect: Dialect, number: int) -> ErrorEvent | FlatErrorEvent:
+    """The stream event for an error after the headers; nested or flat, as the dialect has it."""
+    if dialect == "openai":
+        return FlatErrorEvent(
+            type="error", sequence_number=number, code=error.code, message=error.message, param=error.param
+        )
+    return ErrorEvent(type="error", sequence_number=number, error=payload(error, dialect))
+
+
+def internal_error(request_id: str) -> StatelineError:
+    """What is said of a defect: nothing of its insides, only where the log has more."""
+    return StatelineError(f"The server failed on this request. Its log has more under request id {request_id}.")

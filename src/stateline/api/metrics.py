@@ -1,0 +1,62 @@
+"""What the server counts about its requests, in Prometheus' text format."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+
+BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+
+
+class RequestMetrics:
+    """Requests by route, method and status, and how long they took.
+
+    Routes are templates (``/v1/responses/{response_id}``), so the number of series is bounded.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self._counts: dict[tuple[str, str, int], int] = {}
+        self._durations: dict[str, list[float]] = {}
+
+    def record(self, route: str, method: str, status: int, duration_s: float) -> None:
+        key = (route, method, status)
+        self._counts[key] = self._counts.get(key, 0) + 1
+        row = self._durations.get(route)
+        if row is None:
+            # One count a bucket, one for what is beyond, and the sum.
+            row = self._durations[route] = [0.0] * (len(BUCKETS_S) + 2)
+        row[bisect_left(BUCKETS_S, duration_s)] += 1
+        row[-1] += duration_s
+
+    def text(self, events: Mapping[str, int], gauges: Mapping[str, float]) -> str:
+        """The exposition: requests, recorded events by type, and the engine's present values."""
+        lines = ["# TYPE stateline_http_requests_in_flight gauge"]
+        lines.append(f"stateline_http_requests_in_flight {self.in_flight}")
+        lines.append("# TYPE stateline_http_requests_total counter")
+        for (route, method, status), count in sorted(self._counts.items()):
+            labels = f'route="{route}",method="{method}",status="{status}"'
+            lines.append(f"stateline_http_requests_total{{{labels}}} {count}")
+        lines.append("# TYPE stateline_http_request_duration_seconds histogram")
+        for route, row in sorted(self._durations.items()):
+            lines += _histogram(route, row)
+        lines.append("# TYPE stateline_events_recorded_total counter")
+        lines += [f'stateline_events_recorded_total{{type="{name}"}} {count}' for name, count in sorted(events.items())]
+        for name, value in sorted(gauges.items()):
+            lines.append(f"# TYPE stateline_{name} gauge")
+            lines.append(f"stateline_{name} {value}")
+        return "\n".join(lines) + "\n"
+
+
+def _histogram(route: str, row: list[float]) -> list[str]:
+    name = "stateline_http_request_duration_seconds"
+    lines: list[str] = []
+    total = 0
+    for at, bound in enumerate(BUCKETS_S):
+        total += int(row[at])
+        lines.append(f'{name}_bucket{{route="{route}",le="{bound}"}} {total}')
+    total += int(row[len(BUCKETS_S)])
+    lines.append(f'{name}_bucket{{route="{route}",le="+Inf"}} {total}')
+    lines.append(f'{name}_sum{{route="{route}"}} {row[-1]:.6f}')
+    lines.append(f'{name}_count{{route="{route}"}} {total}')
+    return lines

@@ -1,0 +1,246 @@
+"""A request's body into a TurnRequest and its items: everything is checked before the engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+
+from stateline.api import params as p
+from stateline.api.decode import decode_body, refuse_depth, refuse_duplicate_fields
+from stateline.api.item_params import ItemReferenceParam
+from stateline.api.parse_items import parse_items, user_message
+from stateline.core.calls import (
+    AllowedTools,
+    FunctionChoice,
+    FunctionTool,
+    JsonObject,
+    JsonSchema,
+    ReasoningConfig,
+    TextConfig,
+    TextPlain,
+    ToolChoice,
+)
+from stateline.core.errors import BadRequest, NotFound
+from stateline.core.events import TurnRequest
+from stateline.core.ids import parse_conversation_id
+from stateline.core.items import Item
+
+B = TypeVar("B", bound=p.Body)
+Unresolved = list[Item | ItemReferenceParam]
+
+_create = msgspec.json.Decoder(p.CreateResponse)
+_count = msgspec.json.Decoder(p.CountInputTokens)
+_create_conversation = msgspec.json.Decoder(p.CreateConversation)
+_update_conversation = msgspec.json.Decoder(p.UpdateConversation)
+_add_items = msgspec.json.Decoder(p.AddConversationItems)
+
+_PLAIN = TextConfig()
+
+
+class ParsedTurn(msgspec.Struct, frozen=True, kw_only=True):
+    """``conversation`` is a session id. ``items`` may hold references, which need the engine."""
+
+    request: TurnRequest
+    items: Unresolved
+    conversation: str | None = None
+
+
+def parse_create(body: bytes) -> ParsedTurn:
+    """``POST /v1/responses``.
+
+    Raises:
+        BadRequest: the first thing that is wrong, with its code and its field.
+        NotFound: a conversation id that cannot exist.
+    """
+    params = decode_exact(_create, body)
+    items = _context(params, body)
+    background = params.background or False
+    store = params.store is not False
+    if background and not store:
+        raise BadRequest(
+            "A background response must be stored: 'store' may not be false.", code="invalid_value", param="store"
+        )
+    include = tuple(params.include or ())
+    conversation = _conversation(params.conversation)
+    request = TurnRequest(
+        model=params.model,
+        instructions=params.instructions,
+        tools=_tools(params.tools, body),
+        tool_choice=_tool_choice(params.tool_choice, params.tools),
+        parallel_tool_calls=params.parallel_tool_calls,
+        text=_text(params.text, body),
+        reasoning=_reasoning(params.reasoning),
+        max_output_tokens=params.max_output_tokens,
+        temperature=params.temperature,
+        top_p=params.top_p,
+        presence_penalty=params.presence_penalty,
+        frequency_penalty=params.frequency_penalty,
+        top_logprobs=params.top_logprobs,
+        logprobs="message.output_text.logprobs" in include or bool(params.top_logprobs),
+        include=include,
+        service_tier=params.service_tier,
+        safety_identifier=params.safety_identifier,
+        prompt_cache_key=params.prompt_cache_key,
+        user=params.user,
+        store=store,
+        background=background,
+        stream=params.stream or False,
+        previous_response_id=params.previous_response_id,
+        in_conversation=conversation is not None,
+        metadata=params.metadata or {},
+        max_tool_calls=params.max_tool_calls,
+        truncation=params.truncation or "disabled",
+    )
+    return ParsedTurn(request=request, items=items, conversation=conversation)
+
+
+def parse_count(body: bytes) -> ParsedTurn:
+    """``POST /v1/responses/input_tokens``. Raises as ``parse_create``."""
+    params = decode_exact(_count, body)
+    items = _context(params, body)
+    conversation = _conversation(params.conversation)
+    request = TurnRequest(
+        model=params.model,
+        instructions=params.instructions,
+        tools=_tools(params.tools, body),
+        tool_choice=_tool_choice(params.tool_choice, params.tools),
+        parallel_tool_calls=params.parallel_tool_calls,
+        text=_text(params.text, body),
+        reasoning=_reasoning(params.reasoning),
+        previous_response_id=params.previous_response_id,
+        in_conversation=conversation is not None,
+    )
+    return ParsedTurn(request=request, items=items, conversation=conversation)
+
+
+def parse_create_conversation(body: bytes) -> tuple[Unresolved, dict[str, str]]:
+    params = decode_exact(_create_conversation, body)
+    return parse_items(params.items or (), "items"), params.metadata or {}
+
+
+def parse_update_conversation(body: bytes) -> dict[str, str]:
+    return decode_exact(_update_conversation, body).metadata or {}
+
+
+def parse_add_items(body: bytes) -> Unresolved:
+    return parse_items(decode_exact(_add_items, body).items, "items")
+
+
+def decode_exact(decoder: msgspec.json.Decoder[B], body: bytes) -> B:
+    """Decode a body of known fields, each at most once."""
+    if not body.strip():
+        raise BadRequest("The body is empty; expected a JSON object.", code="invalid_json")
+    params = decode_body(decoder, body)
+    refuse_duplicate_fields(body, params)
+    return params
+
+
+def conversation_session(conversation: str, param: str | None = None) -> str:
+    """The session of a conversation id.
+
+    Raises:
+        NotFound: it is not the id of a conversation.
+    """
+    session = parse_conversation_id(conversation)
+    if session is None:
+        raise NotFound(
+            f"Conversation with id '{conversation[:128]}' not found.", code="conversation_not_found", param=param
+        )
+    return session
+
+
+# -- the parts of a body ----------------------------------------------------------------------------------
+
+
+def _context(params: p.CreateResponse | p.CountInputTokens, body: bytes) -> Unresolved:
+    if params.previous_response_id is not None and params.conversation is not None:
+        raise BadRequest(
+            "'conversation' and 'previous_response_id' exclude each other: both name the context to go on from.",
+            code="mutually_exclusive_parameters",
+            param="previous_response_id",
+        )
+    if isinstance(params.input, str):
+        return [user_message(params.input)]
+    items = parse_items(params.input or (), "input")
+    if not items and params.previous_response_id is None and params.conversation is None:
+        raise BadRequest(
+            "Missing required parameter: one of 'input', 'previous_response_id' and 'conversation'.",
+            code="missing_required_parameter",
+            param="input",
+        )
+    return items
+
+
+def _conversation(value: str | p.ConversationIdParam | None) -> str | None:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return conversation_session(value, "conversation")
+    return conversation_session(value.id, "conversation.id")
+
+
+def _tools(tools: Sequence[p.FunctionToolParam] | None, body: bytes) -> tuple[FunctionTool, ...]:
+    if not tools:
+        return ()
+    for at, tool in enumerate(tools):
+        refuse_depth(body, tool.parameters, f"tools[{at}].parameters")
+    return tuple(
+        FunctionTool(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
+        for tool in tools
+    )
+
+
+def _tool_choice(
+    choice: str | p.FunctionChoiceParam | p.AllowedToolsParam | None, tools: Sequence[p.FunctionToolParam] | None
+) -> ToolChoice:
+    if choice is None:
+        return "auto"
+    names = {tool.name for tool in tools or ()}
+    if isinstance(choice, p.FunctionChoiceParam):
+        require_tool(choice.name, names, "tool_choice.name")
+        return FunctionChoice(name=choice.name)
+    if isinstance(choice, p.AllowedToolsParam):
+        for at, tool in enumerate(choice.tools):
+            require_tool(tool.name, names, f"tool_choice.tools[{at}].name")
+        return AllowedTools(tools=tuple(FunctionChoice(name=tool.name) for tool in choice.tools), mode=choice.mode)
+    return require_tools(choice, names)
+
+
+def require_tool(name: str, names: set[str], param: str) -> None:
+    """Refuse a choice of a tool that is not offered."""
+    if name not in names:
+        raise BadRequest(f"Tool choice '{name}' not found in 'tools' parameter.", code="invalid_value", param=param)
+
+
+def require_tools(choice: Any, names: set[str]) -> Any:
+    """``required`` needs something to choose from."""
+    if choice == "required" and not names:
+        raise BadRequest(
+            "Tool choice 'required' must be specified with a 'tools' parameter.",
+            code="invalid_value",
+            param="tool_choice",
+        )
+    return choice
+
+
+def _text(text: p.TextParam | None, body: bytes) -> TextConfig:
+    if text is None:
+        return _PLAIN
+    return TextConfig(format=_format(text.format, body), verbosity=text.verbosity)
+
+
+def _format(
+    form: p.TextFormatParam | p.JsonObjectFormatParam | p.JsonSchemaFormatParam | None, body: bytes
+) -> TextPlain | JsonObject | JsonSchema:
+    if isinstance(form, p.JsonSchemaFormatParam):
+        refuse_depth(body, form.schema, "text.format.schema")
+        return JsonSchema(name=form.name, description=form.description, schema=form.schema, strict=form.strict or False)
+    return JsonObject() if isinstance(form, p.JsonObjectFormatParam) else TextPlain()
+
+
+def _reasoning(reasoning: p.ReasoningConfigParam | None) -> ReasoningConfig | None:
+    if reasoning is None:
+        return None
+    return ReasoningConfig(effort=reasoning.effort, summary=reasoning.summary or reasoning.generate_summary)

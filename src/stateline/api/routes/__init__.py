@@ -1,0 +1,1 @@
+"""Handlers, one file a resource. ``api.table`` says which path leads to which."""

@@ -1,0 +1,18 @@
+"""What the handlers work with."""
+
+from __future__ import annotations
+
+from stateline.api.auth import KeyAdmin
+from stateline.api.metrics import RequestMetrics
+from stateline.engine import Engine
+
+
+class Service:
+    """The engine and the server's own state. ``started_at`` is Unix seconds; ``keys`` is None without key storage."""
+
+    def __init__(self, engine: Engine, keys: KeyAdmin | None, metrics: RequestMetrics, started_at: int) -> None:
+        self.engine = engine
+        self.keys = keys
+        self.metrics = metrics
+        self.started_at = started_at
+        self.openapi = b""

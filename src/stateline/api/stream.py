@@ -1,0 +1,105 @@
+"""Server-sent events: whole events, one ASGI send a batch, a comment when it is silent for long."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Sequence
+
+import msgspec
+
+from stateline.api.call import Call, WhileConnected
+from stateline.api.errors import Header, error_event, internal_error
+from stateline.core.errors import StatelineError
+from stateline.core.limits import STREAM_KEEPALIVE_S
+from stateline.core.response import StreamEvent
+
+STREAM_HEADERS: tuple[Header, ...] = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    # Proxies of the nginx family hold back what they may buffer.
+    (b"x-accel-buffering", b"no"),
+)
+DONE = b"data: [DONE]\n\n"
+KEEPALIVE = b": keep-alive\n\n"
+
+_encoder = msgspec.json.Encoder()
+_log = logging.getLogger("stateline.api")
+
+
+def encode_events(events: Sequence[StreamEvent], into: bytearray) -> None:
+    """Append ``event: TYPE``, ``data: JSON`` and the empty line for each."""
+    for event in events:
+        into += b"event: "
+        into += event.type.encode()
+        into += b"\ndata: "
+        _encoder.encode_into(event, into, -1)
+        into += b"\n\n"
+
+
+class Heartbeat:
+    """Writes a comment whenever nothing was written for STREAM_KEEPALIVE_S.
+
+    A timer, not a task: it costs nothing while events flow. ``beat`` is called after each write. Where the
+    answer waits for its first event to know its status, silence begins it: proxies cut what says nothing.
+    """
+
+    __slots__ = ("_call", "_loop", "_silence_s", "_task", "_timer", "_written_at")
+
+    def __init__(self, call: Call, silence_s: float = STREAM_KEEPALIVE_S) -> None:
+        self._call = call
+        self._silence_s = silence_s
+        self._loop = asyncio.get_running_loop()
+        self._written_at = self._loop.time()
+        self._task: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(silence_s, self._check)
+
+    def beat(self) -> None:
+        self._written_at = self._loop.time()
+
+    def stop(self) -> None:
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _check(self) -> None:
+        due_at = self._written_at + self._silence_s
+        if self._loop.time() >= due_at:
+            self._task = self._loop.create_task(self._comment())
+            self.beat()
+            due_at = self._written_at + self._silence_s
+        self._timer = self._loop.call_at(due_at, self._check)
+
+    async def _comment(self) -> None:
+        if not self._call.status:
+            await self._call.start(200, list(STREAM_HEADERS))
+        await self._call.write(KEEPALIVE)
+
+
+async def send_events(call: Call, batches: AsyncIterator[list[StreamEvent]], cursor: int = -1) -> None:
+    """Stream a turn to its end, then ``[DONE]``; or until the client goes, which ends the iterator.
+
+    An error after the headers becomes the dialect's ``error`` event.
+    """
+    await call.start(200, list(STREAM_HEADERS))
+    number = cursor
+    last = bytearray()
+    beat = Heartbeat(call)
+    async with WhileConnected(call) as connected:
+        try:
+            async for events in batches:
+                if events:
+                    number = events[-1].sequence_number
+                    out = bytearray()
+                    encode_events(events, out)
+                    await call.write(out)
+                    beat.beat()
+        except StatelineError as error:
+            encode_events([error_event(error, call.dialect, number + 1)], last)
+        except Exception:
+            _log.exception("stream failed: request %s", call.request_id)
+            encode_events([error_event(internal_error(call.request_id), call.dialect, number + 1)], last)
+        finally:
+            beat.stop()
+    if not connected.gone:
+        await call.write(last + DONE, last=True)

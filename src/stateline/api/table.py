@@ -1,0 +1,255 @@
+"""The route table: every path that is served, once. The router and the OpenAPI document are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+
+from stateline.api.auth import SCOPE_ADMIN, SCOPE_API
+from stateline.api.call import Call
+from stateline.api.chat.encode import ChatCompletion
+from stateline.api.chat.params import CreateChatCompletion
+from stateline.api.params import (
+    AddConversationItems,
+    CountInputTokens,
+    CreateConversation,
+    CreateResponse,
+    UpdateConversation,
+)
+from stateline.api.query import ItemList
+from stateline.api.routes import chat, conversations, health, keys, models, responses
+from stateline.api.service import Service
+from stateline.core.items import Item
+from stateline.core.response import Response
+
+Handler = Callable[[Service, Call], Awaitable[None]]
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One operation.
+
+    Attributes:
+        path: as Starlette has it; a parameter with ``:path`` may hold slashes.
+        scope: what the caller's key must allow; None: open to everybody.
+        query: names of query parameters, described in ``api.openapi``.
+        body, answer: the types of the JSON; ``answer`` None where it is text.
+        body_optional: the body may be left out.
+        streams: the answer may be server-sent events instead.
+        hot: found without the router.
+        openai_only: the errors are OpenAI's whatever the dialect header says.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str
+    scope: str | None = SCOPE_API
+    query: tuple[str, ...] = ()
+    body: Any = None
+    body_optional: bool = False
+    answer: Any = None
+    streams: bool = False
+    hot: bool = False
+    openai_only: bool = False
+
+
+_PAGE = ("after", "limit", "order", "include")
+_RESPONSE = "/v1/responses/{response_id}"
+_CONVERSATION = "/v1/conversations/{conversation_id}"
+_ITEM = _CONVERSATION + "/items/{item_id}"
+
+ROUTES: tuple[Route, ...] = (
+    Route(
+        method="POST",
+        path="/v1/responses",
+        handler=responses.create,
+        summary="Create a response: one turn of a session",
+        body=CreateResponse,
+        answer=Response,
+        streams=True,
+        hot=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/responses/input_tokens",
+        handler=responses.input_tokens,
+        summary="Estimate the input tokens of a response",
+        body=CountInputTokens,
+        answer=responses.InputTokens,
+    ),
+    Route(
+        method="GET",
+        path=_RESPONSE,
+        handler=responses.retrieve,
+        summary="Retrieve a response, or follow its stream from a cursor",
+        query=("stream", "starting_after", "include"),
+        answer=Response,
+        streams=True,
+    ),
+    Route(
+        method="DELETE",
+        path=_RESPONSE,
+        handler=responses.delete,
+        summary="Delete a response; what continued from it keeps its context",
+        answer=responses.DeletedResponse,
+    ),
+    Route(
+        method="POST",
+        path=_RESPONSE + "/cancel",
+        handler=responses.cancel,
+        summary="Cancel a background response",
+        answer=Response,
+    ),
+    Route(
+        method="GET",
+        path=_RESPONSE + "/input_items",
+        handler=responses.input_items,
+        summary="List what the model was given",
+        query=_PAGE,
+        answer=ItemList,
+    ),
+    Route(
+        method="POST",
+        path="/v1/conversations",
+        handler=conversations.create,
+        summary="Create a conversation",
+        body=CreateConversation,
+        body_optional=True,
+        answer=conversations.ConversationResource,
+        openai_only=True,
+    ),
+    Route(
+        method="GET",
+        path=_CONVERSATION,
+        handler=conversations.retrieve,
+        summary="Retrieve a conversation",
+        answer=conversations.ConversationResource,
+        openai_only=True,
+    ),
+    Route(
+        method="POST",
+        path=_CONVERSATION,
+        handler=conversations.update,
+        summary="Replace a conversation's metadata",
+        body=UpdateConversation,
+        answer=conversations.ConversationResource,
+        openai_only=True,
+    ),
+    Route(
+        method="DELETE",
+        path=_CONVERSATION,
+        handler=conversations.delete,
+        summary="Delete a conversation",
+        answer=conversations.DeletedConversation,
+        openai_only=True,
+    ),
+    Route(
+        method="POST",
+        path=_CONVERSATION + "/items",
+        handler=conversations.add_items,
+        summary="Add items to a conversation",
+        query=("include",),
+        body=AddConversationItems,
+        answer=ItemList,
+        openai_only=True,
+    ),
+    Route(
+        method="GET",
+        path=_CONVERSATION + "/items",
+        handler=conversations.list_items,
+        summary="List a conversation's items",
+        query=_PAGE,
+        answer=ItemList,
+        openai_only=True,
+    ),
+    Route(
+        method="GET",
+        path=_ITEM,
+        handler=conversations.retrieve_item,
+        summary="Retrieve an item of a conversation",
+        query=("include",),
+        answer=Item,
+        openai_only=True,
+    ),
+    Route(
+        method="DELETE",
+        path=_ITEM,
+        handler=conversations.delete_item,
+        summary="Delete an item of a conversation",
+        answer=conversations.ConversationResource,
+        openai_only=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/chat/completions",
+        handler=chat.create,
+        summary="Create a chat completion; nothing of it is kept",
+        body=CreateChatCompletion,
+        answer=ChatCompletion,
+        streams=True,
+        hot=True,
+        openai_only=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/models",
+        handler=models.list_models,
+        summary="List the models that are served",
+        answer=models.ModelList,
+        openai_only=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{model:path}",
+        handler=models.retrieve,
+        summary="Retrieve a model",
+        answer=models.Model,
+        openai_only=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/admin/keys",
+        handler=keys.create,
+        summary="Create an API key; it is shown this once",
+        scope=SCOPE_ADMIN,
+        body=keys.CreateKey,
+        answer=keys.Key,
+    ),
+    Route(
+        method="GET",
+        path="/v1/admin/keys",
+        handler=keys.list_keys,
+        summary="List API keys",
+        scope=SCOPE_ADMIN,
+        answer=keys.KeyList,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/admin/keys/{key_id}",
+        handler=keys.revoke,
+        summary="Revoke an API key",
+        scope=SCOPE_ADMIN,
+        answer=keys.Key,
+    ),
+    Route(
+        method="GET",
+        path="/healthz",
+        handler=health.healthz,
+        summary="Whether the process answers",
+        scope=None,
+        answer=health.Health,
+        hot=True,
+    ),
+    Route(
+        method="GET",
+        path="/readyz",
+        handler=health.readyz,
+        summary="Whether turns are taken",
+        scope=None,
+        answer=health.Health,
+    ),
+    Route(method="GET", path="/metrics", handler=health.metrics, summary="Counters, in Prometheus' text format"),
+    Route(method="GET", path="/openapi.json", handler=health.openapi, summary="This description", scope=None),
+)

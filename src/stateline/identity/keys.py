@@ -1,0 +1,274 @@
+"""API keys, kept in the log like everything else.
+
+A key is ``sk-sl-`` and 32 random bytes. Only its SHA-256 is stored: a password needs a slow, salted hash
+because it can be guessed, and 256 random bits cannot, so a fast hash is right and costs a request nothing.
+Keys live in one system session, as KeyCreated and KeyRevoked events; each node folds them into an index
+and reads the log's tail when its index is older than KEYS_REFRESH_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from hashlib import blake2b, sha256
+from hmac import compare_digest
+from typing import NamedTuple
+
+import msgspec
+
+from stateline.core.errors import BadRequest, Conflict, NotFound, Unauthorized
+from stateline.core.events import Body, Event, KeyCreated, KeyRevoked, SessionCreated
+from stateline.core.ids import SessionRef, base32, session_id
+from stateline.core.limits import KEY_APPENDS_MAX, KEY_NAME_CHARS_MAX, KEYS_MAX, KEYS_REFRESH_S, TENANT_CHARS_MAX
+from stateline.ports import Clock, Fenced, HeadMoved, Ownership, SessionExists, SessionMissing, Store
+
+PREFIX = "sk-sl-"
+SYSTEM_TENANT = "system"
+KEYS_SESSION = SessionRef(SYSTEM_TENANT, session_id(0, blake2b(b"stateline/keys", digest_size=9).digest()))
+"""Derived, so every node finds it without asking."""
+
+_KEY_BYTES = 32
+_ID_BYTES = 10
+_API = frozenset({"api"})
+_ADMIN = frozenset({"admin"})
+
+
+class Caller(NamedTuple):
+    """Who a request speaks for."""
+
+    tenant: str
+    id: str
+    scopes: frozenset[str]
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A key as it may be shown. Times are Unix milliseconds; ``hash`` is SHA-256, in hex."""
+
+    id: str
+    tenant: str
+    name: str
+    hash: str
+    created_at_ms: int
+    expires_at_ms: int | None = None
+    revoked_at_ms: int | None = None
+
+
+class OpenAuthenticator:
+    """``auth.mode = "open"``: everybody on this machine is one tenant. An admin token still counts."""
+
+    def __init__(self, admin_token: str | None = None) -> None:
+        self._admin = _AdminToken(admin_token)
+        self._anonymous = Caller("default", "anonymous", _API)
+
+    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
+        return self._admin.caller(_bearer(headers)) or self._anonymous
+
+
+class Keys:
+    """The keys of all tenants; an authenticator, and what manages them.
+
+    Args:
+        entropy: ``entropy(n)`` gives n random bytes.
+        admin_token: what the command line proves itself with; None: nobody is admin.
+    """
+
+    def __init__(
+        self, store: Store, clock: Clock, entropy: Callable[[int], bytes], admin_token: str | None = None
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._entropy = entropy
+        self._admin = _AdminToken(admin_token)
+        self._by_hash: dict[str, Record] = {}
+        self._records: dict[str, Record] = {}
+        self._seq = 0
+        self._epoch = 0
+        self._read_at_ms = 0
+        self._lock = asyncio.Lock()
+
+    # -- who calls ------------------------------------------------------------------------------------
+
+    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
+        """Find the key's tenant.
+
+        Raises:
+            Unauthorized: no key, or one that is unknown, revoked or expired.
+        """
+        token = _bearer(headers)
+        if token is None:
+            raise Unauthorized("No API key was sent. Send it as 'Authorization: Bearer sk-sl-…'.")
+        admin = self._admin.caller(token)
+        if admin is not None:
+            return admin
+        now_ms = self._clock.now_ms()
+        if now_ms - self._read_at_ms > KEYS_REFRESH_S * 1000:
+            await self.load()
+        # The look-up is by hash, so how long it takes tells nothing of the keys; the comparison is
+        # constant-time all the same, for this is the line that an audit looks for.
+        hashed = sha256(token).hexdigest()
+        record = self._by_hash.get(hashed)
+        if record is None or not compare_digest(record.hash, hashed):
+            raise Unauthorized("The API key is not known here, or was revoked.")
+        if record.revoked_at_ms is not None:
+            raise Unauthorized("The API key is not known here, or was revoked.")
+        if record.expires_at_ms is not None and record.expires_at_ms <= now_ms:
+            raise Unauthorized("The API key has expired; make a new one.")
+        return Caller(record.tenant, record.id, _API)
+
+    # -- management -------------------------------------------------------------------------------------
+
+    async def create(self, tenant: str, name: str, expires_in_s: int | None = None) -> tuple[Record, str]:
+        """Make a key. The second value is the key itself: it is not kept, and cannot be shown again.
+
+        Raises:
+            BadRequest: a tenant or name that may not be, or KEYS_MAX keys are there.
+        """
+        _check_tenant(tenant)
+        if not 0 < len(name) <= KEY_NAME_CHARS_MAX or not name.isprintable():
+            raise BadRequest(
+                f"A key's name has 1 to {KEY_NAME_CHARS_MAX} printable characters.", code="invalid_value", param="name"
+            )
+        await self.load()
+        if len(self._records) >= KEYS_MAX:
+            raise BadRequest(f"There are {KEYS_MAX} keys, which is all that fit.", code="too_many_keys")
+        key = PREFIX + urlsafe_b64encode(self._entropy(_KEY_BYTES)).rstrip(b"=").decode()
+        key_id = "key_" + base32(int.from_bytes(self._entropy(_ID_BYTES), "big"), 16)
+        expires_at_ms = None if expires_in_s is None else self._clock.now_ms() + expires_in_s * 1000
+        hashed = sha256(key.encode()).hexdigest()
+        await self._append(
+            KeyCreated(key_id=key_id, tenant=tenant, name=name, hash=hashed, expires_at_ms=expires_at_ms)
+        )
+        return self._records[key_id], key
+
+    async def list(self) -> Sequence[Record]:
+        """All keys, oldest first, revoked ones included."""
+        await self.load()
+        return tuple(self._records.values())
+
+    async def revoke(self, key_id: str) -> Record:
+        """End a key for good; doing it twice is no error.
+
+        Raises:
+            NotFound: no such key.
+        """
+        await self.load()
+        record = self._records.get(key_id)
+        if record is None:
+            raise NotFound(f"There is no key {key_id[:64]!r}.", code="key_not_found", param="key_id")
+        if record.revoked_at_ms is None:
+            await self._append(KeyRevoked(key_id=key_id))
+        return self._records[key_id]
+
+    # -- the log ------------------------------------------------------------------------------------------
+
+    async def load(self) -> None:
+        """Read what the log has gained since the last time."""
+        async with self._lock:
+            await self._catch_up()
+
+    async def _catch_up(self) -> None:
+        with suppress(SessionMissing):
+            async for event in self._store.read(KEYS_SESSION, self._seq):
+                self._apply(event)
+        self._read_at_ms = self._clock.now_ms()
+
+    def _apply(self, event: Event) -> None:
+        self._seq = event.seq
+        self._epoch = event.epoch
+        body = event.body
+        if isinstance(body, KeyCreated):
+            record = Record(
+                id=body.key_id,
+                tenant=body.tenant,
+                name=body.name,
+                hash=body.hash,
+                created_at_ms=event.at_ms,
+                expires_at_ms=body.expires_at_ms,
+            )
+        elif isinstance(body, KeyRevoked) and body.key_id in self._records:
+            record = msgspec.structs.replace(self._records[body.key_id], revoked_at_ms=event.at_ms)
+        else:
+            return
+        self._records[record.id] = record
+        self._by_hash[record.hash] = record
+
+    async def _append(self, body: Body) -> None:
+        """Add one event: adopt the session, append, give it back. Another writer in between means another try.
+
+        A writer that died before it gave the session back may have raised the epoch without an event,
+        so a try that is fenced goes one epoch higher.
+
+        Raises:
+            Conflict: others were faster every time.
+        """
+        async with self._lock:
+            epoch_behind = 0
+            for _ in range(KEY_APPENDS_MAX):
+                await self._catch_up()
+                bodies: list[Body] = [body]
+                if self._seq == 0:
+                    bodies.insert(0, SessionCreated(kind="system"))
+                    await self._create_session()
+                try:
+                    await self._append_once(bodies, self._epoch + 1 + epoch_behind)
+                except Fenced:
+                    epoch_behind += 1
+                except HeadMoved:
+                    continue
+                else:
+                    await self._catch_up()
+                    return
+        raise Conflict("Other keys are being made or revoked at this moment; try again.")
+
+    async def _create_session(self) -> None:
+        with suppress(SessionExists):
+            await self._store.create(KEYS_SESSION)
+
+    async def _append_once(self, bodies: list[Body], epoch: int) -> None:
+        now_ms = self._clock.now_ms()
+        owner = "keys" + base32(int.from_bytes(self._entropy(_ID_BYTES), "big"), 16)
+        own = Ownership(session=KEYS_SESSION, owner=owner, epoch=epoch, head=self._seq)
+        events = [
+            Event(session=KEYS_SESSION, seq=self._seq + 1 + at, at_ms=now_ms, body=each)
+            for at, each in enumerate(bodies)
+        ]
+        await self._store.append(own, self._seq, events)
+        with suppress(Fenced):
+            # Somebody claimed the session since: then it is theirs to give back.
+            await self._store.release(own, seen=0)
+
+
+class _AdminToken:
+    """The secret that the server writes beside its database for the command line."""
+
+    def __init__(self, token: str | None) -> None:
+        self._token = token.encode() if token else None
+        self._caller = Caller(SYSTEM_TENANT, "admin", _ADMIN)
+
+    def caller(self, token: bytes | None) -> Caller | None:
+        if self._token is None or token is None or not compare_digest(self._token, token):
+            return None
+        return self._caller
+
+
+def _bearer(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """The token of ``Authorization: Bearer``, or of ``x-api-key`` as Anthropic's SDK sends it."""
+    header = headers.get(b"authorization")
+    if header is None:
+        return headers.get(b"x-api-key")
+    scheme, _, token = header.partition(b" ")
+    token = token.strip()
+    return token if scheme.lower() == b"bearer" and token else None
+
+
+def _check_tenant(tenant: str) -> None:
+    sane = all(char.isascii() and (char.isalnum() or char in "._-") for char in tenant)
+    if not 0 < len(tenant) <= TENANT_CHARS_MAX or not sane or tenant == SYSTEM_TENANT:
+        raise BadRequest(
+            f"A tenant's name has 1 to {TENANT_CHARS_MAX} letters, digits, dots, dashes or underscores, "
+            f"and is not '{SYSTEM_TENANT}'.",
+            code="invalid_value",
+            param="tenant",
+        )
