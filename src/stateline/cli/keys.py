@@ -1,0 +1,237 @@
+"""`stateline keys`: make, list and revoke API keys.
+
+While a server runs it alone holds the database, so it is asked, by the token that it left beside the
+database. Otherwise the keys are written to the database directly.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stateline.cli._options import ConfigOption, JsonOption, command_app, load_config
+from stateline.core.errors import BadRequest, StatelineError
+
+if TYPE_CHECKING:
+    from stateline.identity.admin_file import AdminAccess
+    from stateline.identity.keys import Keys, Record
+
+app = command_app("Make, list and revoke API keys.")
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600, "y": 365 * 24 * 3600}
+_TIMEOUT_S = 30.0
+
+Shown = dict[str, Any]
+
+
+@app.command()
+def create(
+    tenant: Annotated[str, typer.Option("--tenant", help="Whose sessions the key opens.")],
+    name: Annotated[str, typer.Option("--name", help="What the key is for.")],
+    expires: Annotated[str | None, typer.Option("--expires", help="For how long, as in 90d or 12h.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a key and print it. It is not kept: this is the only time that it is shown.
+
+    \b
+    Examples:
+      stateline keys create --tenant shop --name checkout-agent
+      stateline keys create --tenant shop --name trial --expires 90d
+    """
+    body: Shown = {"tenant": tenant, "name": name}
+    if expires is not None:
+        body["expires_in_s"] = seconds_of(expires)
+
+    async def directly(keys: Keys) -> Shown:
+        record, key = await keys.create(tenant, name, body.get("expires_in_s"))
+        return {**_shown(record), "key": key}
+
+    made = _ask(config, "POST", "/v1/admin/keys", body, directly)
+    if as_json:
+        _print_json(made)
+    else:
+        sys.stdout.write(f"{made['key']}\n")
+        typer.secho(f"{made['id']} of tenant {made['tenant']}; keep the key, it is not shown again.", err=True)
+
+
+@app.command("list")
+def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """List the keys: whose they are and until when they hold; never the keys themselves.
+
+    \b
+    Examples:
+      stateline keys list
+      stateline keys list --json
+    """
+
+    async def directly(keys: Keys) -> Shown:
+        return {"object": "list", "data": [_shown(record) for record in await keys.list()]}
+
+    found = _ask(config, "GET", "/v1/admin/keys", None, directly)
+    if as_json:
+        _print_json(found)
+    else:
+        _print_table(found["data"])
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `stateline keys list` shows it.")],
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """End a key for good.
+
+    \b
+    Examples:
+      stateline keys revoke key_06h01cz5v5s8e9q2
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", key_id):
+        raise BadRequest(f"{key_id!r} is not the id of a key; see `stateline keys list`", code="key_not_found")
+
+    async def directly(keys: Keys) -> Shown:
+        return _shown(await keys.revoke(key_id))
+
+    ended = _ask(config, "DELETE", f"/v1/admin/keys/{key_id}", None, directly)
+    if as_json:
+        _print_json(ended)
+    else:
+        sys.stdout.write(f"revoked {ended['id']} ({ended['name']}) of tenant {ended['tenant']}\n")
+
+
+def seconds_of(text: str) -> int:
+    """``90d`` in seconds.
+
+    Raises:
+        BadRequest: not a whole number of s, m, h, d, w or y, from 1 on.
+    """
+    match = re.fullmatch(r"([1-9]\d{0,8})([smhdwy])", text)
+    if match is None:
+        raise BadRequest(
+            f"--expires {text!r} is not a duration; write a number and s, m, h, d, w or y, as in 90d",
+            code="invalid_value",
+        )
+    return int(match[1]) * _UNITS_S[match[2]]
+
+
+# -- the two ways -----------------------------------------------------------------------------------------
+
+
+def _ask(
+    config: Path | None, method: str, path: str, body: Shown | None, directly: Callable[[Keys], Awaitable[Shown]]
+) -> Shown:
+    """Through the server that runs on this database, or on the database itself."""
+    from stateline.identity.admin_file import read_admin_file
+
+    database = load_config(config).store.path
+    access = read_admin_file(database)
+    if access is not None:
+        try:
+            return _request(access, method, path, body)
+        except ConnectionError:
+            pass  # A server that was killed left the file behind.
+    import asyncio
+
+    return asyncio.run(_on_database(database, directly))
+
+
+def _request(access: AdminAccess, method: str, path: str, body: Shown | None) -> Shown:
+    import ssl
+    import urllib.error
+    import urllib.request
+
+    import msgspec
+
+    # The certificate is for the name that clients use, and this goes to the address that the server
+    # itself wrote into a file of ours.
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    headers = {"authorization": f"Bearer {access.token}", "content-type": "application/json"}
+    data = None if body is None else msgspec.json.encode(body)
+    request = urllib.request.Request(access.url + path, data=data, headers=headers, method=method)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context) as answer:  # noqa: S310
+            return msgspec.json.decode(answer.read())
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            # Another server has the port now: its token is not in our file.
+            raise ConnectionError from None
+        raise _refused(error.read()) from None
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, OSError):
+            raise ConnectionError from None
+        raise
+
+
+def _refused(answer: bytes) -> StatelineError:
+    import msgspec
+
+    try:
+        error = msgspec.json.decode(answer)["error"]
+        return BadRequest(str(error["message"]), code=str(error["code"]))
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return BadRequest("the server answered something that is no error of ours", code="bad_answer")
+
+
+async def _on_database(database: Path, directly: Callable[[Keys], Awaitable[Shown]]) -> Shown:
+    import os
+
+    from stateline.identity.keys import Keys
+    from stateline.stores.clock import SystemClock
+    from stateline.stores.sqlite import open_sqlite
+
+    clock = SystemClock()
+    store = await open_sqlite(database, clock=clock)
+    try:
+        return await directly(Keys(store, clock, os.urandom))
+    finally:
+        await store.close()
+
+
+# -- what is shown ----------------------------------------------------------------------------------------
+
+
+def _shown(record: Record) -> Shown:
+    """As the server shows it."""
+    return {
+        "id": record.id,
+        "object": "key",
+        "tenant": record.tenant,
+        "name": record.name,
+        "created_at": record.created_at_ms // 1000,
+        "expires_at": None if record.expires_at_ms is None else record.expires_at_ms // 1000,
+        "revoked_at": None if record.revoked_at_ms is None else record.revoked_at_ms // 1000,
+    }
+
+
+def _print_json(value: Shown) -> None:
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def _print_table(keys: list[Shown]) -> None:
+    from datetime import UTC, datetime
+    from time import time
+
+    from rich.console import Console
+    from rich.table import Table
+
+    def day(unix_s: int | None) -> str:
+        return "-" if unix_s is None else datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M")
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("ID", "TENANT", "NAME", "CREATED (UTC)", "EXPIRES (UTC)", "STATE"):
+        table.add_column(heading, no_wrap=True)
+    for key in keys:
+        expired = key["expires_at"] is not None and key["expires_at"] <= time()
+        state = "revoked" if key["revoked_at"] is not None else "expired" if expired else "in force"
+        table.add_row(key["id"], key["tenant"], key["name"], day(key["created_at"]), day(key["expires_at"]), state)
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)

@@ -1,0 +1,38 @@
+"""The configuration: `stateline.toml`, environment overrides, and every check on them.
+
+`load` reads one file and answers with a frozen `Config`, or raises `ConfigError`, which says in
+one line which key of which file is wrong and what to write instead. Secrets never enter a
+`Config`: it holds the names of the places where they are, and `api_key` reads one when needed.
+
+Every key is described in docs/configuration.md, and a test keeps the two equal.
+"""
+
+from __future__ import annotations
+
+from stateline.config.checks import is_loopback
+from stateline.config.load import load
+from stateline.config.schema import (
+    LOCAL_MODEL,
+    Auth,
+    Config,
+    ConfigError,
+    Deployment,
+    Retention,
+    Server,
+    Store,
+)
+from stateline.config.secrets import api_key
+
+__all__ = [
+    "LOCAL_MODEL",
+    "Auth",
+    "Config",
+    "ConfigError",
+    "Deployment",
+    "Retention",
+    "Server",
+    "Store",
+    "api_key",
+    "is_loopback",
+    "load",
+]

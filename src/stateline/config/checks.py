@@ -1,0 +1,101 @@
+"""The rules that hold between values, after each has its type."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from stateline.config.schema import Config, ConfigError, Deployment, Source
+from stateline.config.secrets import VARIABLE, from_environ, split_url
+from stateline.core.limits import TurnLimits
+
+
+def check(config: Config, source: Source) -> None:
+    """Refuse what cannot work or is not safe, with a `ConfigError` that names the key."""
+    _check_server(config, source)
+    _check_deployments(config, source)
+    _check_limits(config, source)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a listening address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_server(config: Config, source: Source) -> None:
+    server = config.server
+    if config.auth.mode == "open" and not is_loopback(server.host):
+        raise ConfigError(
+            "open_off_loopback",
+            f'{source.at("server.host")}: "{server.host}" can be reached from other machines and auth.mode is "open"',
+            'set auth.mode = "keys" and make a key with `stateline keys create`',
+        )
+    if (server.tls_cert is None) != (server.tls_key is None):
+        raise ConfigError("config_invalid", f"{source.at('server')}: tls_cert and tls_key go together")
+    for origin in server.cors_origins:
+        parts = split_url(origin, source.at("server.cors_origins"))
+        if origin != "*" and (not parts.scheme or not parts.netloc or parts.path or parts.query):
+            raise ConfigError(
+                "config_invalid",
+                f'{source.at("server.cors_origins")}: "{origin}" is not an origin',
+                'write "https://app.example.com", with no path, or "*"',
+            )
+    for proxy in server.trusted_proxies:
+        try:
+            ipaddress.ip_network(proxy)
+        except ValueError:
+            raise ConfigError(
+                "config_invalid",
+                f'{source.at("server.trusted_proxies")}: "{proxy}" is not an address',
+                'write an address or a network, "10.0.0.7" or "10.0.0.0/8"',
+            ) from None
+
+
+def _check_deployments(config: Config, source: Source) -> None:
+    seen: set[str] = set()
+    for index, deployment in enumerate(config.deployments):
+        at = f"deployments[{index}]"
+        if deployment.name in seen:
+            raise ConfigError(
+                "config_invalid",
+                f'{source.at(f"{at}.name")}: "{deployment.name}" is taken',
+                "every deployment has a name of its own",
+            )
+        seen.add(deployment.name)
+        if deployment.model.startswith("agent/"):
+            raise ConfigError("config_invalid", f"{source.at(f'{at}.model')}: names of agents start with agent/")
+        if deployment.cloud != "local":
+            _check_remote(deployment, source, at)
+
+
+def _check_remote(deployment: Deployment, source: Source, at: str) -> None:
+    if deployment.base_url is None:
+        raise ConfigError(
+            "config_invalid",
+            f'{source.at(at)}: cloud "{deployment.cloud}" needs a base_url',
+            'such as "http://127.0.0.1:8000/v1"',
+        )
+    where = source.at(f"{at}.base_url")
+    parts = split_url(deployment.base_url, where)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ConfigError("config_invalid", f"{where}: not an http or https URL", "end it before /chat/…")
+    given = [key for key in ("api_key_env", "api_key_file", "auth") if getattr(deployment, key) is not None]
+    if len(given) != 1:
+        what = f"{' and '.join(given)} are given" if given else "no key is named"
+        raise ConfigError(
+            "config_invalid",
+            f"{source.at(at)}: {what}",
+            'set one of api_key_env, api_key_file or auth = "none"',
+        )
+    if deployment.api_key_env is not None and not VARIABLE.fullmatch(deployment.api_key_env):
+        from_environ({}, deployment.api_key_env, source.at(at), "api_key_env")
+
+
+def _check_limits(config: Config, source: Source) -> None:
+    for key in TurnLimits.__struct_fields__:
+        if getattr(config.limits, key) < 1:
+            raise ConfigError("config_invalid", f"{source.at(f'limits.{key}')}: 1 at least")

@@ -1,0 +1,257 @@
+"""From a file and the environment to a `Config`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from stateline.config.checks import check
+from stateline.config.schema import (
+    CLOUD_DEFAULTS,
+    ENVIRON_PREFIX,
+    FILE_NAME,
+    LATER_KEYS,
+    LATER_SECTIONS,
+    LATER_VALUES,
+    LOCAL_MODEL,
+    SECTIONS,
+    Config,
+    ConfigError,
+    Source,
+    Store,
+    choices_of,
+    declared,
+)
+from stateline.config.secrets import from_environ, from_file, split_url
+
+_SECRET_KEY = re.compile(r"(^|_)(api_?key|password|secret|token|credentials?)$")
+
+Tables = dict[str, Any]
+
+
+def load(path: Path | None, environ: Mapping[str, str]) -> Config:
+    """The configuration in force.
+
+    Args:
+        path: the file that was asked for, or None for `stateline.toml` in the working directory,
+            which may be absent: then the defaults hold.
+        environ: the environment; `STATELINE_SECTION__KEY` overrides a key of the file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or not TOML, or a key or value is refused.
+    """
+    file = path or Path(FILE_NAME)
+    tables = _read(file, required=path is not None)
+    source = Source(str(file), _apply_environ(tables, environ))
+    _check_keys(tables, source)
+    base = file.parent
+    _finish_store(tables, source, environ, base)
+    _finish_deployments(tables, source, base)
+    _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
+    config = _convert(tables, source)
+    check(config, source)
+    return config
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def _read(file: Path, *, required: bool) -> Tables:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not required:
+            return {}
+        raise ConfigError("config_missing", f"{file}: no such file", "name an existing one with --config") from None
+    except OSError as error:
+        raise ConfigError("config_unreadable", f"{file}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("config_syntax", f"{file}: not valid TOML: {error}") from error
+
+
+def _apply_environ(tables: Tables, environ: Mapping[str, str]) -> dict[str, str]:
+    """Lay `STATELINE_SECTION__KEY` over the file; answers key path -> variable."""
+    variables: dict[str, str] = {}
+    for variable in sorted(environ):
+        if not variable.startswith(ENVIRON_PREFIX) or "__" not in variable:
+            continue
+        section, _, key = variable.removeprefix(ENVIRON_PREFIX).lower().partition("__")
+        if section == "deployments":
+            raise ConfigError(
+                "config_unknown_key",
+                f"{variable}: deployments are a list and cannot be set by a variable",
+                f"write them in {FILE_NAME}",
+            )
+        if section not in SECTIONS:
+            _refuse_unknown(variable, section, [*SECTIONS], "section", section in LATER_SECTIONS)
+        table = tables.setdefault(section, {})
+        if isinstance(table, dict):
+            cast("Tables", table)[key] = _parse_variable(section, key, environ[variable])
+            variables[f"{section}.{key}"] = variable
+    return variables
+
+
+def _parse_variable(section: str, key: str, text: str) -> object:
+    """A variable's text as the key's type wants it: plain for strings, else a TOML value."""
+    if str in declared(section, key):
+        return text
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+# -- keys and values that are not ours -----------------------------------------------------------
+
+
+def _check_keys(tables: Tables, source: Source) -> None:
+    for section, table in tables.items():
+        if section not in SECTIONS:
+            _refuse_unknown(source.at(section), section, [*SECTIONS], "section", section in LATER_SECTIONS)
+        if section == "deployments" and isinstance(table, list):
+            for index, entry in enumerate(cast("list[object]", table)):
+                _check_table(section, entry, f"{section}[{index}]", source)
+        else:
+            _check_table(section, table, section, source)
+
+
+def _check_table(section: str, table: object, at: str, source: Source) -> None:
+    if not isinstance(table, dict):
+        return  # The conversion refuses it, with the type it should have.
+    known = list(SECTIONS[section].__struct_fields__)
+    for key, value in cast("Tables", table).items():
+        where = source.at(f"{at}.{key}")
+        if key not in known:
+            _refuse_secret(where, section, key)
+            _refuse_unknown(where, key, known, "key", key in LATER_KEYS.get(section, ()))
+        if isinstance(value, str) and value in LATER_VALUES.get((section, key), ()):
+            raise ConfigError(
+                "config_unsupported",
+                f'{where}: this version does not support "{value}"',
+                f"it supports {choices_of(section, key)}",
+            )
+
+
+def _refuse_secret(where: str, section: str, key: str) -> None:
+    if _SECRET_KEY.search(key):
+        stem = "api_key" if section == "deployments" else "url"
+        raise ConfigError(
+            "config_secret",
+            f"{where}: a secret is named, never written here",
+            f"use {stem}_env or {stem}_file",
+        )
+
+
+def _refuse_unknown(where: str, name: str, known: list[str], what: str, later: bool) -> None:
+    if later:
+        raise ConfigError("config_unsupported", f"{where}: this version does not support `{name}`")
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}"
+    raise ConfigError("config_unknown_key", f"{where}: unknown {what} `{name}`", hint)
+
+
+# -- filling in ----------------------------------------------------------------------------------
+
+
+def _finish_store(tables: Tables, source: Source, environ: Mapping[str, str], base: Path) -> None:
+    """Leave the URL in force in `store.url`, checked, with an anchored path."""
+    store = tables.setdefault("store", {})
+    if not isinstance(store, dict):
+        return
+    store = cast("Tables", store)
+    named = [key for key in ("url", "url_env", "url_file") if key in store]
+    named = [key for key in named if f"store.{key}" in source.variables] or named
+    if len(named) > 1:
+        raise ConfigError("config_invalid", f"{source.at('store')}: {' and '.join(named)} are given", "keep one")
+    key = named[0] if named else "url"
+    value = store.get(key, Store().url)
+    if not isinstance(value, str):
+        return
+    where = source.at(f"store.{key}")
+    if key == "url":
+        split_url(value, where)
+    elif key == "url_env":
+        value = from_environ(environ, value, where, "url_env")
+    elif key == "url_file":
+        value = from_file(base / value, where, "url_file")
+    store["url"] = _sqlite_url(value, where, base)
+
+
+def _sqlite_url(url: str, where: str, base: Path) -> str:
+    if url.startswith(("postgres:", "postgresql:")):
+        raise ConfigError(
+            "config_unsupported",
+            f"{where}: this version does not support PostgreSQL",
+            'use "sqlite:///stateline.db"',
+        )
+    path = url.removeprefix("sqlite:///")
+    if path == url or path in ("", "/", ":memory:") or "?" in path:
+        raise ConfigError(
+            "config_invalid",
+            f"{where}: not the URL of a database file",
+            'write "sqlite:///stateline.db", or "sqlite:////var/lib/stateline.db" from the root',
+        )
+    return f"sqlite:///{base / path}"
+
+
+def _finish_deployments(tables: Tables, source: Source, base: Path) -> None:
+    """Fill in what a deployment's cloud implies; the local model where none is configured."""
+    deployments = tables.setdefault("deployments", [])
+    if not isinstance(deployments, list):
+        return
+    if not deployments:
+        tables["deployments"] = deployments = [{"name": "local", "model": LOCAL_MODEL, "cloud": "local"}]
+    for index, entry in enumerate(cast("list[object]", deployments)):
+        if not isinstance(entry, dict):
+            continue
+        entry = cast("Tables", entry)
+        cloud = entry.get("cloud")
+        if not isinstance(cloud, str) or "model" not in entry:
+            continue  # The conversion says what is missing.
+        if cloud == "local" and "base_url" in entry:
+            raise ConfigError(
+                "config_invalid",
+                f"{source.at(f'deployments[{index}].base_url')}: a local model has no URL",
+                'use cloud = "openai-compatible" for a server of your own',
+            )
+        entry.setdefault("host", cloud)
+        entry.setdefault("upstream_model", entry["model"])
+        if "api_key_env" not in entry and "api_key_file" not in entry:
+            entry.setdefault("auth", CLOUD_DEFAULTS.get(cloud, {}).get("auth"))
+        for key in ("format", "base_url"):
+            entry.setdefault(key, CLOUD_DEFAULTS.get(cloud, {}).get(key))
+        _absolute(entry, ("api_key_file",), base)
+        if cloud == "local" and str(entry["upstream_model"]).endswith(".gguf"):
+            _absolute(entry, ("upstream_model",), base)
+
+
+def _absolute(table: object, keys: tuple[str, ...], base: Path) -> None:
+    """Anchor the paths of a table at the folder of the file that names them."""
+    if isinstance(table, dict):
+        table = cast("Tables", table)
+        for key in keys:
+            if isinstance(table.get(key), str):
+                table[key] = str(base / table[key])
+
+
+def _convert(tables: Tables, source: Source) -> Config:
+    try:
+        return msgspec.convert(tables, Config)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        path = path.removesuffix("`").lstrip(".")
+        what = what.replace("`object`", "a table").replace("`array`", "a list")
+        what = what.replace("Object missing required field", "missing key")
+        section, _, key = path.partition(".")
+        choices = choices_of(section.partition("[")[0], key) if key else ""
+        raise ConfigError(
+            "config_invalid",
+            f"{source.at(path)}: {what[:1].lower()}{what[1:]}",
+            f"it may be {choices}" if choices else "",
+        ) from error

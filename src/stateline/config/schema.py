@@ -1,0 +1,176 @@
+"""What may be set: one struct a section, with its types, bounds and defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+from msgspec import Meta
+
+from stateline.core.errors import Blame, StatelineError
+from stateline.core.limits import (
+    CHUNKS_RETENTION_S,
+    DEPLOYMENT_CALLS_MAX,
+    MODEL_CALL_TIMEOUT_S,
+    TurnLimits,
+)
+
+FILE_NAME = "stateline.toml"
+ENVIRON_PREFIX = "STATELINE_"
+LOCAL_MODEL = "qwen2.5-coder-0.5b-instruct"
+"""The model that needs no key: what is served where no deployment is configured."""
+
+Cloud = Literal["openai", "openai-compatible", "local"]
+Format = Literal["openai-responses", "openai-chat"]
+
+
+class ConfigError(StatelineError):
+    """The configuration cannot be used; nothing was started or changed.
+
+    Attributes:
+        code: stable, listed in docs/configuration.md.
+        message: what is wrong, with the file or variable and the key.
+        hint: what to write instead; empty where the message says it all.
+    """
+
+    blame: Blame = "operator"
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(message, code=code)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """One line for a person."""
+        line = f"{self.message}; {self.hint}" if self.hint else self.message
+        return " ".join(line.split())
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the API listens, and who may speak for a client behind a proxy."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8700
+    cors_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+
+class Store(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the log is. After `load`, `url` is the one in force, wherever it was named."""
+
+    url: str = "sqlite:///stateline.db"
+    url_env: str | None = None
+    url_file: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The database file of a `sqlite:///` URL."""
+        return Path(self.url.removeprefix("sqlite:///"))
+
+
+class Auth(msgspec.Struct, frozen=True, kw_only=True):
+    """Who may call. `open` is for this machine alone."""
+
+    mode: Literal["open", "keys"] = "open"
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """One model at one cloud. Defaults that depend on the cloud are filled in by `load`."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    cloud: Cloud
+    host: str
+    format: Format
+    upstream_model: Annotated[str, Meta(min_length=1)]
+    base_url: str | None = None
+    region: str | None = None
+    vendor: str | None = None
+    service_tier: str | None = None
+    api_key_env: str | None = None
+    api_key_file: str | None = None
+    auth: Literal["none"] | None = None
+    priority: Annotated[int, Meta(ge=0, le=1000)] = 1
+    weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
+    timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = MODEL_CALL_TIMEOUT_S
+    max_concurrency: Annotated[int, Meta(ge=1, le=100_000)] = DEPLOYMENT_CALLS_MAX
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long what is not the log itself is kept."""
+
+    chunks_s: Annotated[int, Meta(ge=1)] = CHUNKS_RETENTION_S
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything an operator may set; see docs/configuration.md."""
+
+    server: Server = msgspec.field(default_factory=Server)
+    store: Store = msgspec.field(default_factory=Store)
+    auth: Auth = msgspec.field(default_factory=Auth)
+    deployments: tuple[Deployment, ...] = ()
+    limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
+    retention: Retention = msgspec.field(default_factory=Retention)
+
+
+SECTIONS: Mapping[str, type[msgspec.Struct]] = {
+    "server": Server,
+    "store": Store,
+    "auth": Auth,
+    "deployments": Deployment,
+    "limits": TurnLimits,
+    "retention": Retention,
+}
+
+# Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
+LATER_SECTIONS = frozenset(
+    {"agents", "budgets", "contracts", "mcp_servers", "oidc", "policy", "prices", "products"}
+    | {"telemetry", "tools", "vault"}
+)
+LATER_KEYS = {
+    "deployments": frozenset(
+        {"accelerator", "api_version", "billing_account", "channel", "data_zone", "price"} | {"product", "rpm", "tpm"}
+    )
+}
+LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
+    ("auth", "mode"): frozenset({"oidc"}),
+    ("deployments", "cloud"): frozenset({"azure", "anthropic", "aws", "google"}),
+    ("deployments", "format"): frozenset({"anthropic-messages", "bedrock-converse", "gemini"}),
+    ("deployments", "auth"): frozenset({"entra", "sigv4", "adc"}),
+}
+
+CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {
+    "openai": {"format": "openai-responses", "base_url": "https://api.openai.com/v1"},
+    "openai-compatible": {"format": "openai-chat"},
+    "local": {"format": "openai-chat", "auth": "none"},
+}
+
+
+class Source(msgspec.Struct, frozen=True):
+    """Where values came from, so that an error names the place to mend."""
+
+    file: str
+    variables: Mapping[str, str]
+
+    def at(self, key_path: str) -> str:
+        """`stateline.toml: server.port`, or `STATELINE_SERVER__PORT`."""
+        return self.variables.get(key_path) or f"{self.file}: {key_path}"
+
+
+def declared(section: str, key: str) -> list[Any]:
+    """The members of the type of a key, a union's each; none for an unknown key."""
+    for field in msgspec.structs.fields(SECTIONS[section]):
+        if field.name == key:
+            union = isinstance(field.type, UnionType) or get_origin(field.type) is Union
+            return list(get_args(field.type)) if union else [field.type]
+    return []
+
+
+def choices_of(section: str, key: str) -> str:
+    """The values that a key of fixed values may have, for a person."""
+    literals = [part for part in declared(section, key) if get_origin(part) is Literal]
+    return ", ".join(f'"{value}"' for part in literals for value in get_args(part))
