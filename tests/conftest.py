@@ -1,0 +1,39 @@
+"""What every test shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A loaded machine is slow, not wrong: no verdict may hang on how long an example took. In CI the
+# examples are the same in every run; a failure there is then the change's own.
+settings.register_profile(
+    "stateline",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize="CI" in os.environ,
+    print_blob=True,
+)
+settings.load_profile("stateline")
+
+# The design's own material lies beside the checkout; a clean clone does not have it.
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
+
+
+@pytest.fixture
+def shared() -> Path:
+    """The folder of specifications and recordings beside the checkout, or a skip."""
+    if not SHARED.is_dir():
+        pytest.skip("../shared, with the specifications and recordings, is not here")
+    return SHARED
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_of_the_person_running_the_tests(  # pyright: ignore[reportUnusedFunction]
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in [name for name in os.environ if name.startswith(("STATELINE_", "OPENAI_"))]:
+        monkeypatch.delenv(name)
