@@ -171,6 +171,17 @@ def test_arguments_that_the_client_has_begun_to_read_are_not_sent_again_after_pr
     assert deltas_of(stream(log, response_id, cursor=first - 1, pruned=True)[0]) == ["[1,2]"]
 
 
+def test_a_chunk_behind_a_pruned_one_shows_nothing_and_the_finished_item_tells_both() -> None:
+    # What falls to this case by chance falls to it here on every run.
+    said = [TextDelta("one "), TextDelta("two "), TextDelta("three")]
+    log, response_id = played(TurnPlan(attempts=[Attempt(said=said, cuts=[True])]))
+    first, *rest = [event for event in log if isinstance(event.body, e.Chunk)]
+    assert rest
+    events, response = stream([event for event in log if event is not first], response_id)
+    assert deltas_of(events) == ["one two three"]
+    assert Client(lossy=True).follow(events).final == shown(response)
+
+
 @pytest.mark.parametrize("ending", ["lost", "handed_back", "fail"])
 def test_an_abandoned_attempt_is_closed_and_left_out_of_the_output(ending: str) -> None:
     broken = Attempt(said=[TextDelta("half a"), ItemStart("message"), TextDelta("thought")], cuts=[True])
