@@ -20,6 +20,7 @@ import uvicorn
 from stateline import __version__
 from stateline import config as settings
 from stateline.api import Options, create_app
+from stateline.api.joined import JoinedHttpProtocol
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
 from stateline.core.limits import LISTEN_BACKLOG, PRUNE_EVERY_S
@@ -250,7 +251,7 @@ async def _serve(config: settings.Config) -> None:
             app = create_app(engine, auth, options, keys)
             uvicorn_config = uvicorn.Config(
                 app,
-                http="httptools",
+                http=JoinedHttpProtocol,
                 loop="none",
                 lifespan="on",
                 log_config=None,

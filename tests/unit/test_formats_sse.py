@@ -40,6 +40,19 @@ def test_events_come_out_whole_whatever_the_pieces(
     assert out + splitter.eof() == events
 
 
+_LINES = st.sampled_from(
+    [b"data: a", b"data: ", b"data:b", b"data", b"database", b"event: e", b"id: data: c", b": note", b"xdata: d", b""]
+)
+
+
+@given(st.lists(_LINES, max_size=12))
+def test_what_comes_in_one_read_is_cut_as_what_comes_byte_by_byte(lines: list[bytes]) -> None:
+    stream = b"".join(line + b"\n" for line in lines)
+    at_once, by_byte = EventSplitter(), EventSplitter()
+    slowly = [event for byte in stream for event in by_byte.feed(bytes([byte]))]
+    assert at_once.feed(stream) + at_once.eof() == slowly + by_byte.eof()
+
+
 def test_the_data_lines_of_one_event_are_joined() -> None:
     splitter = EventSplitter()
     assert splitter.feed(b"data: {\ndata: }\n\n") == [b"{\n}"]

@@ -79,9 +79,9 @@ class Heartbeat:
 async def send_events(call: Call, batches: AsyncIterator[list[StreamEvent]], cursor: int = -1) -> None:
     """Stream a turn to its end, then ``[DONE]``; or until the client goes, which ends the iterator.
 
-    An error after the headers becomes the dialect's ``error`` event.
+    The headers go with the first events, or after a long silence. An error before them is an answer of
+    its own; after them it becomes the dialect's ``error`` event.
     """
-    await call.start(200, list(STREAM_HEADERS))
     number = cursor
     last = bytearray()
     beat = Heartbeat(call)
@@ -92,14 +92,24 @@ async def send_events(call: Call, batches: AsyncIterator[list[StreamEvent]], cur
                     number = events[-1].sequence_number
                     out = bytearray()
                     encode_events(events, out)
+                    if not call.status:
+                        await call.start(200, list(STREAM_HEADERS))
                     await call.write(out)
                     beat.beat()
         except StatelineError as error:
+            if not call.status:
+                raise
             encode_events([error_event(error, call.dialect, number + 1)], last)
         except Exception:
+            if not call.status:
+                raise
             _log.exception("stream failed: request %s", call.request_id)
             encode_events([error_event(internal_error(call.request_id), call.dialect, number + 1)], last)
         finally:
             beat.stop()
-    if not connected.gone:
-        await call.write(last + DONE, last=True)
+    if connected.gone:
+        return
+    if not call.status:
+        # Nothing came after the cursor: an empty stream is an answer, too.
+        await call.start(200, list(STREAM_HEADERS))
+    await call.write(last + DONE, last=True)

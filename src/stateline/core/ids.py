@@ -1,6 +1,6 @@
 """Identifiers. All are derived from values that come in as arguments; none is drawn here.
 
-A session id is 24 characters of Crockford's base 32 (48 bits of time, 70 of randomness), so ids sort
+A session id is 24 characters of Crockford's base 32 (48 bits of time, 72 of randomness), so ids sort
 by age. A response id carries its session and the sequence number after which its turn begins, so that
 finding a response needs no index; an item id names the turn and step that made it.
 """

@@ -43,6 +43,8 @@ PROXY_ADDRESSES_MAX = 4_096
 """Addresses of which it is remembered whether they are trusted proxies."""
 STREAM_KEEPALIVE_S = 15.0
 """Silence after which a comment is written into a server-sent stream."""
+JOINED_WRITE_BYTES_MAX = 64 * 1024
+"""What is gathered of an answer before it is written without waiting for the rest."""
 ACCESS_LOG_LINES_MAX = 256
 """Lines of the access log that are written together."""
 ACCESS_LOG_DELAY_S = 0.25

@@ -6,8 +6,13 @@ name says. Lines end with LF or CRLF; a lone CR, which the standard also allows,
 
 from __future__ import annotations
 
+import re
+
 from stateline.core.errors import ModelError
 from stateline.core.limits import ANSWER_EVENT_BYTES_MAX
+
+_EVENT = re.compile(rb"^data: ([^\n]*)\n\n", re.MULTILINE)
+"""The last line of an event, with its end; what stands before it in the event is of no interest."""
 
 
 class EventSplitter:
@@ -26,10 +31,10 @@ class EventSplitter:
         Raises:
             ModelError: ``malformed_stream``, when one event is larger than ANSWER_EVENT_BYTES_MAX.
         """
-        if data[-2:] == b"\n\n" and data[:6] == b"data: " and not self._held and not self._data and b"\r" not in data:
-            # Whole events of one line each, which is what most reads of most streams bring.
-            whole = data[6:-2].split(b"\n\ndata: ")
-            if data.count(b"\n") == 2 * len(whole):
+        if data[-2:] == b"\n\n" and not self._held and not self._data and b"\r" not in data:
+            # Whole events with one line of data each, which is what most reads of most streams bring.
+            whole: list[bytes] = _EVENT.findall(data)
+            if len(whole) == data.count(b"\n\n") == data.count(b"\ndata") + data.startswith(b"data"):
                 return whole
         if b"\n" not in data:
             # Held as it came: joining a long line anew at each piece would take quadratic time.

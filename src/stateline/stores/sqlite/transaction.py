@@ -26,6 +26,8 @@ _PUT_SNAPSHOT = _INSERT.format("snapshots").replace("INSERT", "INSERT OR REPLACE
 
 EventRow = tuple[int, int, int, int, int, int | None, bytes]
 """tenant, session, seq, at_ms, epoch, post, body."""
+DedupRow = tuple[int, str, str, str, int, int]
+"""tenant, key, ref, digest, session, expires_ms."""
 
 
 class Row:
@@ -76,6 +78,8 @@ class Transaction:
         self.events: list[EventRow] = []
         self.chunks: list[EventRow] = []
         self.snapshots: list[EventRow] = []
+        self.dedup: dict[tuple[int, str], DedupRow] = {}
+        """By tenant and key."""
         self.tables: dict[type, list[EventRow]] = {Chunk: self.chunks, Snapshot: self.snapshots}
         """Where events of these types go; all others are in ``events``."""
         self.tenant_served = 0
@@ -103,7 +107,7 @@ class Transaction:
         """Forget everything since ``begin``; SQLite may have done its part already."""
         for collected in (self.events, self.chunks, self.snapshots, self._new):
             collected.clear()
-        for known in (self._rows, self._passed, self._tenants):
+        for known in (self._rows, self._passed, self._tenants, self.dedup):
             known.clear()
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
@@ -121,6 +125,9 @@ class Transaction:
             if rows:
                 self.db.executemany(statement, rows)
                 rows.clear()
+        if self.dedup:
+            self.db.executemany("INSERT OR REPLACE INTO dedup VALUES (?,?,?,?,?,?)", self.dedup.values())
+            self.dedup.clear()
 
     def flush_sessions(self) -> None:
         """Write the sessions' rows, before a statement that looks at them."""
@@ -230,6 +237,8 @@ class Transaction:
         for entry in dedup:
             if entry.replace:
                 continue
+            if (row := self.dedup.get((tenant, entry.key))) is not None:
+                raise Duplicate(row[2], row[3])
             row = self.db.execute(
                 "SELECT ref, digest FROM dedup WHERE tenant = ? AND key = ? AND expires_ms > ?",
                 (tenant, entry.key, self.now_ms),
@@ -238,10 +247,9 @@ class Transaction:
                 raise Duplicate(row[0], row[1])
 
     def write_dedup(self, tenant: int, session: int, dedup: Sequence[Dedup]) -> None:
-        self.db.executemany(
-            "INSERT OR REPLACE INTO dedup VALUES (?,?,?,?,?,?)",
-            [(tenant, e.key, e.ref, e.digest, session, self.now_ms + e.ttl_s * 1000) for e in dedup],
-        )
+        for e in dedup:
+            expires_ms = self.now_ms + e.ttl_s * 1000
+            self.dedup[tenant, e.key] = (tenant, e.key, e.ref, e.digest, session, expires_ms)
 
     def clear_expired(self) -> bool:
         """Delete some expired dedup keys; True if there may be more."""
