@@ -105,7 +105,7 @@ STORE_READERS = 4
 READ_PAGE_EVENTS_MAX = 512
 READ_PAGE_BYTES_MAX = 1024 * 1024
 """A page of a read ends here; a single larger event is a page of its own."""
-RECENT_EVENTS_MAX = 50_000
+RECENT_EVENTS_MAX = 4_096
 """Newest events kept in memory for those who follow them; older ones are read from the disk."""
 RECENT_BYTES_MAX = 64 * 1024 * 1024
 RECENT_SESSIONS_MAX = 50_000

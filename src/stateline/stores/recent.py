@@ -46,7 +46,7 @@ class _Log:
     __slots__ = ("entries", "floor", "inbox", "last")
 
     def __init__(self, floor: int, last: int) -> None:
-        self.entries: deque[_Entry] = deque()
+        self.entries: list[_Entry] = []
         self.floor = floor
         self.last = last
         self.inbox: dict[int, Posted] | None = None
@@ -213,8 +213,11 @@ class Recent:
             self._bytes -= entry.bytes
             log = self._logs.get(entry.session)
             if log is not None and log.entries and log.entries[0] is entry:
-                log.entries.popleft()
+                del log.entries[0]
                 log.floor = max(log.floor, entry.last)
+                if not log.entries:
+                    # Whoever still watches it looks at the disk once, and it is known again.
+                    del self._logs[entry.session]
 
 
 def _collect(log: _Log, after: int, out: list[Event | Posted]) -> None:

@@ -17,7 +17,7 @@ from stateline.core.limits import EXPIRED_ROWS_MAX
 from stateline.ports import Duplicate
 from stateline.stores.sqlite.schema import HEAD
 
-_ROWS_MAX = 50_000
+_ROWS_MAX = 4_096
 
 _INSERT = "INSERT INTO {} (tenant, session, seq, at_ms, epoch, post, body) VALUES (?,?,?,?,?,?,?)"
 _INSERT_EVENT = _INSERT.format("events")
