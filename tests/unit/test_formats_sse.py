@@ -45,7 +45,7 @@ _LINES = st.sampled_from(
 )
 
 
-@given(st.lists(_LINES, max_size=12))
+@given(st.lists(st.sampled_from([b"event: e\ndata: a\n", b"data: b\n"]) | _LINES, max_size=12))
 def test_what_comes_in_one_read_is_cut_as_what_comes_byte_by_byte(lines: list[bytes]) -> None:
     stream = b"".join(line + b"\n" for line in lines)
     at_once, by_byte = EventSplitter(), EventSplitter()

@@ -80,7 +80,7 @@ class Live:
         self._task: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._stopped = False
-        self._asking: asyncio.Future[list[Event | Posted]] | None = None
+        self._asking = False
 
     async def stop(self) -> None:
         """End the tailer, and tell its readers."""
@@ -191,8 +191,9 @@ class Live:
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="tailer")
         self._changed.set()
-        if self._asking is not None:
-            self._asking.cancel()
+        if self._asking:
+            self._asking = False
+            self._task.cancel()
 
     def _drop(self, ref: SessionRef, watched: _Watched) -> None:
         if not watched.followers and watched.owner is None:
@@ -204,21 +205,27 @@ class Live:
                 await self._changed.wait()
             self._changed.clear()
             watches = [watched.watch for watched in self._watched.values()]
-            self._asking = asyncio.ensure_future(self._store.tail(watches, _TAIL_WAIT_S))
             try:
-                records = await self._asking
+                records = await self._ask(watches)
             except asyncio.CancelledError:
-                if self._stopped:
+                if self._stopped or self._task is None:
                     raise
+                self._task.uncancel()
                 continue
             except StoreUnavailable as error:
                 log.warning("cannot follow the log: %s", error.message)
                 await asyncio.sleep(_RETRY_S)
                 continue
-            finally:
-                self._asking = None
             for record in records:
                 self._deliver(record)
+
+    async def _ask(self, watches: list[Watch]) -> list[Event | Posted]:
+        """Only here ``_look_again`` may interrupt, and only once: a second time would end the tailer."""
+        self._asking = True
+        try:
+            return await self._store.tail(watches, _TAIL_WAIT_S)
+        finally:
+            self._asking = False
 
     def _deliver(self, record: Event | Posted) -> None:
         watched = self._watched.get(record.session)

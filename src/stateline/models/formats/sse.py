@@ -6,13 +6,8 @@ name says. Lines end with LF or CRLF; a lone CR, which the standard also allows,
 
 from __future__ import annotations
 
-import re
-
 from stateline.core.errors import ModelError
 from stateline.core.limits import ANSWER_EVENT_BYTES_MAX
-
-_EVENT = re.compile(rb"^data: ([^\n]*)\n\n", re.MULTILINE)
-"""The last line of an event, with its end; what stands before it in the event is of no interest."""
 
 
 class EventSplitter:
@@ -32,9 +27,8 @@ class EventSplitter:
             ModelError: ``malformed_stream``, when one event is larger than ANSWER_EVENT_BYTES_MAX.
         """
         if data[-2:] == b"\n\n" and not self._held and not self._data and b"\r" not in data:
-            # Whole events with one line of data each, which is what most reads of most streams bring.
-            whole: list[bytes] = _EVENT.findall(data)
-            if len(whole) == data.count(b"\n\n") == data.count(b"\ndata") + data.startswith(b"data"):
+            whole = _whole_events(data)
+            if whole is not None:
                 return whole
         if b"\n" not in data:
             # Held as it came: joining a long line anew at each piece would take quadratic time.
@@ -78,3 +72,22 @@ class EventSplitter:
                 code="malformed_stream",
                 retryable=False,
             )
+
+
+def _whole_events(data: bytes) -> list[bytes] | None:
+    """The data of events of one line each, named or not, which is what most reads of most streams bring.
+
+    None where there is anything else, even if it says nothing.
+    """
+    if data[:6] == b"data: ":
+        whole = data[6:-2].split(b"\n\ndata: ")
+        return whole if data.count(b"\n") == 2 * len(whole) else None
+    blocks = data[:-2].split(b"\n\n")
+    count = len(blocks)
+    if data[:6] != b"event:" or data.count(b"\n") != 3 * count or data.count(b"\ndata") != count:
+        return None
+    # As many data lines as events, and as many lines before them: each has one of both, or one has none.
+    starts = [block.find(b"\ndata: ") for block in blocks]
+    if -1 in starts:
+        return None
+    return [block[start + 7 :] for start, block in zip(starts, blocks, strict=True)]
