@@ -15,7 +15,17 @@ from stateline.core import events as e
 from stateline.core.calls import Usage
 from stateline.core.errors import IllegalTransition
 from stateline.core.ids import SessionRef
-from stateline.core.items import Compaction, Content, FunctionCall, FunctionCallOutput, Item, Message, Sidecar
+from stateline.core.items import (
+    Compaction,
+    Content,
+    FunctionCall,
+    FunctionCallOutput,
+    InputText,
+    Item,
+    Message,
+    OutputText,
+    Sidecar,
+)
 from stateline.core.limits import SNAPSHOT_WASTE_BYTES_MIN
 from stateline.core.transitions import TurnState, next_state
 
@@ -88,7 +98,10 @@ def item_bytes(item: Item) -> int:
     size = 400
     if isinstance(item, Message):
         for part in item.content:
-            size += 100 + sum(len(text) for text in _texts(part))
+            if isinstance(part, InputText | OutputText):
+                size += 100 + len(part.text)  # What nearly all parts are.
+            else:
+                size += 100 + sum(len(text) for text in _texts(part))
     elif isinstance(item, FunctionCall):
         size += len(item.arguments)
     elif isinstance(item, FunctionCallOutput):
