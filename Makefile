@@ -10,7 +10,7 @@ ARGS ?=
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash check format bench
+.PHONY: help demo test test-all crash check format bench soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,3 +42,6 @@ format: ## Format the code and mend what can be mended
 
 bench: ## Measure CPU per request and durable turns per second
 	$(RUN) python -m bench $(ARGS)
+
+soak: ## 100,000 turns over 5,000 sessions: what grows; writes bench/results/soak.json
+	$(RUN) python -m bench.soak $(ARGS)

@@ -16,7 +16,7 @@ import aiohttp
 import openai
 
 START_S_MAX = 60.0
-"""A start that takes longer is a failure. It is far above what a start costs (ISSUE: 1.5 s), because
+"""A start that takes longer is a failure. It is far above what a start costs (1.5 s), because
 the machine that runs the tests may be busy."""
 
 Json = dict[str, Any]

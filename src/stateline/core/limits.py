@@ -126,7 +126,7 @@ LISTEN_BACKLOG = 2_048
 
 # -- the engine -----------------------------------------------------------------------------------
 SESSIONS_CACHED_MAX = 2_000
-SESSIONS_CACHED_BYTES_MAX = 256 * 1024 * 1024
+SESSIONS_CACHED_BYTES_MAX = 32 * 1024 * 1024
 WATCH_QUEUE_EVENTS_MAX = 10_000
 """Records waiting for one reader; past it the reader starts again from its cursor."""
 ACTIVE_TURNS_MAX = 4_096

@@ -13,8 +13,8 @@ import sqlite3
 
 APPLICATION_ID = 0x53744C6E
 """``StLn``, at byte 68 of the file: what `file` and we ourselves know it by."""
-PAGE_BYTES = 8192
-"""Three events of 2 KB fill it well; larger pages make a single commit dearer."""
+PAGE_BYTES = 4096
+"""Larger pages leave more unused behind events of some KB, and make a single commit dearer."""
 
 _RECORDS = """
     n INTEGER PRIMARY KEY,
