@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import gc
 import os
-import random
 import sqlite3
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any, cast
 
 import msgspec
@@ -35,6 +35,7 @@ from bench.stats import percentile
 from stateline.core.calls import Finish, ModelDelta, ModelRequest, TextDelta, Usage
 from stateline.core.events import Event, TurnRequest
 from stateline.core.items import InputText, Message
+from stateline.core.response import Response
 from stateline.engine import Engine, Submission
 from stateline.models.catalogue import Catalogue
 from stateline.ports import Deployment, Ownership, Store
@@ -42,6 +43,8 @@ from stateline.stores.clock import SystemClock
 from stateline.stores.sqlite import open_sqlite
 
 PARTS = 10
+ACTIVE = 10
+"""Sessions that each worker has at a time."""
 INPUT_BYTES = (500, 3_500)
 OUTPUT_BYTES = (1_000, 7_000)
 PIECE_BYTES = 500
@@ -86,6 +89,29 @@ class Timed:
         return getattr(self._store, name)
 
 
+class Lives:
+    """A worker's sessions: ACTIVE of them live at a time, in turns at random, each for as many turns.
+
+    So the work is the same in the last tenth as in the second, and what grows is ours.
+    """
+
+    def __init__(self, number: int, turns_a_session: int) -> None:
+        self.random = Random(number)
+        self._turns = turns_a_session
+        self._sessions: list[tuple[str | None, int]] = [(None, 0)] * ACTIVE
+        self._drawn = 0
+
+    def draw(self) -> str | None:
+        """The last response of the session that is next; None where it begins."""
+        self._drawn = self.random.randrange(ACTIVE)
+        return self._sessions[self._drawn][0]
+
+    def lived(self, response_id: str) -> None:
+        """It has made a turn; after its last one another takes its place."""
+        turns = self._sessions[self._drawn][1] + 1
+        self._sessions[self._drawn] = (None, 0) if turns >= self._turns else (response_id, turns)
+
+
 @dataclass
 class Soak:
     """One run: how much of it, and what was seen at each tenth."""
@@ -95,28 +121,28 @@ class Soak:
     concurrency: int
     payload_bytes: int = 0
     done: int = 0
-    last: dict[int, str] = field(default_factory=dict[int, str])
     resident_mb: list[float] = field(default_factory=list[float])
     append_p99_ms: list[float] = field(default_factory=list[float])
     fsync_p99_ms: list[float] = field(default_factory=list[float])
 
-    async def worker(self, engine: Engine, number: int, stop_at: int) -> None:
-        """Turns of the sessions that are this worker's alone, in a random order."""
-        mine = range(number, self.sessions, self.concurrency)
-        random_ = random.Random(f"{number}/{stop_at}")
+    async def worker(self, engine: Engine, lives: Lives, stop_at: int) -> None:
+        """Turns of this worker's sessions, until all workers have made `stop_at`."""
         while self.done < stop_at:
             self.done += 1
-            session = random_.choice(mine)
-            text = " ".join(random_.choices(WORDS, k=random_.randint(*INPUT_BYTES) // 8))
-            item = Message(id="", role="user", content=(InputText(text=text),))
-            request = TurnRequest(model="m", stream=True, previous_response_id=self.last.get(session))
-            accepted = await engine.submit(
-                Submission(tenant="default", principal="soak", request=request, input=(item,), digest=f"{self.done}")
-            )
-            response = await engine.wait(accepted, "open-responses")
-            assert response.status == "completed", response.error
-            self.last[session] = response.id
-            self.payload_bytes += len(msgspec.json.encode([item, *response.output]))
+            response = await self.turn(engine, lives.random, lives.draw())
+            lives.lived(response.id)
+
+    async def turn(self, engine: Engine, random: Random, previous: str | None) -> Response:
+        text = " ".join(random.choices(WORDS, k=random.randint(*INPUT_BYTES) // 8))
+        item = Message(id="", role="user", content=(InputText(text=text),))
+        request = TurnRequest(model="m", stream=True, previous_response_id=previous)
+        accepted = await engine.submit(
+            Submission(tenant="default", principal="soak", request=request, input=(item,), digest=f"{self.done}")
+        )
+        response = await engine.wait(accepted, "open-responses")
+        assert response.status == "completed", response.error
+        self.payload_bytes += len(msgspec.json.encode([item, *response.output]))
+        return response
 
 
 async def soak(this: Soak, folder: Path) -> None:
@@ -133,10 +159,11 @@ async def soak(this: Soak, folder: Path) -> None:
     )
     await engine.start()
     try:
+        workers = [Lives(number, this.turns // this.sessions) for number in range(this.concurrency)]
         for part in range(1, PARTS + 1):
             stop_at = this.turns * part // PARTS
             timed.appends_ms.clear()
-            await asyncio.gather(*(this.worker(engine, number, stop_at) for number in range(this.concurrency)))
+            await asyncio.gather(*(this.worker(engine, lives, stop_at) for lives in workers))
             gc.collect()
             this.resident_mb.append(round(resident_mb(os.getpid()), 1))
             this.append_p99_ms.append(round(percentile(timed.appends_ms, 0.99), 2))
