@@ -216,6 +216,10 @@ class Node:
             if await self.idle(ref) is not None:
                 break
             session = await self.load(ref)
+            if session.turn is not None:
+                break  # Its owner records it; one that must be found yet first takes the turn up.
+            if isinstance(body, e.CancelRequested):
+                return  # The turn has ended meanwhile.
             try:
                 await self.adopt(session, [body]).started
                 return
