@@ -25,7 +25,7 @@ from stateline.engine.live import Live
 from stateline.engine.perform import RunningCall
 from stateline.engine.place import Catalogue, Slots, fitted, place
 from stateline.engine.signal import Signal
-from stateline.ports import Clock, Deployment, Fenced, HeadMoved, ModelClient, Ownership, Posted, Store
+from stateline.ports import Clock, Deployment, Duplicate, Fenced, HeadMoved, ModelClient, Ownership, Posted, Store
 
 log = logging.getLogger("stateline.engine")
 
@@ -330,7 +330,13 @@ class Worker:
         if isinstance(body, e.TurnRequested):
             # A client's retry finds a turn that came through the inbox as it finds any other.
             self._dedup = posted.event.dedup
-        await self._record([body], post=posted.post)
+        try:
+            await self._record([body], post=posted.post)
+        except Duplicate:
+            self._dedup, self._to_perform = (), None
+            response_id = str(getattr(body, "response_id", ""))
+            rejected = e.InputRejected(response_id=response_id, code="duplicate", message="it was recorded already")
+            await self._record([rejected], post=posted.post)
 
     def _admitted(self, body: e.Body) -> e.Body:
         """The event that an input becomes, given what the session is now."""
