@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from stateline.core import events as e
-from stateline.core.errors import BadRequest
+from stateline.core.errors import BadRequest, StoreUnavailable
 from stateline.core.ids import item_id
 from stateline.core.items import PREFIXES, Item
 from stateline.core.limits import CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
@@ -45,7 +45,7 @@ class Home(Protocol):
         ...
 
     def crashed(self, own: Ownership) -> None:
-        """The worker failed in the middle; the session must be taken up again."""
+        """The worker failed in the middle, or may have; the session must be taken up again."""
         ...
 
     def count(self, events: Iterable[e.Event]) -> None: ...
@@ -126,6 +126,9 @@ class Worker:
             if self._fail(error):
                 # Nothing was recorded: the caller gets the error, and the session is as it was.
                 home.retired(self)
+                if isinstance(error, StoreUnavailable):
+                    # Or it was, and the answer was lost: then the session is this node's, to be taken up.
+                    home.crashed(self._own)
                 return
             log.exception("the worker of session %s crashed", self.session.ref.id)
             home.retired(self)
