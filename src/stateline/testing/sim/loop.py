@@ -27,7 +27,7 @@ class Host:
         self.name = name
         self.alive = True
         self.stalled = False
-        self.held: list[Handle] = []
+        self.held: list[_Entry] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self.context = copy_context()
         self.context.run(HOST.set, self)
@@ -36,10 +36,13 @@ class Host:
 HOST: ContextVar[Host] = ContextVar("HOST")
 
 
-class Handle(asyncio.TimerHandle):
-    """A callback to come. It shares nothing with its base class but the name, to be cheap."""
+_Entry = tuple[Host, Context, Callable[..., object], tuple[Any, ...]]
 
-    __slots__ = ("at", "call", "gone", "host", "inside", "values")
+
+class Handle(asyncio.TimerHandle):
+    """A callback that may be cancelled. It shares nothing with its base class but the name, to be cheap."""
+
+    __slots__ = ("at", "call", "gone", "inside", "values")
 
     def __init__(self, call: Callable[..., object], values: tuple[Any, ...], inside: Context, at: float) -> None:
         self.call = call
@@ -47,7 +50,10 @@ class Handle(asyncio.TimerHandle):
         self.inside = inside
         self.at = at
         self.gone = False
-        self.host = inside[HOST]
+
+    def fire(self) -> None:
+        if not self.gone:
+            self.call(*self.values)
 
     def cancel(self) -> None:
         self.gone = True
@@ -59,7 +65,7 @@ class Handle(asyncio.TimerHandle):
         return self.at
 
     def __repr__(self) -> str:
-        return f"<{self.host.name}: {self.call!r}>"
+        return f"<{self.call!r} at {self.at}>"
 
 
 class SimLoop(asyncio.BaseEventLoop):
@@ -75,7 +81,8 @@ class SimLoop(asyncio.BaseEventLoop):
         self.tick = 0
         self.halted = False
         self._now_s = 0.0
-        self._soon: deque[Handle] = deque()
+        self._soon: deque[_Entry] = deque()
+        self._sent = Handle(id, (), copy_context(), 0.0)
         self._later: list[tuple[float, int, Handle]] = []
         self._order = 0
 
@@ -85,8 +92,12 @@ class SimLoop(asyncio.BaseEventLoop):
         return self._now_s
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Handle:
-        handle = Handle(callback, args, context or copy_context(), 0.0)
-        self._soon.append(handle)
+        if context is not None:
+            # Futures and tasks name their context, and never take back what they have called.
+            self._soon.append((context[HOST], context, callback, args))
+            return self._sent
+        handle = Handle(callback, args, copy_context(), 0.0)
+        self._soon.append((HOST.get(), handle.inside, handle.fire, ()))
         return handle
 
     def call_soon_threadsafe(
@@ -141,24 +152,21 @@ class SimLoop(asyncio.BaseEventLoop):
         asyncio._set_running_loop(self)  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType]
         try:
             while not self.halted:
-                if not soon:
-                    if not later or self.tick > CALLBACKS_MAX:
-                        return False
+                if soon:
+                    entry = soon.popleft()
+                    host, context, call, args = entry
+                    if host.alive and not host.stalled:
+                        self.tick += 1
+                        context.run(call, *args)
+                    elif host.stalled:
+                        host.held.append(entry)
+                elif later and self.tick < CALLBACKS_MAX:
                     when, _, handle = heapq.heappop(later)
-                    if handle.gone:
-                        continue
-                    if when > self._now_s:
-                        self._now_s = when
+                    if not handle.gone:
+                        self._now_s = max(when, self._now_s)
+                        soon.append((handle.inside[HOST], handle.inside, handle.fire, ()))
                 else:
-                    handle = soon.popleft()
-                    if handle.gone:
-                        continue
-                host = handle.host
-                if host.stalled:
-                    host.held.append(handle)
-                elif host.alive:
-                    self.tick += 1
-                    handle.inside.run(handle.call, *handle.values)
+                    return False
             return True
         finally:
             asyncio._set_running_loop(before)  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType,reportUnknownArgumentType]

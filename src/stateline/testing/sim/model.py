@@ -61,9 +61,9 @@ class SimModel:
         """Words that name the call and their place, so that no two calls say the same."""
         random, out = self._random, list[list[ModelDelta]]()
         if model == "chatty":
-            words = random.randrange(3 * _WORDS, 5 * _WORDS)
+            words = random.randrange(4 * _WORDS, 8 * _WORDS)
         else:
-            words = random.randrange(1, 2 * _WORDS)
+            words = random.randrange(1, 3 * _WORDS)
         if random.random() < 0.2:
             out.append([SummaryDelta(f"s{serial} ")])
             out += [[ReasoningDelta(f"r{serial}.{at} ")] for at in range(random.randrange(1, 6))]

@@ -46,7 +46,7 @@ class World(Protocol):
 
 
 class _Commit:
-    __slots__ = ("appends", "asks", "places", "session", "tick")
+    __slots__ = ("appends", "asks", "claims", "places", "session", "tick")
 
     def __init__(self, session: SessionRef | None, tick: int) -> None:
         self.session = session
@@ -54,6 +54,16 @@ class _Commit:
         self.asks: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
         self.places: tuple[int, ...] = ()
         self.appends = False
+        self.claims = False
+
+
+class _Waiter:
+    __slots__ = ("sessions", "told", "wake")
+
+    def __init__(self, sessions: set[SessionRef], wake: asyncio.Future[None]) -> None:
+        self.sessions = sessions
+        self.wake = wake
+        self.told = False
 
 
 class SimStore:
@@ -79,7 +89,7 @@ class SimStore:
         self._outside = world.outside.context
         self._open: dict[SessionRef | None, _Commit] = {}
         self._last_s: dict[SessionRef, float] = {}
-        self._waiting: list[tuple[set[SessionRef], asyncio.Future[None]]] = []
+        self._waiting: list[_Waiter] = []
 
     # -- the port ------------------------------------------------------------------------------------
 
@@ -126,7 +136,7 @@ class SimStore:
             return out
         wake: asyncio.Future[None] = self._loop.create_future()
         timer = self._loop.call_later(min(wait_s, POLL_S), _set, wake)
-        waiter = ({watch.session for watch in watched}, wake)
+        waiter = _Waiter({watch.session for watch in watched}, wake)
         self._waiting.append(waiter)
         try:
             await wake
@@ -143,7 +153,7 @@ class SimStore:
         return self._database.find_duplicate(tenant, dedup_key)
 
     def claim(self, node: str, limit: int) -> Coroutine[Any, Any, list[Ownership]]:
-        return self._ask(None, lambda: self._database.claim(node, limit))
+        return self._ask(None, lambda: self._database.claim(node, limit), claims=True)
 
     def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, None]:
         def renew() -> None:
@@ -164,14 +174,11 @@ class SimStore:
     # -- those who wait for news ---------------------------------------------------------------------------
 
     def wake(self, session: SessionRef) -> None:
-        """Something of ``session`` changed: whoever follows it looks, at once or a little later."""
-        for sessions, wake in self._waiting:
-            if session in sessions and not wake.done():
-                draw = self._random.random()
-                if draw < 0.6:
-                    wake.set_result(None)
-                else:
-                    self._loop.call_later((draw - 0.6) / 20, _set, wake, context=self._outside)
+        """Something of ``session`` changed: whoever follows it looks a little later, once for several."""
+        for waiter in self._waiting:
+            if not waiter.told and session in waiter.sessions:
+                waiter.told = True
+                self._loop.call_later(self._random.random() / 40, _set, waiter.wake, context=self._outside)
 
     # -- requests on their way -----------------------------------------------------------------------------
 
@@ -183,13 +190,20 @@ class SimStore:
         delay_s = draw / 200
         if self._faults.rate and draw > 1 - self._faults.rate:
             delay_s = self._random.random() * 6
+        if self._faults.rate:
             self._audit.excuse(self._host)
         await asyncio.sleep(delay_s)
-        if self.cut or (self._faults.rate and self._random.random() < self._faults.rate / 2):
+        if self.cut or (self._faults.rate and self._random.random() < 3 * self._faults.rate):
             raise StoreUnavailable("the connection was cut while reading")
 
     def _ask(
-        self, session: SessionRef | None, apply: Callable[[], _T], places: tuple[int, ...] = (), *, appends: bool = False
+        self,
+        session: SessionRef | None,
+        apply: Callable[[], _T],
+        places: tuple[int, ...] = (),
+        *,
+        appends: bool = False,
+        claims: bool = False,
     ) -> Coroutine[Any, Any, _T]:
         """Send a request now; the coroutine waits for its answer."""
         loop = self._loop
@@ -206,6 +220,7 @@ class SimStore:
         commit.asks.append((apply, answer))
         commit.places += places
         commit.appends |= appends
+        commit.claims |= claims
         return _answered(answer)
 
     def _arrive(self, commit: _Commit) -> None:
@@ -226,7 +241,14 @@ class SimStore:
         stealable = row is not None and (row.owner is not None or row.head > row.start)
         fault = self._faults.strike(commit.places, commit.appends, stealable)
         if fault is None:
-            self._answer(commit, self._apply(commit))
+            outcomes = self._apply(commit)
+            if commit.claims and outcomes != [[]] and random.random() < 20 * self._faults.rate:
+                # Claims that find something are few, so chance alone would seldom meet one.
+                self._audit.excuse(host)
+                self._undo(outcomes)
+                self._fail(commit, random.random())
+            else:
+                self._answer(commit, outcomes)
             return
         self._audit.excuse(host)
         match fault:
@@ -235,7 +257,9 @@ class SimStore:
             case "unknown_lost":
                 self._fail(commit, random.random() * 4)
             case "unknown_done":
-                self._apply(commit)
+                outcomes = self._apply(commit)
+                if commit.claims:
+                    self._undo(outcomes)
                 self._fail(commit, random.random() * 4)
             case "slow":
                 self._again(commit, 0.5 + random.random() * 8)
@@ -287,6 +311,16 @@ class SimStore:
             except StatelineError as error:
                 outcomes.append(error)
         return outcomes
+
+    def _undo(self, outcomes: list[object]) -> None:
+        """A store finds out what an unheard claim took, and gives it back, before it fails.
+
+        Nobody else could: the node does not know what it owns, and it lives.
+        """
+        for owned in outcomes:
+            for own in owned if isinstance(owned, list) else ():
+                if isinstance(own, Ownership):
+                    self._database.steal(own.session)
 
     def _fail(self, commit: _Commit, delay_s: float) -> None:
         error = StoreUnavailable("the commit was cut off; whether it was made is not known")

@@ -129,8 +129,8 @@ class World:
         return TurnLimits(
             wall_time_ms_max=self.random.choice((8_000, 40_000, 120_000)),
             steps_max=self.random.choice((3, 64)) if draw() < 0.3 else 12,
-            turn_tokens_max=40 if draw() < 0.2 else 2_000_000,
-            output_bytes_max=300 if draw() < 0.2 else 1_000_000,
+            turn_tokens_max=60 if draw() < 0.1 else 2_000_000,
+            output_bytes_max=400 if draw() < 0.1 else 1_000_000,
             model_failures_max=self.random.choice((2, 3, 5)),
         )
 
@@ -278,7 +278,7 @@ class World:
         loop = self.loop
         running = [loop.create_task(client()) for client in clients]
         while self.audit.steps < steps:
-            await asyncio.sleep(0.5 + self.random.random() * 8)
+            await asyncio.sleep(self.random.random() * 2)
             if not self.calm:
                 self._trouble()
         self.closing = True
@@ -301,15 +301,15 @@ class World:
     def _trouble(self) -> None:
         """Now and then something happens to a node as a whole, at whatever await it is."""
         slot, draw = self.random.choice(self.slots), self.random.random()
-        if slot.host is None or draw > 0.3:
+        if slot.host is None or draw > 0.06:
             return
-        if draw < 0.06:
+        if draw < 0.012:
             self.crash(slot.host)
-        elif draw < 0.12:
+        elif draw < 0.024:
             self.stall(slot.host)
-        elif draw < 0.18:
+        elif draw < 0.036:
             self.cut(slot)
-        elif draw < 0.24:
+        elif draw < 0.048:
             self.hand_over(slot)
         else:
             self.lose_renewals(slot.host)
