@@ -26,9 +26,7 @@ DIALECT = "open-responses"
 async def two_nodes() -> AsyncGenerator[tuple[Engine, Engine]]:
     clock = SystemClock()
     store = MemoryStore(clock=clock)
-    deployment = Deployment(
-        name="d", model="m", cloud="openai", format="openai-chat", base_url="", upstream_model="m"
-    )
+    deployment = Deployment(name="d", model="m", cloud="openai", format="openai-chat", base_url="", upstream_model="m")
     model = ScriptedModel(echo)
     nodes = [
         Engine(store=store, client=model, catalogue=Catalogue([deployment]), clock=clock, entropy=os.urandom)
@@ -65,6 +63,6 @@ async def test_a_retry_on_a_node_that_knows_less_finds_the_first_turn(monkeypatc
         assert again.attached
         log = await log_of(first, SessionRef("default", session))
         assert kinds(log).count("TurnRequested") == 1
+        looks.clear()
         with pytest.raises(BadRequest, match="another request body"):
-            looks.clear()
             await second.submit(asking("something else", conversation=session, key="k"))

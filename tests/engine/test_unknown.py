@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from tests.engine.conftest import asking, kinds, log_of, texts
+from tests.engine.conftest import asking, kinds, log_of, logged, texts
 from tests.engine.test_two_nodes import two_nodes
 
 from stateline.core import events as e
@@ -58,5 +58,4 @@ async def test_a_claimed_session_that_cannot_be_read_at_once_is_taken_up_later(
         await first.store.post(done.session, e.Event(session=done.session, seq=0, at_ms=0, body=late))
         first.kick()
         await tried.wait()
-        while "InputRejected" not in kinds(await log_of(first, done.session)):
-            await asyncio.sleep(0.01)
+        await logged(first, done.session, "InputRejected", 1)

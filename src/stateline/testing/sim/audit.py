@@ -16,6 +16,8 @@ from stateline.testing.sim.faults import transitions
 from stateline.testing.sim.loop import Host, SimLoop
 
 _TURN_EVENTS = frozenset(kind for _, kind in TRANSITIONS)
+STEPS_MAX = 40_000
+"""A run of the usual length that takes more goes round in circles."""
 EXCUSED_S = 45.0
 """After a fault of its own, a node may lose its lease for as long."""
 
@@ -91,6 +93,8 @@ class Audit:
     def attempted(self, ref: SessionRef, events: Sequence[e.Event]) -> tuple[int, ...]:
         """An append was sent; the places of its transitions in the table."""
         self.steps += 1
+        if self.steps > STEPS_MAX:
+            self.broken("the run ends", f"{self.steps} steps, and no end")
         if len(events) == 1 and type(events[0].body) is e.Chunk:
             return ()
         facts = self._facts.get(ref)

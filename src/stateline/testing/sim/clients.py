@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from random import Random
 from typing import Any, TypeVar
 
@@ -202,9 +202,7 @@ class Client:
             except NotFound:
                 return
 
-    async def _pump(
-        self, engine: Engine, accepted: Accepted, cursor: int, limit: int, seen: list[StreamEvent]
-    ) -> bool:
+    async def _pump(self, engine: Engine, accepted: Accepted, cursor: int, limit: int, seen: list[StreamEvent]) -> bool:
         """On the node: hand over what it streams. True at the end of the stream."""
         last = cursor
         async with contextlib.aclosing(engine.stream(accepted, cursor=cursor)) as batches:
@@ -249,9 +247,7 @@ class Client:
             if items:
                 victim = self._random.choice(items).id
                 async with self._amending(ref, e.ItemDeleted(item_id=victim)) as done:
-                    done.append(
-                        await self._acknowledged(lambda engine: engine.delete_item(self._tenant, talk, victim))
-                    )
+                    done.append(await self._acknowledged(lambda engine: engine.delete_item(self._tenant, talk, victim)))
         elif draw < 0.95:
             metadata = {"n": str(self._told.next())}
             async with self._amending(ref, e.SessionUpdated(metadata=metadata)) as done:
@@ -273,7 +269,7 @@ class Client:
         return await self._try(marked, 1) is True
 
     @contextlib.asynccontextmanager
-    async def _amending(self, ref: SessionRef, body: e.Body) -> AsyncIterator[list[bool]]:
+    async def _amending(self, ref: SessionRef, body: e.Body) -> AsyncGenerator[list[bool]]:
         done: list[bool] = []
         yield done
         if done == [True]:

@@ -266,9 +266,7 @@ class Database:
         crashed = row.crashed
         self._take(row, node, row.epoch + 1)
         inbox = tuple(row.inbox.values())
-        return Ownership(
-            session=row.ref, owner=node, epoch=row.epoch, head=row.head, inbox=inbox, crashed=crashed
-        )
+        return Ownership(session=row.ref, owner=node, epoch=row.epoch, head=row.head, inbox=inbox, crashed=crashed)
 
     def _take(self, row: Row, owner: str, epoch: int) -> None:
         row.owner, row.epoch, row.crashed = owner, epoch, False

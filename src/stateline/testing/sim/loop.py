@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
-CALLBACKS_MAX = 3_000_000
+CALLBACKS_MAX = 400_000
 """Callbacks of one run; a run that needs more never comes to rest."""
 
 
@@ -118,10 +118,8 @@ class SimLoop(asyncio.BaseEventLoop):
         heapq.heappush(self._later, (when, self._order, handle))
         return handle
 
-    def create_task(
-        self, coro: Any, *, name: str | None = None, context: Context | None = None
-    ) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name or "", context=context)
+    def create_task(self, coro: Any, *, name: object = None, context: Context | None = None) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=str(name or ""), context=context)
         tasks = (context[HOST] if context is not None else HOST.get()).tasks
         if len(tasks) > 1_000:
             tasks[:] = [each for each in tasks if not each.done()]
@@ -152,6 +150,8 @@ class SimLoop(asyncio.BaseEventLoop):
         asyncio._set_running_loop(self)  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType]
         try:
             while not self.halted:
+                if self.tick > CALLBACKS_MAX:
+                    return False
                 if soon:
                     entry = soon.popleft()
                     host, context, call, args = entry
@@ -160,7 +160,7 @@ class SimLoop(asyncio.BaseEventLoop):
                         context.run(call, *args)
                     elif host.stalled:
                         host.held.append(entry)
-                elif later and self.tick < CALLBACKS_MAX:
+                elif later:
                     when, _, handle = heapq.heappop(later)
                     if not handle.gone:
                         self._now_s = max(when, self._now_s)

@@ -59,15 +59,14 @@ class SimModel:
 
     def _said(self, model: str, serial: int) -> list[list[ModelDelta]]:
         """Words that name the call and their place, so that no two calls say the same."""
-        random, out = self._random, list[list[ModelDelta]]()
-        if model == "chatty":
-            words = random.randrange(4 * _WORDS, 8 * _WORDS)
-        else:
-            words = random.randrange(1, 3 * _WORDS)
+        random = self._random
+        out: list[list[ModelDelta]] = []
+        least, most = (4, 8) if model == "chatty" else (0, 3)
+        words = random.randrange(least * _WORDS + 1, most * _WORDS)
         if random.random() < 0.2:
             out.append([SummaryDelta(f"s{serial} ")])
-            out += [[ReasoningDelta(f"r{serial}.{at} ")] for at in range(random.randrange(1, 6))]
-        out += [[TextDelta(f"c{serial}.{at} ")] for at in range(words)]
+            out.extend([ReasoningDelta(f"r{serial}.{at} ")] for at in range(random.randrange(1, 6)))
+        out.extend([TextDelta(f"c{serial}.{at} ")] for at in range(words))
         if model == "tools" and random.random() < 0.5:
             for index in range(random.randrange(1, 3)):
                 out.append([CallStart(index, f"call_{serial}_{index}", "look"), CallDelta(index, "{")])

@@ -77,7 +77,7 @@ def _replay(seed: int, steps: int) -> int:
     outcome = _one((seed, steps))
     if outcome.report is None:
         for finding in outcome.findings:
-            _console.print(f"[red]broken[/]  {finding}", highlight=False)
+            _console.print(f"[red]broken[/]  {finding}", highlight=False, soft_wrap=True)
         return 1
     _console.print_json(msgspec.json.encode(_plain(outcome.report)).decode())
     return 0

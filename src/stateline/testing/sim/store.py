@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from stateline.core.errors import StatelineError, StoreUnavailable
 from stateline.core.events import Chunk, Event
@@ -152,8 +152,8 @@ class SimStore:
         await self._look()
         return self._database.find_duplicate(tenant, dedup_key)
 
-    def claim(self, node: str, limit: int) -> Coroutine[Any, Any, list[Ownership]]:
-        return self._ask(None, lambda: self._database.claim(node, limit), claims=True)
+    async def claim(self, node: str, limit: int) -> list[Ownership]:
+        return await self._ask(None, lambda: self._database.claim(node, limit), claims=True)
 
     def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, None]:
         def renew() -> None:
@@ -318,8 +318,8 @@ class SimStore:
         Nobody else could: the node does not know what it owns, and it lives.
         """
         for owned in outcomes:
-            for own in owned if isinstance(owned, list) else ():
-                if isinstance(own, Ownership):
+            if isinstance(owned, list):
+                for own in cast("list[Ownership]", owned):
                     self._database.steal(own.session)
 
     def _fail(self, commit: _Commit, delay_s: float) -> None:

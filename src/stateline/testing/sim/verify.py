@@ -8,7 +8,7 @@ from hashlib import blake2b
 from stateline.core import events as e
 from stateline.core.ids import SessionRef, parse_response_id
 from stateline.core.items import FunctionCall, InputText, Item, Message, OutputText
-from stateline.core.response import ItemEvent, Response, ResponseEvent, StreamEvent, TextDeltaEvent
+from stateline.core.response import ItemEvent, Response, StreamEvent, TextDeltaEvent
 from stateline.core.session import Session, fold, fold_all, new_session
 from stateline.core.view import TurnView
 from stateline.testing.sim.audit import Audit
@@ -85,7 +85,8 @@ def _check_told(audit: Audit, told: Told, logs: dict[SessionRef, list[e.Event]])
     markers: dict[str, set[str]] = {}
     bodies: dict[SessionRef, list[e.Body]] = {}
     for ref, log in logs.items():
-        bodies[ref] = kept = []
+        kept: list[e.Body] = []
+        bodies[ref] = kept
         for event in log:
             if isinstance(event.body, e.TurnRequested):
                 markers.setdefault(_marker(event.body.input), set()).add(event.body.response_id)

@@ -331,9 +331,7 @@ def _network_up(store: SimStore) -> None:
     store.cut = False
 
 
-async def _serve(
-    make: Callable[[Engine], Coroutine[Any, Any, _T]], engine: Engine, answer: asyncio.Future[_T]
-) -> None:
+async def _serve(make: Callable[[Engine], Coroutine[Any, Any, _T]], engine: Engine, answer: asyncio.Future[_T]) -> None:
     try:
         result = await make(engine)
     except Exception as error:
