@@ -67,7 +67,11 @@ class Client:
     async def run(self) -> None:
         while not self._world.closing:
             await asyncio.sleep(self._random.random() ** 2 * 4)
-            await self._something()
+            try:
+                await self._something()
+            except Exception as error:
+                self._world.audit.died(f"a request of {self._name}", error)
+                return
             if len(self._known) > _KEPT:
                 del self._known[: len(self._known) - _KEPT]
             del self._talks[: max(len(self._talks) - 3, 0)]

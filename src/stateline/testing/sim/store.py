@@ -20,6 +20,8 @@ from stateline.testing.sim.faults import Fault, Faults
 from stateline.testing.sim.loop import Host, SimLoop
 
 _T = TypeVar("_T")
+REWIND_SHARE = 0.04
+"""Tails that begin again with what was given before."""
 POLL_S = 1.0
 """A tail that nobody wakes looks again by itself."""
 
@@ -128,7 +130,7 @@ class SimStore:
         if self.cut:
             await asyncio.sleep(POLL_S)
             raise StoreUnavailable("the network is down")
-        if self.rewind:
+        if self.rewind or (self._faults.rate and self._random.random() < REWIND_SHARE):
             self.rewind = False
             watched = [_before(watch) for watch in watched]
         out = self._database.since(watched)
