@@ -36,6 +36,7 @@ class Told:
         accepted: responses whose submission was acknowledged.
         keyed: each idempotency key's marker, and the responses that its tries were given.
         read: what each reader of a response saw: the cursor it began at, and its events.
+        answers: responses that were waited for, as they were given.
         amended: changes that were acknowledged.
     """
 
@@ -121,7 +122,7 @@ class Client:
             if response is not None and response.status in ("queued", "in_progress"):
                 self._world.audit.broken("a cancel has an effect", f"{response.id} is {response.status} after it")
         if submission.request.stream or (background and self._random.random() < 0.5):
-            readers = [self._stream(accepted) for _ in range(2 if self._random.random() < 0.25 else 1)]
+            readers = [self._stream(accepted) for _ in range(2 if self._random.random() < 0.2 else 1)]
             if len(readers) > 1:
                 await asyncio.gather(*readers)
             else:

@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"least steps of a seed (default {STEPS})")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
+    parser.add_argument("--seconds", type=float, help="begin no more seeds after so long; the figures say how many ran")
     parser.add_argument("--stop", action="store_true", help="end at the first seed that breaks something")
     parser.add_argument("--mutants", action="store_true", help="plant known defects, and show that they are found")
     args = parser.parse_args(argv)
@@ -119,6 +120,8 @@ def _series(args: argparse.Namespace) -> int:
                 progress.print(_how_to_replay(outcome, args.steps))
                 if args.stop:
                     break
+            if args.seconds is not None and time.perf_counter() - began_s > args.seconds:
+                break
     totals.seconds = round(time.perf_counter() - began_s, 1)
     totals.steps_per_s = round(totals.steps / max(totals.seconds, 0.1))
     totals.simulated_hours = round(totals.simulated_hours, 2)

@@ -180,7 +180,7 @@ class SimStore:
         for waiter in self._waiting:
             if not waiter.told and session in waiter.sessions:
                 waiter.told = True
-                self._loop.call_later(self._random.random() / 40, _set, waiter.wake, context=self._outside)
+                self._loop.call_later(self._random.random() / 10, _set, waiter.wake, context=self._outside)
 
     # -- requests on their way -----------------------------------------------------------------------------
 

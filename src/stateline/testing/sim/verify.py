@@ -10,7 +10,7 @@ from stateline.core.ids import SessionRef, parse_response_id
 from stateline.core.items import FunctionCall, InputText, Item, Message, OutputText
 from stateline.core.response import ItemEvent, Response, StreamEvent, TextDeltaEvent
 from stateline.core.session import Session, fold, fold_all, new_session
-from stateline.core.view import TurnView
+from stateline.core.view import NO_EVENTS, TurnView
 from stateline.testing.sim.audit import Audit
 from stateline.testing.sim.clients import Told
 from stateline.testing.sim.database import Database, Row
@@ -30,6 +30,10 @@ def verify(database: Database, audit: Audit, told: Told) -> None:
         if ref in logs and response_id not in audit.ended:
             audit.broken("every turn ends", response_id)
     _check_told(audit, told, logs)
+    for response_id, answer in told.answers.items():
+        log = logs.get(told.accepted[response_id])
+        if log is not None:
+            _check_answer(audit, answer, log)
     for response_id, readings in told.read.items():
         log = logs.get(told.accepted[response_id])
         if log is not None:
@@ -113,6 +117,16 @@ def _marker(items: Iterable[Item]) -> str:
 
 
 # -- streams -----------------------------------------------------------------------------------------------------
+
+
+def _check_answer(audit: Audit, answer: Response, log: list[e.Event]) -> None:
+    """What a client got for a whole response is what the log says of it."""
+    view = TurnView(answer.id, cursor=NO_EVENTS)
+    for event in log:
+        if type(event.body) is not e.Chunk:
+            view.apply(event)
+    if view.requested is None or view.response() != answer:
+        audit.broken("an answer is what the log says", answer.id)
 
 
 def _check_stream(
