@@ -13,7 +13,7 @@ from stateline.core.events import Chunk
 from stateline.core.transitions import TRANSITIONS
 from stateline.testing import InvariantBroken, simulate
 from stateline.testing.sim import STEPS, database
-from stateline.testing.sim.faults import FAULTS, PAIRS, TABLE, target_of
+from stateline.testing.sim.faults import FAULTS, PAIRS, TABLE, is_calm, target_of
 from stateline.testing.sim.mutants import MUTANTS, planted
 
 CALM = 15
@@ -81,7 +81,8 @@ def test_what_a_mutant_patches_is_there_exactly_once(mutant: str, tmp_path: Path
 
 
 def test_a_round_of_seeds_aims_at_every_pair() -> None:
-    assert {target_of(seed) for seed in range(PAIRS)} == {
+    stormy = [seed for seed in range(PAIRS * 16 // 15 + 1) if not is_calm(seed)]
+    assert {target_of(seed) for seed in stormy} == {
         (place, fault) for place in range(len(TRANSITIONS)) for fault in FAULTS
     }
     assert len(TABLE) == len(TRANSITIONS)

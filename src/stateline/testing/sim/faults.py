@@ -63,9 +63,17 @@ TARGET_HITS_MAX = 2
 """Commits that a run's target strikes."""
 
 
+CALM_EVERY = 16
+"""One seed in so many has no faults, so that a fault cannot excuse what should never be."""
+
+
+def is_calm(seed: int) -> bool:
+    return seed % CALM_EVERY == CALM_EVERY - 1
+
+
 def target_of(seed: int) -> tuple[int, Fault]:
-    """The pair that a seed aims at: the place of its transition, and the fault."""
-    place, fault = divmod(seed % PAIRS, len(FAULTS))
+    """The pair that a seed aims at: the place of its transition, and the fault. A calm one has no use for it."""
+    place, fault = divmod((seed - seed // CALM_EVERY) % PAIRS, len(FAULTS))
     return place, FAULTS[fault]
 
 

@@ -20,6 +20,8 @@ from rich.table import Table
 from stateline.testing.sim import FAULTS, STEPS, TABLE, Fault, InvariantBroken, Report, simulate
 
 _console = Console()
+_NAMED_MAX = 20
+"""Missing pairs that are named; the table shows them all."""
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -179,7 +181,8 @@ def _show(totals: Totals, hits: dict[tuple[int, Fault], int]) -> None:
         counts = [hits.get((place, fault), 0) for fault in FAULTS]
         table.add_row(_name(place), *(str(count) if count else "[red]-[/]" for count in counts))
     _console.print(table)
-    missing = ", ".join(totals.missing) or "none"
+    named = ", ".join(totals.missing[:_NAMED_MAX]) or "none"
+    missing = named if len(totals.missing) <= _NAMED_MAX else f"{named} and {len(totals.missing) - _NAMED_MAX} more"
     _console.print(f"pairs hit: {totals.pairs_hit} of {totals.pairs}; missing: {missing}", highlight=False)
     _console.print(
         f"{totals.seeds} seeds from {totals.first}, {totals.steps:,} steps (the least {totals.steps_least:,}),"
