@@ -5,15 +5,16 @@ SHELL := /usr/bin/env bash
 UV := ./scripts/uv
 RUN := $(UV) run --locked --extra local
 ARGS ?=
+SEEDS ?= 200
 
 # What must be covered to the last branch by tests/unit, as far as it exists.
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash check format bench soak
+.PHONY: help demo test test-all crash sim sim-mutants check format bench soak
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## See a durable agent live through a kill -9, with a real model
 	$(UV) run --locked --no-dev --extra local stateline demo $(ARGS)
@@ -26,6 +27,12 @@ test-all: ## Run every test, the crash soaks included
 
 crash: ## Kill the server 100 times under load; writes bench/results/crash.json
 	$(RUN) pytest tests/crash/test_crash.py -m slow -s $(ARGS)
+
+sim: ## Simulate nodes that die, stall and lose the store: make sim SEEDS=2000; writes bench/results/sim.json
+	$(RUN) python -m stateline.testing.sim --seeds $(SEEDS) --out bench/results/sim.json $(ARGS)
+
+sim-mutants: ## Plant known defects, and show that the simulator finds each
+	$(RUN) python -m stateline.testing.sim --mutants $(ARGS)
 
 check: ## Format, lint, types, import directions, sizes, coverage of the pure core
 	$(RUN) ruff format --check .

@@ -208,6 +208,8 @@ class Store(Protocol):
         """Take up to ``limit`` sessions that are due (inbox, timer, or a dead owner) and unowned, fair over tenants.
 
         A node that asks is alive, whether or not it renewed in time: none of its own are taken from it.
+        What raises has claimed nothing: a store that does not know whether its commit was made finds out,
+        and gives back what it took, since the node would never work on what it does not know it owns.
         """
         ...
 

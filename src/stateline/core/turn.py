@@ -145,7 +145,9 @@ def _resumed(session: Session, turn: Turn) -> Decision:
                 e.TurnFailed(response_id=turn.response_id, code="session_quarantined", message=message),
             )
         )
-    return NOTHING if turn.state == "waiting" else _call(session, turn)
+    if turn.state == "waiting" and not (turn.cancelling or turn.overdue):
+        return NOTHING
+    return _call(session, turn)
 
 
 def backoff_ms(failures: int, key: str, retry_after_ms: int | None) -> int:

@@ -136,6 +136,11 @@ class Node:
             session = await self.sessions.read(own.session)
         except SessionMissing:
             return
+        except StoreUnavailable as error:
+            # It is this node's all the same, and no other can have it while this node lives.
+            log.warning("cannot take up session %s yet: %s", own.session.id, error.message)
+            self.crashed(own)
+            return
         if not self._stopping:
             self.workers[own.session] = Worker(self, own, session)
 
@@ -216,6 +221,10 @@ class Node:
             if await self.idle(ref) is not None:
                 break
             session = await self.load(ref)
+            if session.turn is not None:
+                break  # Its owner records it; one that must be found yet first takes the turn up.
+            if isinstance(body, e.CancelRequested):
+                return  # The turn has ended meanwhile.
             try:
                 await self.adopt(session, [body]).started
                 return

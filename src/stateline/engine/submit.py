@@ -194,11 +194,15 @@ _LOCKED = "another response is being made in it; wait until that has ended"
 async def _elsewhere(node: Node, s: Submission, session: Session) -> Accepted | None:
     """The session has another owner: it gets the turn through the inbox, and says whether it began."""
     turn = _turn(node, s, session, after=session.seq)
-    # The owner writes the keys with the turn; they replace, since nobody waits there for a duplicate.
-    dedup = tuple(msgspec.structs.replace(entry, replace=True) for entry in _dedup(s, turn.response_id))
-    rejected = await node.post_turn(session.ref, turn, session.seq, dedup)
+    # The owner writes the keys with the turn, and refuses it where another turn has one of them.
+    rejected = await node.post_turn(session.ref, turn, session.seq, _dedup(s, turn.response_id))
     if rejected is None:
         return Accepted(session=session.ref, response_id=turn.response_id)
+    if rejected.code == "duplicate":
+        first = await node.store.find_duplicate(s.tenant, _dedup_key(s))
+        if first is not None:
+            raise first
+        return None
     if rejected.code == "parent_moved":
         return None
     raise _rejected(rejected)

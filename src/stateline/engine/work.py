@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from stateline.core import events as e
-from stateline.core.errors import BadRequest
+from stateline.core.errors import BadRequest, StoreUnavailable
 from stateline.core.ids import item_id
 from stateline.core.items import PREFIXES, Item
 from stateline.core.limits import CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
@@ -25,7 +25,7 @@ from stateline.engine.live import Live
 from stateline.engine.perform import RunningCall
 from stateline.engine.place import Catalogue, Slots, fitted, place
 from stateline.engine.signal import Signal
-from stateline.ports import Clock, Deployment, Fenced, HeadMoved, ModelClient, Ownership, Posted, Store
+from stateline.ports import Clock, Deployment, Duplicate, Fenced, HeadMoved, ModelClient, Ownership, Posted, Store
 
 log = logging.getLogger("stateline.engine")
 
@@ -45,7 +45,7 @@ class Home(Protocol):
         ...
 
     def crashed(self, own: Ownership) -> None:
-        """The worker failed in the middle; the session must be taken up again."""
+        """The worker failed in the middle, or may have; the session must be taken up again."""
         ...
 
     def count(self, events: Iterable[e.Event]) -> None: ...
@@ -126,6 +126,9 @@ class Worker:
             if self._fail(error):
                 # Nothing was recorded: the caller gets the error, and the session is as it was.
                 home.retired(self)
+                if isinstance(error, StoreUnavailable):
+                    # Or it was, and the answer was lost: then the session is this node's, to be taken up.
+                    home.crashed(self._own)
                 return
             log.exception("the worker of session %s crashed", self.session.ref.id)
             home.retired(self)
@@ -330,7 +333,13 @@ class Worker:
         if isinstance(body, e.TurnRequested):
             # A client's retry finds a turn that came through the inbox as it finds any other.
             self._dedup = posted.event.dedup
-        await self._record([body], post=posted.post)
+        try:
+            await self._record([body], post=posted.post)
+        except Duplicate:
+            self._dedup, self._to_perform = (), None
+            response_id = str(getattr(body, "response_id", ""))
+            rejected = e.InputRejected(response_id=response_id, code="duplicate", message="it was recorded already")
+            await self._record([rejected], post=posted.post)
 
     def _admitted(self, body: e.Body) -> e.Body:
         """The event that an input becomes, given what the session is now."""

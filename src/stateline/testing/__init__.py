@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from stateline.testing.exercise import exercise_store
     from stateline.testing.scripted import Answer, Asked, Gate, ScriptedCall, ScriptedModel
+    from stateline.testing.sim import InvariantBroken, Report, simulate
     from stateline.testing.store_rig import ManualClock
     from stateline.testing.upstream import ScriptedUpstream
 
@@ -18,22 +19,28 @@ _HOMES = {
     "Answer": "stateline.testing.scripted",
     "Asked": "stateline.testing.scripted",
     "Gate": "stateline.testing.scripted",
+    "InvariantBroken": "stateline.testing.sim",
     "ManualClock": "stateline.testing.store_rig",
+    "Report": "stateline.testing.sim",
     "ScriptedCall": "stateline.testing.scripted",
     "ScriptedModel": "stateline.testing.scripted",
     "ScriptedUpstream": "stateline.testing.upstream",
     "exercise_store": "stateline.testing.exercise",
+    "simulate": "stateline.testing.sim",
 }
 
 __all__ = [
     "Answer",
     "Asked",
     "Gate",
+    "InvariantBroken",
     "ManualClock",
+    "Report",
     "ScriptedCall",
     "ScriptedModel",
     "ScriptedUpstream",
     "exercise_store",
+    "simulate",
 ]
 
 

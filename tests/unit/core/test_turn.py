@@ -13,7 +13,7 @@ from stateline.core import events as e
 from stateline.core.calls import CallDelta, CallStart, Finish, SidecarDelta, TextDelta, Usage
 from stateline.core.items import FunctionCall, FunctionCallOutput, Item, Message
 from stateline.core.limits import RETRY_AFTER_MS_MAX, RETRY_BACKOFF_MS_BASE, RETRY_BACKOFF_MS_MAX, TurnLimits
-from stateline.core.session import Session, new_session
+from stateline.core.session import Session, fold, new_session
 from stateline.core.turn import NOTHING, CallModel, backoff_ms, decide, model_request, refusal, unanswered_calls
 
 KEYS = st.builds("{}/{}/{}".format, st.text(max_size=5), st.integers(1, 9), st.integers(1, 99))
@@ -206,3 +206,32 @@ def test_nothing_follows_from_an_event_of_an_idle_session() -> None:
     event = e.Event(session=REF, seq=10, at_ms=START_MS, body=e.SessionUpdated(metadata={}))
     assert decide(IDLE, event) == NOTHING
     assert decide(busy(), event) == NOTHING
+
+
+# -- a log that was left in the middle of an append ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("left", "end"),
+    [
+        (e.CancelRequested(response_id="r"), e.TurnCancelled(response_id="r")),
+        (e.DeadlinePassed(turn=1), e.TurnIncomplete(response_id="r", reason="max_wall_time")),
+    ],
+)
+def test_a_waiting_turn_that_was_told_to_end_ends_when_it_is_taken_up(left: e.Body, end: e.Body) -> None:
+    """Not when its timer fires, which may be after its deadline."""
+    failed = e.ModelCallFailed(turn=1, step=1, code="upstream_error", message="", retryable=True)
+    bodies = [
+        e.SessionCreated(kind="chain"),
+        e.TurnRequested(response_id="r", turn=1, request=e.TurnRequest(model="m"), input=()),
+        e.ModelCallStarted(turn=1, step=1, deployment="d", origin="o", model="m"),
+        failed,
+        e.TimerSet(turn=1, step=2, due_ms=START_MS + 9_000),
+        left,
+        e.TurnResumed(owner="o"),
+    ]
+    events = [e.Event(session=REF, seq=at, at_ms=START_MS, body=body) for at, body in enumerate(bodies, 1)]
+    session = new_session(REF)
+    for event in events:
+        session = fold(session, event)
+    assert decide(session, events[-1]).events == (end,)

@@ -1,0 +1,354 @@
+"""One node's connection to the simulated database: the Store port, with all that may happen on the way.
+
+A request is applied some time after it was made and answered some time after that; requests of one
+session keep their order, others do not. Everything that goes wrong is decided in ``_arrive``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar, cast
+
+from stateline.core.errors import StatelineError, StoreUnavailable
+from stateline.core.events import Chunk, Event
+from stateline.core.ids import SessionRef
+from stateline.ports import Duplicate, Hold, Ownership, Posted, Watch
+from stateline.testing.sim.audit import Audit
+from stateline.testing.sim.database import Database
+from stateline.testing.sim.faults import Fault, Faults
+from stateline.testing.sim.loop import Host, SimLoop
+
+_T = TypeVar("_T")
+REWIND_SHARE = 0.04
+"""Tails that begin again with what was given before."""
+POLL_S = 1.0
+"""A tail that nobody wakes looks again by itself."""
+
+
+class World(Protocol):
+    """What happens to a node as a whole."""
+
+    loop: SimLoop
+    outside: Host
+    silent: bool
+    """While True nobody who follows a log is woken."""
+
+    def crash(self, host: Host) -> None: ...
+
+    def stall(self, host: Host) -> float:
+        """Stand still for longer than a lease; returns when it goes on."""
+        ...
+
+    def lose_renewals(self, host: Host) -> None: ...
+
+    def rewind(self) -> None:
+        """All tails give again what they gave last."""
+        ...
+
+
+class _Commit:
+    __slots__ = ("appends", "asks", "claims", "places", "session", "tick")
+
+    def __init__(self, session: SessionRef | None, tick: int) -> None:
+        self.session = session
+        self.tick = tick
+        self.asks: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
+        self.places: tuple[int, ...] = ()
+        self.appends = False
+        self.claims = False
+
+
+class _Waiter:
+    __slots__ = ("sessions", "told", "wake")
+
+    def __init__(self, sessions: set[SessionRef], wake: asyncio.Future[None]) -> None:
+        self.sessions = sessions
+        self.wake = wake
+        self.told = False
+
+
+class SimStore:
+    """A ``stateline.ports.Store`` for one start of one node.
+
+    Attributes:
+        cut: while True nothing reaches the database: a network that is down.
+        renewals_lost: while True its renewals do not arrive.
+        rewind: the next tail begins again with what it gave before.
+    """
+
+    def __init__(self, world: World, database: Database, audit: Audit, faults: Faults, host: Host) -> None:
+        self.cut = False
+        self.renewals_lost = False
+        self.rewind = False
+        self._world = world
+        self._database = database
+        self._audit = audit
+        self._faults = faults
+        self._random = faults.random
+        self._host = host
+        self._loop = world.loop
+        self._outside = world.outside.context
+        self._open: dict[SessionRef | None, _Commit] = {}
+        self._last_s: dict[SessionRef, float] = {}
+        self._waiting: list[_Waiter] = []
+
+    # -- the port ------------------------------------------------------------------------------------
+
+    def create(self, session: SessionRef, parent: tuple[SessionRef, int] | None = None) -> Coroutine[Any, Any, None]:
+        return self._ask(session, lambda: self._database.create(session, parent))
+
+    def append(
+        self,
+        own: Ownership,
+        expected_seq: int,
+        events: Sequence[Event],
+        holds: Sequence[Hold] = (),
+        *,
+        release: bool = False,
+    ) -> Coroutine[Any, Any, int]:
+        places = self._audit.attempted(own.session, events)
+        return self._ask(
+            own.session, lambda: self._database.append(own, expected_seq, events, release), places, appends=True
+        )
+
+    async def read(
+        self,
+        session: SessionRef,
+        after: int = 0,
+        *,
+        until: int | None = None,
+        chunks: bool = False,
+        snapshot: bool = False,
+    ) -> AsyncIterator[Event]:
+        await self._look()
+        for event in self._database.read(session, after, until, snapshot):
+            if chunks or type(event.body) is not Chunk:
+                yield event
+
+    async def tail(self, watched: Sequence[Watch], wait_s: float = 0.0) -> list[Event | Posted]:
+        if self.cut:
+            await asyncio.sleep(POLL_S)
+            raise StoreUnavailable("the network is down")
+        if self.rewind or (self._faults.rate and self._random.random() < REWIND_SHARE):
+            self.rewind = False
+            watched = [_before(watch) for watch in watched]
+        out = self._database.since(watched)
+        if out or wait_s <= 0:
+            return out
+        wake: asyncio.Future[None] = self._loop.create_future()
+        timer = self._loop.call_later(min(wait_s, POLL_S), _set, wake)
+        waiter = _Waiter({watch.session for watch in watched}, wake)
+        self._waiting.append(waiter)
+        try:
+            await wake
+        finally:
+            timer.cancel()
+            self._waiting.remove(waiter)
+        return self._database.since(watched)
+
+    def post(self, session: SessionRef, event: Event, dedup_key: str | None = None) -> Coroutine[Any, Any, None]:
+        return self._ask(session, lambda: self._database.post(session, event, dedup_key))
+
+    async def find_duplicate(self, tenant: str, dedup_key: str) -> Duplicate | None:
+        await self._look()
+        return self._database.find_duplicate(tenant, dedup_key)
+
+    async def claim(self, node: str, limit: int) -> list[Ownership]:
+        return await self._ask(None, lambda: self._database.claim(node, limit), claims=True)
+
+    def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, None]:
+        def renew() -> None:
+            if not self.renewals_lost:
+                self._database.renew(node, ttl_s)
+
+        return self._ask(None, renew)
+
+    def release(self, own: Ownership, seen: int, wake_at_ms: int | None = None) -> Coroutine[Any, Any, bool]:
+        return self._ask(own.session, lambda: self._database.release(own, seen, wake_at_ms))
+
+    async def erase(self, session: SessionRef) -> None:
+        await self._ask(session, lambda: self._database.erase(session))
+
+    async def close(self) -> None:
+        """There is nothing to release."""
+
+    # -- those who wait for news ---------------------------------------------------------------------------
+
+    def wake(self, session: SessionRef) -> None:
+        """Something of ``session`` changed: whoever follows it looks a little later, once for several."""
+        for waiter in self._waiting:
+            if not waiter.told and session in waiter.sessions:
+                waiter.told = True
+                self._loop.call_later(self._random.random() / 10, _set, waiter.wake, context=self._outside)
+
+    # -- requests on their way -----------------------------------------------------------------------------
+
+    async def _look(self) -> None:
+        """A read's way: mostly short, at times long, at times cut."""
+        draw = self._random.random()
+        if draw < 0.4 and not self.cut:
+            return
+        delay_s = draw / 200
+        if self._faults.rate and draw > 1 - self._faults.rate:
+            delay_s = self._random.random() * 6
+        if self._faults.rate:
+            self._audit.excuse(self._host)
+        await asyncio.sleep(delay_s)
+        if self.cut or (self._faults.rate and self._random.random() < 3 * self._faults.rate):
+            raise StoreUnavailable("the connection was cut while reading")
+
+    def _ask(
+        self,
+        session: SessionRef | None,
+        apply: Callable[[], _T],
+        places: tuple[int, ...] = (),
+        *,
+        appends: bool = False,
+        claims: bool = False,
+    ) -> Coroutine[Any, Any, _T]:
+        """Send a request now; the coroutine waits for its answer."""
+        loop = self._loop
+        answer: asyncio.Future[_T] = loop.create_future()
+        commit = self._open.get(session)
+        if commit is None or commit.tick != loop.tick or session is None:
+            commit = self._open[session] = _Commit(session, loop.tick)
+            draw = self._random.random()
+            at_s = loop.time() + draw * draw * 0.012
+            if session is not None:
+                # A little past the one before, as one connection would have it.
+                at_s = self._last_s[session] = max(at_s, self._last_s.get(session, 0.0) + 1e-6)
+            loop.call_at(at_s, self._arrive, commit, context=self._outside)
+        commit.asks.append((apply, answer))
+        commit.places += places
+        commit.appends |= appends
+        commit.claims |= claims
+        return _answered(answer)
+
+    def _arrive(self, commit: _Commit) -> None:
+        """The requests of one commit have come to the database, or not."""
+        host, random = self._host, self._random
+        if not host.alive:
+            if random.random() < 0.5:
+                self._apply(commit)
+            return
+        if host.stalled and random.random() < 0.5:
+            # It was about to be sent.
+            self._again(commit, 1.0)
+            return
+        if self.cut:
+            self._fail(commit, 1.0)
+            return
+        row = self._database.rows.get(commit.session) if commit.session is not None else None
+        stealable = row is not None and (row.owner is not None or row.head > row.start)
+        fault = self._faults.strike(commit.places, commit.appends, stealable)
+        if fault is None:
+            outcomes = self._apply(commit)
+            if commit.claims and outcomes != [[]] and random.random() < 20 * self._faults.rate:
+                # Claims that find something are few, so chance alone would seldom meet one.
+                self._audit.excuse(host)
+                self._undo(outcomes)
+                self._fail(commit, random.random())
+            else:
+                self._answer(commit, outcomes)
+            return
+        self._audit.excuse(host)
+        match fault:
+            case "refused":
+                self._fail(commit, 0.0)
+            case "unknown_lost":
+                self._fail(commit, random.random() * 4)
+            case "unknown_done":
+                outcomes = self._apply(commit)
+                if commit.claims:
+                    self._undo(outcomes)
+                self._fail(commit, random.random() * 4)
+            case "slow":
+                self._again(commit, 0.5 + random.random() * 8)
+            case "crash_before":
+                self._world.crash(host)
+            case "stall_before":
+                self._again(commit, self._world.stall(host) - self._loop.time())
+            case _:
+                self._strike_done(commit, fault)
+
+    def _strike_done(self, commit: _Commit, fault: Fault) -> None:
+        """Faults that meet a commit which reaches the database."""
+        host = self._host
+        if fault == "stolen" and commit.session is not None:
+            self._database.steal(commit.session)
+        elif fault == "wake_late":
+            self._world.silent = True
+        outcomes = self._apply(commit)
+        self._world.silent = False
+        match fault:
+            case "crash_after":
+                self._world.crash(host)
+                return
+            case "stall_after":
+                self._world.stall(host)
+            case "delivered_twice":
+                later_s = self._random.random() * 0.2
+                self._loop.call_later(later_s, self._apply, commit, context=self._outside)
+            case "renew_lost":
+                self._world.lose_renewals(host)
+            case "wake_twice":
+                self._world.rewind()
+            case _:
+                pass
+        self._answer(commit, outcomes)
+
+    def _again(self, commit: _Commit, delay_s: float) -> None:
+        """It arrives later; what the session asks after it, later still."""
+        at_s = self._loop.time() + delay_s
+        if commit.session is not None:
+            self._last_s[commit.session] = at_s
+        self._loop.call_at(at_s, self._arrive, commit, context=self._outside)
+
+    def _apply(self, commit: _Commit) -> list[object]:
+        outcomes: list[object] = []
+        for apply, _ in commit.asks:
+            try:
+                outcomes.append(apply())
+            except StatelineError as error:
+                outcomes.append(error)
+        return outcomes
+
+    def _undo(self, outcomes: list[object]) -> None:
+        """A store finds out what an unheard claim took, and gives it back, before it fails.
+
+        Nobody else could: the node does not know what it owns, and it lives.
+        """
+        for owned in outcomes:
+            if isinstance(owned, list):
+                for own in cast("list[Ownership]", owned):
+                    self._database.steal(own.session)
+
+    def _fail(self, commit: _Commit, delay_s: float) -> None:
+        error = StoreUnavailable("the commit was cut off; whether it was made is not known")
+        self._loop.call_later(delay_s, self._answer, commit, [error for _ in commit.asks], context=self._outside)
+
+    def _answer(self, commit: _Commit, outcomes: list[object]) -> None:
+        if not self._host.alive:
+            return
+        for (_, answer), outcome in zip(commit.asks, outcomes, strict=True):
+            if answer.done():
+                continue
+            if isinstance(outcome, StatelineError):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)
+
+
+async def _answered(answer: asyncio.Future[_T]) -> _T:
+    return await answer
+
+
+def _before(watch: Watch) -> Watch:
+    post = None if watch.post is None else max(watch.post - 2, 0)
+    return Watch(session=watch.session, after=max(watch.after - 3, 0), post=post)
+
+
+def _set(wake: asyncio.Future[None]) -> None:
+    if not wake.done():
+        wake.set_result(None)
