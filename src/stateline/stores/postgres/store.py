@@ -289,12 +289,18 @@ class PostgresStore:
         finally:
             await connecting.close(db)
 
+    async def tend(self) -> None:
+        """Make partitions ahead of their time, and clear keys whose time is over.
+
+        It is done every so often by itself, where time is the database's.
+        """
+        await self._apart(self._tend_once)
+
     async def _tend(self) -> None:
-        """Make partitions ahead of their time, and clear keys whose time is over."""
         while True:
             await asyncio.sleep(min(_TEND_S, CHUNK_PART_S))
             try:
-                await self._apart(self._tend_once)
+                await self.tend()
             except StatelineError as error:
                 log.warning("the store could not be tended: %s", error.message)
 
