@@ -39,9 +39,9 @@ class Lease:
     Where nobody shares the store there is nobody to make room for: then a late renewal is as good.
     """
 
-    def __init__(self, node: Leaseholder, ttl_s: float = LEASE_TTL_S) -> None:
+    def __init__(self, node: Leaseholder) -> None:
         self._node = node
-        self._ttl_s = ttl_s
+        self._ttl_s = LEASE_TTL_S
         self._sent_s = 0.0
         self.held = asyncio.Event()
         """Set while sessions may be claimed."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 
-class NoPostgres(Exception):  # noqa: N818 - A reason to skip rather than an error.
+class NoPostgres(Exception):
     """No server can be started here; the message says why."""
 
 
@@ -60,7 +60,7 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str | Path) -> None:
         user = _user()
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - Programs of PostgreSQL's own folder.
             [str(self._binaries / program), *map(str, arguments)],
             cwd=self.folder,
             user=user,

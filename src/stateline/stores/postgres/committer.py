@@ -159,7 +159,7 @@ class Committer:
                 found = await db.fetch("SELECT name, n FROM stateline_tenants WHERE name = ANY($1::text[])", names)
                 if len(self._tenants) >= RECENT_SESSIONS_MAX:
                     self._tenants.clear()
-                self._tenants.update({name: number for name, number in found})
+                self._tenants.update({row[0]: row[1] for row in found})
             if need:
                 drawn = await db.fetch(
                     "SELECT nextval('stateline_session_numbers') FROM generate_series(1, $1::int)", need + _NUMBERS

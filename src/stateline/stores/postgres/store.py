@@ -111,9 +111,7 @@ class PostgresStore:
         snapshot: bool = False,
     ) -> AsyncIterator[Event]:
         run, reader = self._pool.run, self._reader
-        page = await run(
-            partial(reader.first, ref=session, after=after, until=until, chunks=chunks, snapshot=snapshot)
-        )
+        page = await run(partial(reader.first, ref=session, after=after, until=until, chunks=chunks, snapshot=snapshot))
         while True:
             for event in page.events:
                 yield event
@@ -309,7 +307,8 @@ class PostgresStore:
         while True:
             tag = await db.execute(
                 "DELETE FROM stateline_dedup WHERE (tenant, key) IN (SELECT tenant, key FROM stateline_dedup"
-                f" WHERE expires_ms <= {now_sql()} ORDER BY expires_ms LIMIT {EXPIRED_ROWS_MAX} FOR UPDATE SKIP LOCKED)",
+                f" WHERE expires_ms <= {now_sql()} ORDER BY expires_ms LIMIT {EXPIRED_ROWS_MAX}"
+                " FOR UPDATE SKIP LOCKED)",
                 self._now_ms(),
             )
             if tag != f"DELETE {EXPIRED_ROWS_MAX}":

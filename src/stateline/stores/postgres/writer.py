@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 _STANDBY_WARNING = "01000"
 
 
-class Again(Exception):  # noqa: N818 - It is no error of anybody's.
+class Again(Exception):
     """Somebody else was faster: the transaction must be decided anew."""
 
 
@@ -126,7 +126,9 @@ class Writer:
         task = asyncio.ensure_future(attempt)
         done, _ = await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
         if not done:
-            log.warning("a commit has had no answer for %.0f s; looking for it on another connection", COMMIT_PATIENCE_S)
+            log.warning(
+                "a commit has had no answer for %.0f s; looking for it on another connection", COMMIT_PATIENCE_S
+            )
             db.terminate()
         return await task
 
