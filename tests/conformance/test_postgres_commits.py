@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import pytest
 from tests.conformance.nodes import OWN, REF, Two, seqs
@@ -18,6 +19,8 @@ from stateline.stores.postgres import PostgresStore, open_postgres, writer
 from stateline.stores.postgres.connecting import Connection
 from stateline.testing.postgres_server import PostgresServer
 from stateline.testing.store_rig import raises, text, texts
+
+_T = TypeVar("_T")
 
 
 class Proxy:
@@ -100,7 +103,7 @@ async def line(postgres: PostgresServer) -> AsyncGenerator[Line]:
         proxy.cut()
 
 
-async def committed_once(line: Line, commit: Callable[[], Awaitable[object]], trigger: bytes) -> object:
+async def committed_once(line: Line, commit: Callable[[], Awaitable[_T]], trigger: bytes) -> _T:
     """What ``commit`` answers although the server's first answer to it was lost."""
     line.proxy.drop_answers_to, line.proxy.dropped = trigger, 0
     result = await commit()
@@ -125,7 +128,6 @@ async def test_appends_whose_answer_was_lost_are_acknowledged_and_made_once(line
 
     # The statement's text goes once, when it is prepared; the values are what is sent each time.
     results = await committed_once(line, commit, b'"said":"3"')
-    assert isinstance(results, list)
     assert results[:4] == [3] * 4
     assert isinstance(results[4], Fenced)
     for ref in line.refs[1:]:
@@ -150,7 +152,6 @@ async def test_a_claim_whose_answer_was_lost_gives_what_it_took(line: Line) -> N
         await line.store.create(ref)
         await line.store.post(ref, text(ref, 0))
     claimed = await committed_once(line, lambda: line.store.claim("a", 10), b"COMMIT")
-    assert isinstance(claimed, list)
     assert [own.session for own in claimed] == line.refs
     for own in claimed:
         assert await line.store.append(own, 0, [text(own.session, 1, post=1)], release=True) == 1
@@ -263,3 +264,25 @@ async def test_a_skipped_standby_makes_a_commit_unknown_until_it_is_found_out(
     assert await two.a.append(OWN, 2, texts(REF, 3, 1)) == 3
     assert len(asked) == 1
     assert await seqs(two.a) == [1, 2, 3]
+
+
+async def test_a_commit_that_is_given_up_never_happens_beside_the_one_that_replaces_it(
+    two: Two, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was sent first still waits in the server, and wakes when the second one does."""
+    await two.started()
+    monkeypatch.setattr(writer, "COMMIT_PATIENCE_S", 0.3)
+
+    async def hold(db: Connection) -> asyncio.Future[int]:
+        await db.execute("BEGIN")
+        await db.execute("SELECT 1 FROM stateline_sessions FOR UPDATE")
+        append = asyncio.ensure_future(two.a.append(OWN, 1, texts(REF, 2, 2)))
+        await asyncio.sleep(1.0)
+        assert not append.done()
+        await db.execute("COMMIT")
+        return append
+
+    assert await (await ask(two.url, hold)) == 3
+    assert await seqs(two.b) == [1, 2, 3]
+    assert await two.a.append(OWN, 3, texts(REF, 4, 1)) == 4
+    assert await seqs(two.b) == [1, 2, 3, 4]

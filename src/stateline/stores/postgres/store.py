@@ -23,7 +23,7 @@ from stateline.stores.postgres.connecting import Connection, Place
 from stateline.stores.postgres.pool import Pool
 from stateline.stores.postgres.reader import Reader
 from stateline.stores.postgres.requests import Append, Create, Post, Release, Request
-from stateline.stores.postgres.solo import ANYTHING_DUE, Claim, Claimed, Erase, Leave, Turns
+from stateline.stores.postgres.solo import ANYTHING_DUE, Claim, Claimed, Erase, GiveBack, Leave, Taken, Turns
 from stateline.stores.postgres.writer import Writer
 from stateline.stores.recent import Recent
 
@@ -141,17 +141,22 @@ class PostgresStore:
         if not await self._pool.run(lambda db: db.fetchval(ANYTHING_DUE, self._now_ms(), node)):
             return []
         claimed: list[Claimed] = await self._submit(Claim, node, limit, self._turns)
-        return [
-            Ownership(
-                session=row.session,
-                owner=node,
-                epoch=row.epoch,
-                head=row.head,
-                inbox=await self._inbox(row),
-                crashed=row.crashed,
-            )
-            for row in claimed
-        ]
+        try:
+            return [
+                Ownership(
+                    session=row.session,
+                    owner=node,
+                    epoch=row.epoch,
+                    head=row.head,
+                    inbox=await self._inbox(row),
+                    crashed=row.crashed,
+                )
+                for row in claimed
+            ]
+        except StatelineError:
+            # Nobody will hear that they are owned, so nobody must own them.
+            await self._submit(GiveBack, [Taken(row.number, node, row.epoch) for row in claimed])
+            raise
 
     async def _inbox(self, row: Claimed) -> tuple[Posted, ...]:
         if not row.inbox:

@@ -107,12 +107,14 @@ class Writer:
             try:
                 result = await self._patiently(db, attempt(db, number))
             except Exception as error:
+                tries += 1
                 if db.is_closed() or connecting.is_lost(error):
                     fate = await self._found_out(number)
                     if fate.committed:
                         return recover(fate.done)
+                    if tries >= COMMIT_TRIES_MAX:
+                        raise connecting.unavailable(error) from error
                     continue
-                tries += 1
                 await self._failed(db, error, tries)
             else:
                 if not self._warned:
@@ -141,7 +143,10 @@ class Writer:
         await self._roll_back(db)
         if tries < COMMIT_TRIES_MAX:
             if connecting.lacks_part(error):
-                await chunks.ensure(db, self.now_ms())
+                try:
+                    await chunks.ensure(db, self.now_ms())
+                except Exception as cause:
+                    raise connecting.unavailable(cause) from cause
                 return
             if connecting.lacks_proof(error):
                 self._registered = False
@@ -178,7 +183,7 @@ class Writer:
         Raises:
             StoreUnavailable: the database cannot be asked.
         """
-        while True:
+        for _ in range(COMMIT_TRIES_MAX):
             db = await self._connection()
             self._warned = False
             try:
@@ -198,6 +203,7 @@ class Writer:
             self._number = number
             log.warning("the commit %s", "did happen" if fate.committed else "did not happen, and is made again")
             return fate
+        raise StoreUnavailable("the store cannot be used now: its connections do not last", retry_after_s=5.0)
 
     async def _ask(self, db: Connection, number: int) -> Fate:
         await db.execute(self.begin)
