@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from stateline.core.errors import StatelineError
 from stateline.core.events import Event
 from stateline.core.ids import SessionRef
-from stateline.core.limits import CHUNK_PART_S, EXPIRED_ROWS_MAX, TAIL_POLL_S
+from stateline.core.limits import CHUNK_PART_S, EXPIRED_ROWS_MAX, READ_PAGE_EVENTS_MAX, TAIL_POLL_S
 from stateline.ports import Clock, Duplicate, Hold, Ownership, Posted, Watch
 from stateline.stores.postgres import chunks, connecting, opening
 from stateline.stores.postgres.bells import Bells
@@ -64,7 +64,7 @@ class PostgresStore:
         self._reader = Reader(self._blobs)
         self._pool = Pool(place)
         self._bells = Bells(place, self._heard)
-        self._committer = Committer(Writer(place, self._now_ms), self._blobs, self._recent, self._bells.ring)
+        self._committer = Committer(Writer(place, self._now_ms), self._blobs, self._recent, self._committed)
         self._turns = Turns()
         self._nodes: set[str] = set()
         self._looked: dict[SessionRef, tuple[int, int | None]] = {}
@@ -266,12 +266,19 @@ class PostgresStore:
                 elif ref in looked:
                     looked[ref] = (record.seq, post)
             self._looked = looked
+            # A full page may not be all.
+            self._look_due = self._look_due or len(found) >= READ_PAGE_EVENTS_MAX
         return found
 
     def _looked_once(self, looking: asyncio.Future[list[Event | Posted]]) -> None:
         self._looks.discard(looking)
         if not looking.cancelled():
             looking.exception()
+
+    def _committed(self, unshown: bool) -> None:
+        """This node committed something."""
+        self._look_due = self._look_due or unshown
+        self._bells.ring()
 
     def _heard(self) -> None:
         """Another node committed something."""
