@@ -14,9 +14,9 @@ import pytest_asyncio
 from stateline.core.errors import BadRequest, Overloaded
 from stateline.core.events import Dedup, Event
 from stateline.core.ids import SessionRef
-from stateline.ports import Ownership, Watch
-from stateline.stores import recent
-from stateline.stores.sqlite import SqliteStore, open_sqlite, pruning, reader, requests, transaction, writer
+from stateline.ports import Ownership, SessionMissing, Watch
+from stateline.stores import recent, rules
+from stateline.stores.sqlite import SqliteStore, open_sqlite, pruning, reader, transaction, writer
 from stateline.stores.sqlite import store as store_module
 from stateline.testing import ManualClock
 from stateline.testing.store_checks.log import chunk
@@ -99,7 +99,7 @@ async def test_an_erasure_in_the_middle_of_a_reading_is_no_short_log(
     monkeypatch.setattr(reader, "READ_PAGE_EVENTS_MAX", 4)
     await store.append(OWN, 0, texts(REF, 1, 20))
     seen = 0
-    with pytest.raises(requests.SessionMissing):  # noqa: PT012
+    with pytest.raises(SessionMissing):  # noqa: PT012
         async for _ in store.read(REF):
             seen += 1
             if seen == 2:
@@ -117,7 +117,7 @@ async def test_too_many_readings_are_refused(store: SqliteStore, monkeypatch: py
 async def test_an_event_that_is_too_large_is_refused_before_it_is_queued(
     store: SqliteStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests, "EVENT_BYTES_MAX", 20_000)
+    monkeypatch.setattr(rules, "EVENT_BYTES_MAX", 20_000)
     with pytest.raises(BadRequest, match="20000 at most") as caught:
         await store.append(OWN, 0, [text(REF, 1, "x" * 20_000)])
     assert caught.value.code == "event_too_large"

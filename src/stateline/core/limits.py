@@ -121,6 +121,25 @@ BLOB_GRACE_S = 3600
 WAL_BYTES_MAX = 16 * 1024 * 1024
 """Written since the last checkpoint, about; then the next one is made."""
 
+CONNECT_TIMEOUT_S = 10.0
+"""To a database server; and how long what it refuses is tried again before callers are told."""
+COMMIT_PATIENCE_S = 60.0
+"""A commit without an answer is looked for on another connection after this."""
+COMMIT_TRIES_MAX = 20
+"""Tries of a commit that met a deadlock, or others that were faster."""
+LOCK_WAIT_S = 10.0
+"""Wait for a row's lock, which others hold for one commit."""
+TAIL_POLL_S = 0.25
+"""What other nodes committed is looked for this often, whether a notification came or not."""
+NOTIFY_EVERY_S = 0.02
+"""Least time between two notifications of one node: each takes a lock of the whole database."""
+CHUNK_PART_S = 6 * 3600
+"""Chunks of this long lie in one partition, which is dropped whole."""
+CHUNK_PARTS_AHEAD = 2
+"""Partitions that are made before their time."""
+WRITERS_KEPT_S = 7 * 24 * 3600
+"""A writer that committed nothing for this long is gone, and its proof with it."""
+
 LISTEN_BACKLOG = 2_048
 """Connections that wait to be accepted."""
 

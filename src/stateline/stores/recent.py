@@ -39,16 +39,16 @@ class _Entry(msgspec.Struct, gc=False):
 class _Log:
     """What is known of one session.
 
-    Every visible event after ``floor`` is in ``entries``; ``last`` is the newest visible one.
-    ``inbox`` is exactly what waits, or None when that is not known.
+    Every visible event after ``floor`` is in ``entries``; ``last`` is the newest visible one, ``end`` the
+    newest of any kind. ``inbox`` is exactly what waits, or None when that is not known.
     """
 
-    __slots__ = ("entries", "floor", "inbox", "last")
+    __slots__ = ("end", "entries", "floor", "inbox", "last")
 
     def __init__(self, floor: int, last: int) -> None:
         self.entries: list[_Entry] = []
         self.floor = floor
-        self.last = last
+        self.last = self.end = last
         self.inbox: dict[int, Posted] | None = None
 
 
@@ -90,14 +90,21 @@ class Recent:
         visible = len(events)
         while visible and type(events[visible - 1].body) is Snapshot:
             visible -= 1
-        if not visible:
-            return  # Nothing that a follower would see.
         log = self._logs.get(session)
+        if not visible:
+            if log is not None:
+                log.end = max(log.end, first + len(events) - 1)
+            return  # Nothing that a follower would see.
         if log is None:
             log = self._remember(session, _Log(first - 1, first - 1))
+        elif first > log.end + 1:
+            # Another process wrote what is between: of that nothing is known here.
+            log.entries.clear()
+            log.floor = first - 1
         entry = _Entry(session, epoch, first, first + len(events) - 1, events, size)
         log.entries.append(entry)
         log.last = first + visible - 1
+        log.end = entry.last
         self._entries.append(entry)
         self._events += len(events)
         self._bytes += size
@@ -151,6 +158,16 @@ class Recent:
                 log.last = min(log.last, watch.after)
         if inbox is not None and log.inbox is None:
             log.inbox = {posted.post: posted for posted in inbox}
+        log.end = max(log.end, last)
+
+    def changed(self, session: SessionRef) -> None:
+        """Something happened to a session that whoever follows it should look for."""
+        self._wake(session)
+
+    def wake_all(self) -> None:
+        """Something may have happened to any session."""
+        for waiter in self._waiters:
+            _set(waiter.wake)
 
     # -- what the tailer asks ------------------------------------------------------------------------
 
@@ -177,6 +194,23 @@ class Recent:
                 out.extend(posted for number, posted in log.inbox.items() if number > post)
             if out and len(out) >= TAIL_EVENTS_MAX:
                 break
+        return unknown
+
+    def committed(self, watched: Iterable[Watch], out: list[Event | Posted]) -> list[Watch]:
+        """Add what this process committed itself after each cursor, without a gap.
+
+        Where others write as well: there may be more. Returns the watches of which nothing is known.
+        """
+        find = self._logs.get
+        unknown: list[Watch] = []
+        for watch in watched:
+            log = find(watch.session)
+            if log is None or watch.after < log.floor:
+                unknown.append(watch)
+            elif watch.after < log.last:
+                _collect(log, watch.after, out)
+                if len(out) >= TAIL_EVENTS_MAX:
+                    break
         return unknown
 
     async def wait(self, watched: Sequence[Watch], wait_s: float) -> None:

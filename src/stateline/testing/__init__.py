@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stateline.testing.exercise import exercise_store
+    from stateline.testing.postgres_server import postgres_server
     from stateline.testing.scripted import Answer, Asked, Gate, ScriptedCall, ScriptedModel
     from stateline.testing.sim import InvariantBroken, Report, simulate
     from stateline.testing.store_rig import ManualClock
@@ -26,6 +27,7 @@ _HOMES = {
     "ScriptedModel": "stateline.testing.scripted",
     "ScriptedUpstream": "stateline.testing.upstream",
     "exercise_store": "stateline.testing.exercise",
+    "postgres_server": "stateline.testing.postgres_server",
     "simulate": "stateline.testing.sim",
 }
 
@@ -40,6 +42,7 @@ __all__ = [
     "ScriptedModel",
     "ScriptedUpstream",
     "exercise_store",
+    "postgres_server",
     "simulate",
 ]
 

@@ -19,10 +19,10 @@ from stateline.core.limits import (
     STORE_READERS,
 )
 from stateline.ports import Posted, Watch
+from stateline.stores.rules import missing, read_dedup
 from stateline.stores.sqlite import opening
 from stateline.stores.sqlite.blobs import Blobs
 from stateline.stores.sqlite.claiming import InboxRow
-from stateline.stores.sqlite.requests import missing, read_dedup
 from stateline.stores.sqlite.schema import HEAD
 
 _T = TypeVar("_T")

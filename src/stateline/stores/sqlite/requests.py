@@ -10,19 +10,10 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
-from stateline.core.blobs import may_hold
-from stateline.core.errors import BadRequest, StatelineError
-from stateline.core.events import Dedup, Event, encode_body
+from stateline.core.errors import StatelineError
+from stateline.core.events import Dedup, Event
 from stateline.core.ids import SessionRef
-from stateline.core.limits import (
-    APPEND_EVENTS_MAX,
-    BLOB_BYTES_MIN,
-    DEDUP_TTL_S,
-    EVENT_BYTES_MAX,
-    INBOX_POSTS_MAX,
-)
+from stateline.core.limits import INBOX_POSTS_MAX
 from stateline.ports import (
     Fenced,
     HeadMoved,
@@ -33,10 +24,10 @@ from stateline.ports import (
     SessionExists,
     SessionMissing,
 )
+from stateline.stores import rules
 from stateline.stores.recent import Recent, posted_event
+from stateline.stores.rules import missing
 from stateline.stores.sqlite.transaction import Row, Transaction
-
-_dedup_codec = msgspec.json.Decoder(tuple[Dedup, ...])
 
 
 class Request:
@@ -66,19 +57,7 @@ class Request:
         Raises:
             BadRequest: too many events, or one that is too large.
         """
-        if len(self.events) > APPEND_EVENTS_MAX:
-            raise BadRequest(
-                f"{len(self.events)} events in one append, {APPEND_EVENTS_MAX} at most", code="append_too_large"
-            )
-        self.bodies = bodies = [encode_body(event.body) for event in self.events]
-        self.size = size = sum(map(len, bodies))
-        if size < BLOB_BYTES_MIN:
-            return  # None of them is large.
-        for raw in bodies:
-            if may_hold(raw):
-                self.large = True
-            if len(raw) > EVENT_BYTES_MAX:
-                raise BadRequest(f"an event of {len(raw)} bytes, {EVENT_BYTES_MAX} at most", code="event_too_large")
+        self.bodies, self.size, self.large = rules.encode(self.events)
 
     def run(self, tx: Transaction) -> Any:
         raise NotImplementedError
@@ -92,10 +71,6 @@ class Request:
             "INSERT OR IGNORE INTO blob_refs VALUES (?,?,?)",
             [(tenant, session, name) for name in sorted(self.blobs)],
         )
-
-
-def missing(session: SessionRef) -> SessionMissing:
-    return SessionMissing(f"no session {session.id}")
 
 
 class Create(Request):
@@ -136,14 +111,8 @@ class Append(Request):
         self.own = own
         self.expected = expected
         self.holds = holds
-        self.posts: list[int] = []
-        self.dedup: list[Dedup] = []
+        self.posts, self.dedup = rules.named(events)
         self.adopted = False
-        for event in events:
-            if event.post is not None and event.post not in self.posts:
-                self.posts.append(event.post)
-            if event.dedup:
-                self.dedup += event.dedup
 
     def run(self, tx: Transaction) -> int:
         if self.holds:
@@ -151,7 +120,7 @@ class Append(Request):
         row = tx.row(self.session)
         if row is None:
             raise missing(self.session)
-        self.adopted = self._check(row)
+        self.adopted = rules.adopts(row, self.own, self.expected)
         if self.posts:
             self._check_posts(tx, row)
         if self.dedup:
@@ -176,21 +145,6 @@ class Append(Request):
         if self.large:
             self.keep_blobs(tx, tenant, number)
         return seq
-
-    def _check(self, row: Row) -> bool:
-        """Whether the append adopts the session."""
-        own = self.own
-        if row.owner == own.owner and row.epoch == own.epoch:
-            adopts = False
-        elif row.owner is None and not row.crashed and row.epoch + 1 == own.epoch:
-            adopts = True
-        else:
-            raise Fenced(f"session {self.session.id} has another owner")
-        if row.head != self.expected:
-            raise HeadMoved(f"session {self.session.id} is at {row.head}, not at {self.expected}")
-        if adopts and row.inbox:
-            raise HeadMoved(f"the inbox of session {self.session.id} is not empty")
-        return adopts
 
     def _check_posts(self, tx: Transaction, row: Row) -> None:
         for post in self.posts:
@@ -233,9 +187,7 @@ class Post(Request):
             raise missing(self.session)
         dedup: tuple[Dedup, ...] = ()
         if self.key is not None:
-            # The key counts within this session, so it is written with the session's own number.
-            ref = str(getattr(self.event.body, "response_id", ""))
-            dedup = (Dedup(key=f"post/{row.number}/{self.key}", ref=ref, digest="", ttl_s=DEDUP_TTL_S),)
+            dedup = (rules.post_key(row.number, self.key, self.event),)
             tx.check_dedup(row.tenant, dedup)
         if row.inbox >= INBOX_POSTS_MAX:
             raise InboxFull(f"{INBOX_POSTS_MAX} inputs wait in session {self.session.id} already")
@@ -248,10 +200,9 @@ class Post(Request):
             row.due_ms = row.due_ms or tx.now_ms
             tx.db.execute("UPDATE sessions SET due_ms = ? WHERE n = ? AND due_ms IS NULL", (tx.now_ms, row.number))
         event = self.event
-        keys = msgspec.json.encode(event.dedup) if event.dedup else None
         tx.db.execute(
             "INSERT INTO inbox (tenant, session, post, at_ms, dedup, body) VALUES (?,?,?,?,?,?)",
-            (row.tenant, row.number, self.post, event.at_ms, keys, self.bodies[0]),
+            (row.tenant, row.number, self.post, event.at_ms, rules.written_dedup(event), self.bodies[0]),
         )
         if dedup:
             tx.write_dedup(row.tenant, row.number, dedup)
@@ -260,10 +211,6 @@ class Post(Request):
 
     def publish(self, recent: Recent) -> None:
         recent.posted(Posted(session=self.session, post=self.post, event=posted_event(self.event)))
-
-
-def read_dedup(raw: bytes | None) -> tuple[Dedup, ...]:
-    return _dedup_codec.decode(raw) if raw else ()
 
 
 class Renew(Request):

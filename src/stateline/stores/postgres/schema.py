@@ -1,0 +1,126 @@
+"""The tables, and the numbered steps that lead to them. Steps are never edited, only added.
+
+All names begin with ``stateline_`` and lie where the connection's search_path leads, ``public`` unless
+it says otherwise. Everything is keyed by tenant. ``n`` and ``session`` are numbers that stand for a
+session's name and are never used twice; locks are taken in their order. Bodies are JSON, with large
+content moved out (``core/blobs.py``).
+
+A step runs while older nodes serve: it adds, and what it adds has a default.
+"""
+
+from __future__ import annotations
+
+_RECORDS = """
+    tenant integer NOT NULL,
+    session bigint NOT NULL,
+    seq bigint NOT NULL,
+    at_ms bigint NOT NULL,
+    epoch bigint NOT NULL,
+    post bigint,
+    body bytea NOT NULL
+"""
+
+_FIRST = f"""
+CREATE TABLE stateline_meta (name text PRIMARY KEY, value bytea NOT NULL);
+CREATE TABLE stateline_tenants (
+    n integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    name text NOT NULL UNIQUE
+);
+CREATE SEQUENCE stateline_session_numbers;
+
+-- due_ms: since when an unowned session wants an owner; wake_ms: when it will want one, for a timer.
+-- Both are NULL while it is owned or has nothing to do.
+-- inbox counts the waiting posts, post numbers the last one, crashed is left by a dead owner.
+-- Each append moves the head; there is room in the page for the row's next version.
+CREATE TABLE stateline_sessions (
+    n bigint PRIMARY KEY,
+    tenant integer NOT NULL REFERENCES stateline_tenants,
+    id text NOT NULL,
+    owner text,
+    epoch bigint NOT NULL DEFAULT 0,
+    head bigint NOT NULL,
+    due_ms bigint,
+    wake_ms bigint,
+    crashed boolean NOT NULL DEFAULT false,
+    inbox bigint NOT NULL DEFAULT 0,
+    post bigint NOT NULL DEFAULT 0,
+    parent bigint,
+    parent_seq bigint NOT NULL DEFAULT 0,
+    min_reader integer NOT NULL DEFAULT 1,
+    created_ms bigint NOT NULL,
+    UNIQUE (tenant, id)
+) WITH (fillfactor = 70);
+CREATE INDEX stateline_sessions_due ON stateline_sessions (tenant, due_ms) WHERE due_ms IS NOT NULL;
+CREATE INDEX stateline_sessions_wake ON stateline_sessions (wake_ms) WHERE wake_ms IS NOT NULL;
+CREATE INDEX stateline_sessions_owned ON stateline_sessions (owner) WHERE owner IS NOT NULL;
+CREATE INDEX stateline_sessions_forks ON stateline_sessions (parent) WHERE parent IS NOT NULL;
+
+CREATE TABLE stateline_events ({_RECORDS}, PRIMARY KEY (session, seq));
+CREATE TABLE stateline_snapshots ({_RECORDS}, PRIMARY KEY (session));
+
+-- In parts by the time of writing (chunks.py), so that what is old is dropped whole.
+CREATE TABLE stateline_chunks ({_RECORDS},
+    written_ms bigint NOT NULL,
+    PRIMARY KEY (session, seq, written_ms)
+) PARTITION BY RANGE (written_ms);
+
+CREATE TABLE stateline_inbox (
+    tenant integer NOT NULL,
+    session bigint NOT NULL,
+    post bigint NOT NULL,
+    at_ms bigint NOT NULL,
+    dedup bytea,
+    body bytea NOT NULL,
+    PRIMARY KEY (session, post)
+);
+
+CREATE TABLE stateline_dedup (
+    tenant integer NOT NULL,
+    key text NOT NULL,
+    ref text NOT NULL,
+    digest text NOT NULL,
+    session bigint NOT NULL,
+    expires_ms bigint NOT NULL,
+    PRIMARY KEY (tenant, key)
+);
+CREATE INDEX stateline_dedup_expiry ON stateline_dedup (expires_ms);
+CREATE INDEX stateline_dedup_by_session ON stateline_dedup (session);
+
+CREATE TABLE stateline_nodes (owner text PRIMARY KEY, expires_ms bigint NOT NULL) WITH (fillfactor = 50);
+
+-- refs counts the rows of blob_refs: a row's own count is seen right by whoever waited for its lock.
+CREATE TABLE stateline_blobs (
+    tenant integer NOT NULL,
+    name text NOT NULL,
+    refs bigint NOT NULL,
+    content bytea NOT NULL,
+    PRIMARY KEY (tenant, name)
+);
+ALTER TABLE stateline_blobs ALTER COLUMN content SET STORAGE EXTERNAL;
+CREATE TABLE stateline_blob_refs (
+    tenant integer NOT NULL,
+    session bigint NOT NULL,
+    name text NOT NULL,
+    PRIMARY KEY (session, name)
+);
+
+-- The last commit of each writer, written with it: what proves it when its answer was lost.
+-- done are the sessions that it moved; void says that it never happened, and never will.
+CREATE TABLE stateline_writers (
+    writer text PRIMARY KEY,
+    number bigint NOT NULL,
+    done bigint[],
+    void boolean NOT NULL,
+    at_ms bigint NOT NULL
+) WITH (fillfactor = 50);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+"""Step ``i`` leads from version ``i`` to ``i + 1``."""
+VERSION = len(MIGRATIONS)
+
+TABLES = ("meta", "tenants", "sessions", "events", "snapshots", "chunks", "inbox", "dedup", "nodes", "blobs")
+"""Looked into at the start, without their prefix."""
+
+LOCK = 0x53744C6E
+"""The advisory lock of whoever changes tables: ``StLn``."""
