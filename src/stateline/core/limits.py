@@ -6,7 +6,10 @@ here and its key in ``[limits]`` of the configuration.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 # -- what one request may bring -------------------------------------------------------------
 BODY_BYTES_MAX = 32 * 1024 * 1024
@@ -92,7 +95,16 @@ BLOB_BYTES_MIN = 16 * 1024
 """Inline data smaller than this stays in its event."""
 PRUNE_ROWS_MAX = 2_000
 """Chunks that one transaction deletes, so that pruning holds nobody up for long."""
+PRUNE_BYTES_MAX = 8 * 1024 * 1024
+"""Bodies of erased sessions that one transaction deletes; a single larger one goes alone."""
+PRUNE_SESSIONS_MAX = 200
+"""Sessions that one transaction of the retention takes away, and that one reading looks at."""
 PRUNE_EVERY_S = 60.0
+SCRUB_WAIT_MS = 500
+"""What the writer waits for readers, so that erased content leaves the journal; then it tries again later."""
+SCRUB_RETRY_MS = 1_000
+BACKUP_COPY_BYTES = 1024 * 1024
+"""A piece of a file that is copied into or out of a backup."""
 INBOX_POSTS_MAX = 1_000
 """Posts waiting in one session's inbox."""
 
@@ -119,6 +131,9 @@ BLOB_GRACE_S = 3600
 WAL_BYTES_MAX = 16 * 1024 * 1024
 """Written since the last checkpoint, about; then the next one is made."""
 
+DRAIN_S = 5.0
+"""A stop goes on answering this long while ``/readyz`` says no; ``server.drain_s``."""
+DRAIN_S_MAX = 600.0
 LISTEN_BACKLOG = 2_048
 """Connections that wait to be accepted."""
 
@@ -136,6 +151,10 @@ SNAPSHOT_WASTE_BYTES_MIN = 4_096
 
 CHUNKS_RETENTION_S = 24 * 3600
 """Deltas of an ended turn are kept this long for replay; ``[retention] chunks_s``."""
+DELETED_RETENTION_S = 30 * 24 * 3600
+"""What was deleted over the API is erased after this; ``[retention] deleted_s``."""
+SNAPSHOTS_RETENTION_S = 7 * 24 * 3600
+"""Snapshots that only an older release can read are kept this long; ``[retention] snapshots_s``."""
 
 # -- model calls ----------------------------------------------------------------------------------
 DEPLOYMENT_CALLS_MAX = 1_000
@@ -210,3 +229,12 @@ class TurnLimits(msgspec.Struct, frozen=True, kw_only=True):
     """UTF-8 bytes of the output of one turn."""
     model_failures_max: int = 5
     """Failed model calls in a row before the turn fails with the last error."""
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things are kept that nobody asked to keep for ever. Seconds; None: for ever."""
+
+    chunks_s: Annotated[int, Meta(ge=1)] = CHUNKS_RETENTION_S
+    deleted_s: Annotated[int, Meta(ge=0)] = DELETED_RETENTION_S
+    idle_s: Annotated[int, Meta(ge=1)] | None = None
+    snapshots_s: Annotated[int, Meta(ge=0)] = SNAPSHOTS_RETENTION_S
