@@ -255,6 +255,9 @@ def open_writer(path: Path, now_ms: int) -> sqlite3.Connection:
         db.execute("PRAGMA fullfsync = ON")
         db.execute("PRAGMA checkpoint_fullfsync = ON")
         db.execute("PRAGMA journal_size_limit = 67108864")
+        # What is deleted is overwritten, so that no free page or gap of a page holds what was erased: also
+        # what left its table long before, such as a pruned chunk. A turn deletes next to nothing.
+        db.execute("PRAGMA secure_delete = ON")
         schema.migrate(db)
         # One process at a time: whoever owned a session before is gone.
         db.execute("DELETE FROM nodes")
