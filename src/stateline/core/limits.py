@@ -38,6 +38,8 @@ STOP_SEQUENCES_MAX = 4
 """Stop sequences of one chat completion (OpenAI: up to 4)."""
 TOKENS_MAX = 1_000_000_000
 """Highest number of tokens or calls that a request may name."""
+PATH_CHARS_MAX = 4_096
+"""A path that an operator names in a request."""
 QUERY_BYTES_MAX = 16 * 1024
 QUERY_FIELDS_MAX = 100
 PROXY_HOPS_MAX = 32

@@ -159,6 +159,19 @@ def check_file(path: Path) -> bool:
     return True
 
 
+def schema_version(path: Path) -> int:
+    """The schema version of a database that nobody uses; 0 where there is none.
+
+    Raises:
+        StoreUnavailable: foreign, newer than this release, or damaged.
+    """
+    if not check_file(path):
+        return 0
+    check_content(path)
+    with contextlib.closing(connect(path, "ro")) as db:
+        return db.execute("PRAGMA user_version").fetchone()[0]
+
+
 def _number(header: bytes, at: int) -> int:
     return int.from_bytes(header[at : at + 4], "big")
 

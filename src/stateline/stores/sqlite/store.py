@@ -62,7 +62,7 @@ class SqliteStore:
 
     def __init__(self, writer: Writer, blobs: Blobs, lock: IO[bytes], clock: Clock) -> None:
         self._lock = lock
-        self._clock = clock
+        self.clock = clock
         self._writer = writer
         self._recent = writer.recent
         self._blobs = blobs
@@ -116,7 +116,7 @@ class SqliteStore:
             page = await readers.run(partial(readers.page, span=page.rest))
 
     async def find_duplicate(self, tenant: str, dedup_key: str) -> Duplicate | None:
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
 
         def look(db: sqlite3.Connection) -> Duplicate | None:
             row = db.execute(

@@ -1,0 +1,211 @@
+"""`stateline db`: keep, copy, put back and bring up to date the database.
+
+While a server runs it alone may use the file, so it is asked. Otherwise the work is done on the file.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from stateline.cli._admin import Shown, ask_server
+from stateline.cli._options import ConfigOption, JsonOption, command_app, load_config, print_json
+from stateline.core.errors import BadRequest
+
+if TYPE_CHECKING:
+    from stateline.ports import Progress
+    from stateline.stores.sqlite import SqliteStore
+
+app = command_app("Prune, back up, restore or migrate the database.")
+
+_T = TypeVar("_T")
+_PRUNE_TIMEOUT_S = 3600.0
+_POLL_S = 0.2
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what is there.")]
+
+
+@app.command()
+def prune(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Count, and delete nothing.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete what [retention] does not keep; a running server does so every minute.
+
+    \b
+    Examples:
+      stateline db prune --dry-run
+      stateline db prune --dry-run --json
+      stateline db prune --config /etc/stateline/stateline.toml
+    """
+    settings = load_config(config)
+    asked = ask_server(settings.store.path, "POST", "/v1/admin/prune", {"dry_run": dry_run}, timeout_s=_PRUNE_TIMEOUT_S)
+    if asked is None:
+
+        async def directly(store: SqliteStore) -> Shown:
+            done = await store.maintenance.prune(settings.retention, dry_run=dry_run)
+            counts = {"chunks": done.chunks, "sessions": done.sessions, "snapshots": done.snapshots}
+            return {"object": "prune", "dry_run": dry_run, **counts}
+
+        asked = _on_database(settings.store.path, directly)
+    if as_json:
+        print_json(asked)
+    else:
+        verb = "would delete" if dry_run else "deleted"
+        counts = f"{asked['chunks']} chunks, {asked['sessions']} sessions, {asked['snapshots']} snapshots"
+        sys.stdout.write(f"{verb} {counts}\n")
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(help="The folder to make. A running server must be able to write there.")],
+    force: ForceOption = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy the database and its large content into a new folder, also while a server serves.
+
+    \b
+    Examples:
+      stateline db backup /var/backups/stateline-2026-11-25
+      stateline db backup latest --force --json
+    """
+    database = load_config(config).store.path
+    target = target.absolute()
+    with _progress_bar("Backing up") as progress:
+        made = _backup_by_server(database, target, progress, force=force)
+        if made is None:
+
+            async def directly(store: SqliteStore) -> Shown:
+                import msgspec
+
+                return msgspec.to_builtins(await store.maintenance.backup(target, force=force, progress=progress))
+
+            made = _on_database(database, directly)
+    _print_backup(made, "backed up to", as_json=as_json)
+
+
+@app.command()
+def restore(
+    source: Annotated[Path, typer.Argument(help="A folder that `stateline db backup` made.")],
+    force: ForceOption = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Verify a backup, and put it in the place of the configured database. No server may run on it.
+
+    \b
+    Examples:
+      stateline db restore /var/backups/stateline-2026-11-25
+      stateline db restore latest --force --config /etc/stateline/stateline.toml
+    """
+    import msgspec
+
+    from stateline.stores.sqlite import backup as backups
+
+    with _progress_bar("Restoring") as progress:
+        done = backups.restore(source, load_config(config).store.path, force=force, progress=progress)
+    _print_backup(msgspec.to_builtins(done), "restored", as_json=as_json)
+
+
+@app.command()
+def migrate(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Bring the database to this release's schema, as the next start of the server would.
+
+    \b
+    Examples:
+      stateline db backup before-upgrade && stateline db migrate
+    """
+    database = load_config(config).store.path
+    status = ask_server(database, "GET", "/v1/admin/status")
+    if status is not None:
+        after = before = status["store"]["schema_version"]
+    else:
+        from stateline.stores.sqlite.opening import schema_version
+
+        before = schema_version(database)
+
+        async def version(store: SqliteStore) -> int:
+            return (await store.maintenance.status()).schema_version
+
+        after = _on_database(database, version)
+    if as_json:
+        print_json({"object": "migration", "before": before, "after": after})
+    else:
+        what = f"schema version {after}, nothing to do" if before == after else f"schema version {before} -> {after}"
+        sys.stdout.write(f"{database}: {what}\n")
+
+
+# -- the two ways --------------------------------------------------------------------------------------
+
+
+def _backup_by_server(database: Path, target: Path, progress: Progress | None, *, force: bool) -> Shown | None:
+    """Begin a backup and watch it; None where no server runs."""
+    state = ask_server(database, "POST", "/v1/admin/backups", {"path": str(target), "force": force})
+    if state is None:
+        return None
+    while state["status"] == "running":
+        time.sleep(_POLL_S)
+        state = ask_server(database, "GET", "/v1/admin/backups")
+        if state is None:
+            raise BadRequest("the server stopped before the backup was done", code="backup_failed")
+        if progress is not None and state["total_bytes"]:
+            progress(state["done_bytes"], state["total_bytes"])
+    if state["status"] != "done":
+        raise BadRequest(str(state["message"] or "no backup was made"), code=str(state["code"] or "backup_failed"))
+    return state["backup"]
+
+
+def _on_database(database: Path, work: Callable[[SqliteStore], Coroutine[Any, Any, _T]]) -> _T:
+    """Open an existing database, which fails in one line where a server has it."""
+    import asyncio
+
+    if not database.is_file():
+        raise BadRequest(f"there is no database at {database}; see store.url", code="store_missing")
+
+    async def run() -> _T:
+        from stateline.stores.sqlite import open_sqlite
+
+        store = await open_sqlite(database)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+# -- what is shown -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress_bar(what: str) -> Generator[Progress | None]:
+    """A bar on a terminal; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=None)
+
+        def show(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield show
+
+
+def _print_backup(done: Shown, verb: str, *, as_json: bool) -> None:
+    if as_json:
+        print_json({"object": "backup", **done})
+        return
+    files = f"{done['files']} large files, " if done["files"] else ""
+    sys.stdout.write(f"{verb} {done['path']}: {done['sessions']} sessions, {files}{done['bytes']} bytes\n")
