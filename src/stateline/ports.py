@@ -7,7 +7,6 @@ An adapter implements one of these and imports nothing of the engine. Two stores
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -283,8 +282,8 @@ class Maintenance(Protocol):
         """Take away what is no longer to be kept, in bounded batches; with ``dry_run`` only count it."""
         ...
 
-    async def backup(self, target: Path, *, force: bool = False, progress: Progress | None = None) -> Backup:
-        """Write a consistent copy of everything to ``target``, while the store is used.
+    async def backup(self, target: str, *, force: bool = False, progress: Progress | None = None) -> Backup:
+        """Write a consistent copy of everything to the path ``target``, while the store is used.
 
         Raises:
             StoreUnavailable: ``backup_exists``, ``backup_failed``, ``blob_lost``, ``backup_unsupported``.

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from stateline.cli._admin import Shown, ask_server
 from stateline.cli._options import ConfigOption, JsonOption, command_app, load_config, print_json
 from stateline.core.errors import BadRequest
+from stateline.ops.asking import Shown, ask_server
 
 if TYPE_CHECKING:
     from stateline.ports import Progress

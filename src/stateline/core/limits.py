@@ -139,6 +139,20 @@ DRAIN_S_MAX = 600.0
 LISTEN_BACKLOG = 2_048
 """Connections that wait to be accepted."""
 
+# -- the doctor ----------------------------------------------------------------------------------
+DOCTOR_SYNCS = 8
+"""Writes whose syncs are timed."""
+SYNC_SLOW_MS = 20.0
+SYNC_FAST_MS = 0.02
+"""No disk makes a write durable faster; a file system in memory, or one that lies, does."""
+DISK_FREE_WARN_BYTES = 1024 * 1024 * 1024
+DISK_FREE_FAIL_BYTES = 100 * 1024 * 1024
+DOCTOR_PROBES = 8
+"""Deployments that are asked at a time."""
+DOCTOR_PROBE_S = 10.0
+DOCTOR_ANSWER_BYTES_MAX = 4 * 1024 * 1024
+"""What is read of the answer of whoever has the port."""
+
 # -- the engine -----------------------------------------------------------------------------------
 SESSIONS_CACHED_MAX = 2_000
 SESSIONS_CACHED_BYTES_MAX = 256 * 1024 * 1024

@@ -78,17 +78,16 @@ class ServerOperator:
     def start_backup(self, path: str, *, force: bool) -> BackupState:
         if self._state.status == "running":
             raise Conflict("A backup is being made; wait until it is done.", code="backup_running")
-        target = Path(path)
-        if not target.is_absolute() or "\0" in path:
+        if not Path(path).is_absolute() or "\0" in path:
             raise BadRequest("The path of a backup must be absolute.", code="invalid_value", param="path")
         self._state = BackupState(status="running")
-        self._backup = asyncio.get_running_loop().create_task(self._make(target, force=force))
+        self._backup = asyncio.get_running_loop().create_task(self._make(path, force=force))
         return self._state
 
     def backup_state(self) -> BackupState:
         return self._state
 
-    async def _make(self, target: Path, *, force: bool) -> None:
+    async def _make(self, target: str, *, force: bool) -> None:
         try:
             made = await self._maintenance.backup(target, force=force, progress=self._progressed)
         except Exception as error:

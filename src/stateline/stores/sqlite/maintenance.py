@@ -104,9 +104,11 @@ class SqliteMaintenance:
 
     # -- copies and sizes ----------------------------------------------------------------------------
 
-    async def backup(self, target: Path, *, force: bool = False, progress: Progress | None = None) -> Backup:
+    async def backup(self, target: str | Path, *, force: bool = False, progress: Progress | None = None) -> Backup:
         """See the port; the work is done on a thread of its own."""
-        made = backup.Making(self._blobs.database, target, force=force, progress=progress, stopped=lambda: self._stop)
+        made = backup.Making(
+            self._blobs.database, Path(target), force=force, progress=progress, stopped=lambda: self._stop
+        )
         with self._blobs.held():
             result = await asyncio.to_thread(made.run, self._clock.now_ms())
         await self._drop(())
