@@ -47,6 +47,19 @@ def error_of(caught: pytest.ExceptionInfo[StoreUnavailable]) -> str:
     return caught.value.code
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def hidden(folder: Path) -> list[str]:
+    """What was left of a backup that was not finished."""
+    return [name for name in names(folder) if name.startswith(".")]
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
 def restored(folder: Path, database: Path, *, force: bool = False) -> dict[str, list[tuple[object, ...]]]:
     backup.restore(folder, database, force=force)
     return dump(database)
@@ -56,15 +69,15 @@ async def test_a_backup_is_what_was_there_and_can_be_put_back(
     store: SqliteStore, writing: Writing, tmp_path: Path
 ) -> None:
     seen: list[tuple[int, int]] = []
-    made = await store.maintenance.backup(tmp_path / "backup", progress=lambda *at: seen.append(at))
+
+    def watch(done: int, total: int) -> None:
+        seen.append((done, total))
+
+    made = await store.maintenance.backup(tmp_path / "backup", progress=watch)
     assert (made.files, made.sessions, made.schema_version) == (4, 3, schema.VERSION)
     assert seen == sorted(seen)
     assert seen[-1][0] == seen[-1][1] > 0
-    assert sorted(path.name for path in (tmp_path / "backup").iterdir()) == [
-        "manifest.json",
-        "stateline.db",
-        "stateline.db.blobs",
-    ]
+    assert names(tmp_path / "backup") == ["manifest.json", "stateline.db", "stateline.db.blobs"]
     assert (tmp_path / "backup").stat().st_mode & 0o777 == 0o700
     before = dump(tmp_path / "a.db")
     (tmp_path / "other").mkdir()
@@ -94,8 +107,8 @@ async def test_a_backup_while_turns_are_written_is_of_one_instant(
         await store.maintenance.backup(target)
         backup.verify(target)
         found = dump(target / "stateline.db")
-        seqs = sorted(row[4] for row in [*found["events"], *found["chunks"]] if row[0] == "busy")  # type: ignore[misc]
-        assert seqs == [*range(1, len(seqs) + 1)]
+        seqs = {row[4] for row in [*found["events"], *found["chunks"]] if row[0] == "busy"}
+        assert seqs == {*range(1, len(seqs) + 1)}
     stop = True
     await task
 
@@ -118,8 +131,7 @@ async def test_an_existing_backup_is_replaced_only_by_force_and_anything_else_ne
     assert on_disk(tmp_path / "precious") == b"x"
     with pytest.raises(StoreUnavailable, match="does not exist"):
         await store.maintenance.backup(tmp_path / "no" / "where")
-    left = {path.name for path in tmp_path.iterdir() if path.name.startswith(".")}
-    assert left == set()
+    assert hidden(tmp_path) == []
 
 
 async def test_a_backup_that_fails_leaves_the_earlier_one(
@@ -127,7 +139,7 @@ async def test_a_backup_that_fails_leaves_the_earlier_one(
 ) -> None:
     await store.maintenance.backup(tmp_path / "backup")
     before = on_disk(tmp_path / "backup")
-    lost = next(path for path in (tmp_path / "a.db.blobs").rglob("*") if path.is_file())
+    lost = files(tmp_path / "a.db.blobs")[0]
     content = lost.read_bytes()
     for damage in (b"changed", None):
         lost.unlink()
@@ -143,7 +155,7 @@ async def test_a_backup_that_fails_leaves_the_earlier_one(
             await store.maintenance.backup(tmp_path / "backup", force=True)
     assert error_of(caught) == "backup_failed"
     assert on_disk(tmp_path / "backup") == before
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert hidden(tmp_path) == []
 
 
 def _no_space(_: int) -> None:
@@ -158,7 +170,7 @@ async def test_what_a_dead_process_left_of_a_backup_is_no_hindrance(
         (tmp_path / name / "half").write_text("x")
     await store.maintenance.backup(tmp_path / "backup")
     backup.verify(tmp_path / "backup")
-    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert hidden(tmp_path) == []
 
 
 async def test_a_stop_ends_a_backup(store: SqliteStore, writing: Writing, tmp_path: Path) -> None:
@@ -197,7 +209,7 @@ async def test_an_erasure_during_a_backup_holds_nobody_up_and_is_whole_afterward
     shutil.rmtree(tmp_path / "backup")
     await store.maintenance.backup(tmp_path / "next")
     assert b"words of two" not in on_disk(tmp_path)
-    assert not [path for path in (tmp_path / "a.db.blobs").rglob("*") if path.is_file()]
+    assert files(tmp_path / "a.db.blobs") == []
 
 
 async def test_a_large_file_is_copied_in_pieces(store: SqliteStore, tmp_path: Path) -> None:
@@ -224,7 +236,7 @@ async def made(store: SqliteStore, writing: Writing, tmp_path: Path) -> Path:
 )
 async def test_a_damaged_backup_is_refused_and_nothing_is_touched(made: Path, tmp_path: Path, damage: str) -> None:
     database = made / "stateline.db"
-    blob = next(path for path in (made / "stateline.db.blobs").rglob("*") if path.is_file())
+    blob = files(made / "stateline.db.blobs")[0]
     raw = bytearray(database.read_bytes())
     match damage:
         case "manifest":
@@ -250,7 +262,7 @@ async def test_a_damaged_backup_is_refused_and_nothing_is_touched(made: Path, tm
     with pytest.raises(StoreUnavailable) as caught:
         backup.restore(made, target, force=True)
     assert error_of(caught) in ("backup_invalid", "blob_lost", "store_corrupt", "store_newer")
-    assert [path.name for path in target.parent.iterdir()] == ["b.db.lock"]
+    assert names(target.parent) == ["b.db.lock"]
 
 
 async def test_a_database_in_use_is_never_replaced(made: Path, tmp_path: Path) -> None:
@@ -283,7 +295,7 @@ async def test_a_journal_of_the_old_database_does_not_reach_the_new_one(made: Pa
     old.parent.mkdir()
     for suffix in ("", "-wal"):
         shutil.copy(f"{tmp_path / 'a.db'}{suffix}", f"{old}{suffix}")
-    assert Path(f"{old}-wal").stat().st_size > 0
+    assert old.with_name("b.db-wal").stat().st_size > 0
     assert restored(made, old, force=True) == before
     again = await open_sqlite(old)
     await again.close()
@@ -307,10 +319,10 @@ async def test_a_damaged_database_is_replaced_by_force(made: Path, tmp_path: Pat
 
 @pytest.mark.parametrize("step", ["replace", "unlink", "fsync"])
 async def test_a_restore_that_fails_anywhere_leaves_the_old_database_or_the_new_one(
-    store: SqliteStore, writing: Writing, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+    writing: Writing, made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     await writing.turn(await writing.create("later"), START_MS)
-    await store.close()
+    await writing.store.close()
     old, new = dump(tmp_path / "a.db"), dump(made / "stateline.db")
     real = getattr(Path if step != "fsync" else backup.os, step)
     for count in range(40):

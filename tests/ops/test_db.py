@@ -11,6 +11,7 @@ from signal import SIGTERM
 
 import pytest
 import pytest_asyncio
+from openai import NotFoundError
 from tests.crash.harness import Server, running_server, upstream_process
 from tests.ops.histories import dump, on_disk
 from tests.ops.server import admin, stateline
@@ -54,8 +55,6 @@ async def test_what_was_deleted_is_erased_by_command_from_everything_and_from_th
     assert b"a-planted-string" not in on_disk(server.folder)
     assert b"this one stays" in on_disk(server.folder / "backup")
     async with server.client() as client:
-        from openai import NotFoundError
-
         with pytest.raises(NotFoundError):
             await client.responses.retrieve(gone)
 
@@ -130,7 +129,7 @@ async def test_the_loop_erases_while_the_server_serves(tmp_path: Path) -> None:
         gone = await say(server, "a-planted-string")
         await delete(server, gone)
         async with asyncio.timeout(30):
-            while b"a-planted-string" in on_disk(tmp_path):
+            while b"a-planted-string" in on_disk(tmp_path):  # noqa: ASYNC110 - another process's files
                 await asyncio.sleep(0.1)
         assert "erased 1 sessions" in server.log.read_text()
         async with server.client() as client:

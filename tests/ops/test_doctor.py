@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import socket
 import sqlite3
 import time
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -125,8 +125,6 @@ async def test_deployments_are_asked_only_where_that_is_wished(tmp_path: Path) -
         config = dead + DEPLOYMENT.format(name="live", url=url) + 'auth = "none"\n'
         found = examined(tmp_path, config)
         assert found["deployments"].message == "2 over HTTP, not asked; --probe asks them"
-        import asyncio
-
         found = await asyncio.to_thread(lambda: examined(tmp_path, config, probe=True))
     assert found["deployment dead"].state == "fail"
     assert found["deployment live"].state == "ok"
@@ -138,7 +136,11 @@ async def test_deployments_are_asked_only_where_that_is_wished(tmp_path: Path) -
 @pytest.mark.parametrize(("free", "state"), [(2**40, "ok"), (500 * 2**20, "warn"), (10 * 2**20, "fail")])
 def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int, state: str) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=free)
-    monkeypatch.setattr(checks_sqlite.shutil, "disk_usage", lambda _: usage)
+
+    def disk_usage(_: Path) -> object:
+        return usage
+
+    monkeypatch.setattr(checks_sqlite.shutil, "disk_usage", disk_usage)
     assert examined(tmp_path)["disk space"].state == state
 
 
@@ -172,20 +174,13 @@ def test_an_old_sqlite_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert examined(tmp_path)["sqlite"].state == "fail"
 
 
-@pytest.mark.parametrize(
-    ("damage", "expected"),
-    [
-        (lambda path: None, ("database", "ok")),
-        (lambda path: path.write_bytes(b"something else"), ("database", "fail")),
-        (lambda path: path.write_bytes(path.read_bytes()[:9000]), ("database", "fail")),
-    ],
-)
-async def test_the_state_of_the_database(
-    tmp_path: Path, damage: Callable[[Path], object], expected: tuple[str, str]
-) -> None:
-    await (await open_sqlite(tmp_path / "stateline.db")).close()
-    damage(tmp_path / "stateline.db")
-    assert examined(tmp_path)[expected[0]].state == expected[1]
+@pytest.mark.parametrize("content", [None, b"something else", 9000])
+async def test_the_state_of_the_database(tmp_path: Path, content: bytes | int | None) -> None:
+    database = tmp_path / "stateline.db"
+    await (await open_sqlite(database)).close()
+    if content is not None:
+        database.write_bytes(content if isinstance(content, bytes) else database.read_bytes()[:content])
+    assert examined(tmp_path)["database"].state == ("ok" if content is None else "fail")
 
 
 async def test_a_clock_behind_the_log_is_a_failure(tmp_path: Path) -> None:

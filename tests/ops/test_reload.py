@@ -46,7 +46,8 @@ class House(NamedTuple):
 
     async def ask(self, model: str = "scripted", **options: Any) -> Any:
         async with self.server.client() as client:
-            return await client.responses.create(model=model, input="hi", **options)
+            created: Any = client.responses.create
+            return await created(model=model, input="hi", **options)
 
 
 @pytest_asyncio.fixture
