@@ -16,6 +16,7 @@ from tests.crash.harness import Server, running_server, upstream_process
 from tests.ops.histories import dump, on_disk
 from tests.ops.server import admin, stateline
 
+from stateline.core.limits import PATH_CHARS_MAX
 from stateline.stores.sqlite import backup, schema
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -86,6 +87,8 @@ async def test_two_backups_at_a_time_are_refused_and_paths_are_absolute(server: 
     while body.get("error", {}).get("code") == "backup_running":
         status, body = await admin(server, "POST", "/v1/admin/backups", {"path": "relative"})
     assert (status, body["error"]["param"]) == (400, "path")
+    status, body = await admin(server, "POST", "/v1/admin/backups", {"path": "/" * (PATH_CHARS_MAX + 1)})
+    assert (status, body["error"]["code"]) == (400, "string_above_max_length")
 
 
 async def test_only_the_admin_token_may_give_orders(server: Server) -> None:

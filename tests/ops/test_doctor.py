@@ -130,6 +130,30 @@ async def test_deployments_are_asked_only_where_that_is_wished(tmp_path: Path) -
     assert found["deployment live"].state == "ok"
 
 
+async def test_more_deployments_than_are_asked_at_a_time_are_all_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "DOCTOR_PROBES", 2)
+    async with ScriptedUpstream((Answer(text="x"),)) as url:
+        config = "".join(DEPLOYMENT.format(name=f"d{n}", url=url) + 'auth = "none"\n' for n in range(5))
+        found = await asyncio.to_thread(lambda: examined(tmp_path, config, probe=True))
+    assert [found[f"deployment d{n}"].state for n in range(5)] == ["ok"] * 5
+
+
+def _folder(tmp_path: Path) -> Path:
+    (tmp_path / "server").mkdir()
+    return tmp_path / "server"
+
+
+async def test_an_endless_answer_on_the_port_is_not_read_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "DOCTOR_ANSWER_BYTES_MAX", 100)
+    async with upstream_process("auto") as url, running_server(_folder(tmp_path), url) as server:
+        found = await asyncio.to_thread(lambda: examined(tmp_path, f"[server]\nport = {server.port}\n"))
+    assert found["port"].state == "fail"
+
+
 # -- the disk and the database -------------------------------------------------------------------------
 
 
