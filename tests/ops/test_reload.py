@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-from collections.abc import AsyncGenerator
+import shutil
+import ssl
+import subprocess
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Any, NamedTuple
@@ -166,3 +170,44 @@ async def test_ctrl_c_and_a_second_signal_wait_for_no_load_balancer(house: House
     house.server.signal(SIGTERM)
     await until(lambda: "draining for 60 s" in house.server.log.read_text())
     assert await house.server.end(SIGTERM, timeout_s=20) == 128 + SIGTERM
+
+
+def certificate(folder: Path, name: str) -> None:
+    """Write a certificate for ``name`` and its key to where the configuration says."""
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", f"/CN={name}"]
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not here")
+async def test_a_renewed_certificate_is_shown_after_a_reload_and_a_broken_one_is_refused(tmp_path: Path) -> None:
+    certificate(tmp_path, "first")
+    server = Server(tmp_path, "http://127.0.0.1:9/v1")
+    text = server.config.read_text().replace("[server]\n", '[server]\ntls_cert = "cert.pem"\ntls_key = "key.pem"\n')
+    server.config.write_text(text)
+    pem = tmp_path / "cert.pem"
+
+    def shown() -> str:
+        with contextlib.suppress(OSError):
+            return ssl.get_server_certificate(("127.0.0.1", server.port), timeout=5).strip()
+        return ""
+
+    await server.spawn()
+    try:
+        await until_true(lambda: shown() == pem.read_text().strip())
+        pem.write_text("broken")
+        server.signal(SIGHUP)
+        await until_true(lambda: "the configuration was not reloaded: server.tls_cert" in server.log.read_text())
+        certificate(tmp_path, "second")
+        server.signal(SIGHUP)
+        await until_true(lambda: shown() == pem.read_text().strip())
+        assert await server.end(SIGTERM) == 0
+    finally:
+        await server.close()
+
+
+async def until_true(holds: Callable[[], bool]) -> None:
+    """Wait for what a look from this thread would hold up."""
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(holds):  # noqa: ASYNC110 - What is looked at is in another process.
+            await asyncio.sleep(0.05)
