@@ -8,14 +8,19 @@ import sys
 import msgspec
 
 
-def configure_logging() -> None:
-    """Send all records to standard error; libraries from warnings on."""
+def configure_logging(level: str = "info") -> None:
+    """Send all records to standard error: ours from ``level`` on, those of libraries from warnings on."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(PlainLines() if sys.stderr.isatty() else JsonLines())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
-    logging.getLogger("stateline").setLevel(logging.INFO)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Log our own records from ``level`` on: debug, info, warning or error."""
+    logging.getLogger("stateline").setLevel(level.upper())
 
 
 class JsonLines(logging.Formatter):

@@ -6,7 +6,7 @@ An adapter implements one of these and imports nothing of the engine. Two stores
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -15,6 +15,7 @@ from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import StatelineError
 from stateline.core.events import Event
 from stateline.core.ids import SessionRef
+from stateline.core.limits import Retention
 
 # -- the store ---------------------------------------------------------------------------------
 
@@ -234,6 +235,75 @@ class Store(Protocol):
     async def close(self) -> None:
         """Finish what is queued, release the file or the connections."""
         ...
+
+
+# -- keeping a store -----------------------------------------------------------------------------
+
+
+class Pruned(msgspec.Struct, frozen=True, kw_only=True):
+    """What a retention took away, or would: chunks of ended turns, whole sessions, snapshots.
+
+    ``erased`` names the sessions, so that nobody keeps them in memory.
+    """
+
+    chunks: int = 0
+    sessions: int = 0
+    snapshots: int = 0
+    erased: tuple[SessionRef, ...] = ()
+
+
+class Backup(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup that was made or verified. ``files`` counts the large contents beside the database."""
+
+    path: str
+    bytes: int
+    files: int
+    sessions: int
+    created_at: int
+    schema_version: int
+
+
+class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What is there, for a person: ``bytes`` includes the journal and large content."""
+
+    kind: str
+    version: str
+    schema_version: int
+    sessions: int
+    bytes: int
+
+
+Progress = Callable[[int, int], None]
+"""Told ``(done, total)`` in bytes, from whatever thread works."""
+
+
+class Maintenance(Protocol):
+    """What an operator asks of a store. No part of ``Store``: the engine never needs it."""
+
+    async def prune(self, keep: Retention, *, dry_run: bool = False) -> Pruned:
+        """Take away what is no longer to be kept, in bounded batches; with ``dry_run`` only count it."""
+        ...
+
+    async def backup(self, target: str, *, force: bool = False, progress: Progress | None = None) -> Backup:
+        """Write a consistent copy of everything to the path ``target``, while the store is used.
+
+        Raises:
+            StoreUnavailable: ``backup_exists``, ``backup_failed``, ``blob_lost``, ``backup_unsupported``.
+        """
+        ...
+
+    async def status(self) -> StoreStatus: ...
+
+    def stop(self) -> None:
+        """End what takes long: the server stops."""
+        ...
+
+
+class KeptStore(Store, Protocol):
+    """A store with somebody to keep it, as a server has it."""
+
+    @property
+    def maintenance(self) -> Maintenance: ...
 
 
 # -- models ----------------------------------------------------------------------------------------

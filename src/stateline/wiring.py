@@ -9,11 +9,13 @@ import gc
 import importlib.util
 import logging
 import os
+import signal
 import socket
+import ssl
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
 from types import FrameType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -23,14 +25,16 @@ from stateline.api import Options, create_app
 from stateline.api.joined import JoinedHttpProtocol
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
-from stateline.core.limits import LISTEN_BACKLOG, PRUNE_EVERY_S
+from stateline.core.limits import LISTEN_BACKLOG
 from stateline.engine import Engine
 from stateline.identity.admin_file import admin_file, new_token
 from stateline.identity.keys import Keys, OpenAuthenticator
-from stateline.logs import configure_logging
+from stateline.logs import configure_logging, set_level
 from stateline.models.catalogue import Catalogue
 from stateline.models.client import HttpModelClient
-from stateline.ports import Deployment, ModelClient, Store
+from stateline.ops.reload import Apply, Reloader
+from stateline.ops.server import ServerOperator
+from stateline.ports import Clock, Deployment, KeptStore, Store
 from stateline.stores.clock import SystemClock
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
@@ -80,7 +84,11 @@ class Clients:
 
 
 def deployments(config: settings.Config) -> list[Deployment]:
-    """What the configuration names, with its secrets; the local model where it names nothing."""
+    """What the configuration names, with its secrets; the local model where it names nothing.
+
+    Raises:
+        ConfigError: a secret is not where the configuration says.
+    """
     if not config.deployments:
         return [local_deployment()] if importlib.util.find_spec("xllamacpp") else []
     out: list[Deployment] = []
@@ -110,15 +118,7 @@ def local_deployment() -> Deployment:
     return Deployment(name="local", model=name, cloud="local", format="openai-chat", base_url="", upstream_model=name)
 
 
-class PruningStore(Store, Protocol):
-    """What a database can, beside what the engine asks."""
-
-    async def prune_chunks(self, before_ms: int) -> int:
-        """Delete chunks written before ``before_ms`` of sessions at rest; how many."""
-        ...
-
-
-async def open_store(store: settings.Store, clock: SystemClock) -> PruningStore:
+async def open_store(store: settings.Store, clock: SystemClock) -> KeptStore:
     """The configured store; PostgreSQL's driver is imported only where it is used.
 
     Raises:
@@ -136,88 +136,149 @@ async def open_store(store: settings.Store, clock: SystemClock) -> PruningStore:
     return await open_postgres(settings.store_url(store, os.environ))
 
 
-@contextlib.asynccontextmanager
-async def running_engine(config: settings.Config, client: ModelClient | None = None) -> AsyncGenerator[Engine]:
-    """An engine over the configured store, started; stopped and closed at the end.
+Load = Callable[[], settings.Config]
+"""Reads the configuration anew."""
 
-    Args:
-        client: another way to the models, for tests and benchmarks.
-    """
-    clock = SystemClock()
-    store = await open_store(config.store, clock)
-    memory = MemoryStore(clock=clock)
-    configured = deployments(config)
-    if client is None:
-        client = Clients()
-        await client.warm(configured)
-    catalogue = Catalogue(configured)
 
-    shared = config.store.path is None
+class House:
+    """The parts of a process that serves: an engine over the configured store, and who keeps the store."""
 
-    def make(over: Store, volatile: Engine | None = None, *, durable: bool = True) -> Engine:
+    def __init__(self, config: settings.Config, store: KeptStore, clock: Clock, client: Clients, load: Load) -> None:
+        self.clock = clock
+        self.store = store
+        self.memory = MemoryStore(clock=self.clock)
+        self.client = client
+        self.deployments = deployments(config)
+        self.tls: ssl.SSLContext | None = None
+        self._catalogue = Catalogue(self.deployments)
+        self._warming: asyncio.Task[None] | None = None
+        self.engine = self._engine(config, store, self._engine(config, self.memory, durable=False))
+        self.reloader = Reloader(config, load, self._prepare)
+        self.operator = ServerOperator(
+            store.maintenance,
+            self.reloader,
+            self.clock,
+            forget=self.engine.forget,
+            ready=lambda: self.engine.ready,
+        )
+
+    def _engine(
+        self, config: settings.Config, over: Store, volatile: Engine | None = None, *, durable: bool = True
+    ) -> Engine:
         return Engine(
             store=over,
-            client=client,
-            catalogue=catalogue,
-            clock=clock,
+            client=self.client,
+            catalogue=self._catalogue,
+            clock=self.clock,
             entropy=os.urandom,
             volatile=volatile,
             limits=config.limits,
             durable=durable,
-            shared=shared and durable,
+            shared=durable and config.store.path is None,
         )
 
-    engine = make(store, make(memory, durable=False))
-    pruning = asyncio.get_running_loop().create_task(prune(store, clock, config.retention.chunks_s))
+    def _prepare(self, config: settings.Config) -> Apply:
+        """Check what a reload brings, secrets and certificates included, before any of it counts."""
+        found = deployments(config)
+        server, tls = config.server, self.tls
+        if tls is not None:
+            certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server)
+
+        def apply() -> None:
+            self.engine.configure(Catalogue(found), config.limits)
+            set_level(server.log_level)
+            if tls is not None:
+                certificates(tls, server)
+            new = [each for each in found if each not in self.deployments]
+            self.deployments = found
+            if new:
+                self._warming = asyncio.get_running_loop().create_task(self.client.warm(new))
+
+        return apply
+
+    async def start(self) -> None:
+        await self.client.warm(self.deployments)
+        await self.engine.start()
+
+    async def close(self) -> None:
+        await self.engine.stop(grace_s=0.0)
+        self.store.maintenance.stop()
+        await self.operator.close()
+        if self._warming is not None:
+            self._warming.cancel()
+        await self.client.close()
+        await self.memory.close()
+        await self.store.close()
+
+
+@contextlib.asynccontextmanager
+async def running(config: settings.Config, load: Load) -> AsyncGenerator[House]:
+    """The parts, started; stopped and closed at the end."""
+    clock = SystemClock()
+    house = House(config, await open_store(config.store, clock), clock, Clients(), load)
+    keeping = asyncio.get_running_loop().create_task(house.operator.keep())
     try:
-        await engine.start()
-        yield engine
+        await house.start()
+        yield house
     finally:
-        pruning.cancel()
-        await engine.stop(grace_s=0.0)
-        await client.close()
-        await memory.close()
-        await store.close()
+        keeping.cancel()
+        await house.close()
 
 
-async def prune(store: PruningStore, clock: SystemClock, chunks_s: int) -> None:
-    """Delete chunks once their retention is over, every so often, for ever."""
-    while True:
-        await clock.sleep(min(PRUNE_EVERY_S, chunks_s))
-        try:
-            pruned = await store.prune_chunks(clock.now_ms() - chunks_s * 1000)
-        except StoreUnavailable as error:
-            log.warning("cannot prune: %s", error.message)
-        else:
-            if pruned:
-                log.info("pruned %d chunks older than %d s", pruned, chunks_s)
+def certificates(context: ssl.SSLContext, server: settings.Server) -> None:
+    """Give a TLS context the configured certificate; handshakes from now on show it.
+
+    Raises:
+        ConfigError: the files cannot be used.
+    """
+    assert server.tls_cert is not None
+    try:
+        context.load_cert_chain(server.tls_cert, server.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        message = f"server.tls_cert {server.tls_cert} and tls_key cannot be used: {error.strerror or error}"
+        raise settings.ConfigError("config_secret_missing", message) from None
 
 
-def serve(config: settings.Config) -> None:
+def serve(config: settings.Config, load: Load) -> None:
     """Run the server until a signal ends it.
 
-    The first signal ends gently, a second one at once.
+    SIGTERM and SIGINT end gently, a second one at once. SIGHUP reads the configuration anew, with ``load``.
 
     Raises:
         StatelineError: with one line, when the port is taken or the store cannot be used.
     """
-    configure_logging()
+    configure_logging(config.server.log_level)
+    if hasattr(signal, "SIGHUP"):
+        # Until the server listens to it: the default would end the process.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         import uvloop
     except ImportError:  # pragma: no cover - Windows has none
-        asyncio.run(_serve(config))
+        asyncio.run(_serve(config, load))
     else:
-        uvloop.run(_serve(config))
+        uvloop.run(_serve(config, load))
 
 
 class Server(uvicorn.Server):
-    """uvicorn, with the engine stopped between the last request and the last answer."""
+    """uvicorn, which drains, and stops the engine between the last request and the last answer.
 
-    def __init__(self, config: uvicorn.Config, engine: Engine) -> None:
+    Args:
+        drains_for_s: asked when a stop begins, since a reload may have changed it.
+    """
+
+    def __init__(self, config: uvicorn.Config, engine: Engine, drains_for_s: Callable[[], float]) -> None:
         super().__init__(config)
         self._engine = engine
+        self._drains_for_s = drains_for_s
+        self._interrupted = False
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._engine.drain()
+        # A person at a terminal has no load balancer to wait for.
+        drain_s = 0.0 if self._interrupted else self._drains_for_s()
+        if drain_s > 0:
+            log.info("draining for %g s: not ready, and still answering", drain_s)
+            await asyncio.sleep(drain_s)
         log.info("stopping: running turns have %.0f s, then they are handed back", SHUTDOWN_GRACE_S)
         for server in self.servers:
             server.close()
@@ -228,9 +289,30 @@ class Server(uvicorn.Server):
         if self.should_exit:
             # The second signal: everything acknowledged is durable, so there is nothing to wait for.
             os._exit(128 + sig)
+        self._interrupted = sig == signal.SIGINT
         # Not uvicorn's own, which raises the signal again at the end: the process would die of it before
         # the store is closed, and a stop that went well would not exit with 0.
         self.should_exit = True
+
+
+@contextlib.contextmanager
+def reloading(reloader: Reloader) -> Generator[None]:
+    """Reload on SIGHUP while the block runs, on systems that have it."""
+    if not hasattr(signal, "SIGHUP"):
+        yield
+        return
+
+    def reload() -> None:
+        with contextlib.suppress(StatelineError):  # It is in the log.
+            reloader.reload()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
 def calm_collector() -> None:
@@ -264,20 +346,23 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def _serve(config: settings.Config) -> None:
+async def _serve(config: settings.Config, load: Load) -> None:
     server = config.server
+    if server.tls_cert is not None:
+        certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server)
     listening = listen(server.host, server.port)
     scheme = "https" if server.tls_cert else "http"
     host = f"[{server.host}]" if ":" in server.host else server.host
     url = f"{scheme}://{host}:{listening.getsockname()[1]}"
     with contextlib.closing(listening):
-        async with running_engine(config) as engine:
+        async with running(config, load) as house:
+            engine = house.engine
             token = new_token(os.urandom)
             keys = Keys(engine.store, engine.clock, os.urandom, token)
             await keys.load()
             auth = keys if config.auth.mode == "keys" else OpenAuthenticator(token)
             options = Options(cors_origins=server.cors_origins, trusted_proxies=server.trusted_proxies)
-            app = create_app(engine, auth, options, keys)
+            app = create_app(engine, auth, options, keys, house.operator)
             uvicorn_config = uvicorn.Config(
                 app,
                 http=JoinedHttpProtocol,
@@ -292,12 +377,16 @@ async def _serve(config: settings.Config) -> None:
                 timeout_graceful_shutdown=2,
                 backlog=LISTEN_BACKLOG,
             )
+            uvicorn_config.load()
+            house.tls = uvicorn_config.ssl
             calm_collector()
             # On PostgreSQL the command line goes to the database itself, as every other node does.
             path = config.store.path
-            with admin_file(path, url, token) if path is not None else contextlib.nullcontext():
+            admin = admin_file(path, url, token) if path is not None else contextlib.nullcontext()
+            with admin, reloading(house.reloader):
                 models = ", ".join(engine.models()) or "none: add [[deployments]], or install stateline[local]"
                 log.info("Stateline %s on %s, store %s, models: %s", __version__, url, config.store.url, models)
                 if sys.stderr.isatty():
                     log.info("Point an OpenAI client at base_url=%s/v1. Ctrl-C stops.", url)
-                await Server(uvicorn_config, engine).serve([listening])
+                running_server = Server(uvicorn_config, engine, lambda: house.reloader.config.server.drains_for_s)
+                await running_server.serve([listening])

@@ -63,6 +63,21 @@ async def test_a_deployment_has_no_more_calls_in_flight_than_it_may() -> None:
     assert most == 2
 
 
+async def test_a_changed_number_of_places_counts_from_new_and_calls_under_way_keep_theirs() -> None:
+    slots = Slots()
+    async with slots.of(deployment("d", places=1)), slots.of(deployment("d", places=2)):
+        async with slots.of(deployment("d", places=2)):
+            third = asyncio.create_task(_take(slots, deployment("d", places=2)))
+            await asyncio.sleep(0)
+            assert not third.done()
+        await third
+
+
+async def _take(slots: Slots, one: Deployment) -> None:
+    async with slots.of(one):
+        pass
+
+
 def test_a_deployments_service_tier_fills_in_where_the_request_names_none() -> None:
     flex = Deployment(
         name="d", model="m", cloud="openai", format="openai-chat", base_url="", upstream_model="m", service_tier="flex"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.engine.conftest import Lab, asking, kinds, log_of, texts
+from tests.engine.conftest import Lab, asking, kinds, log_of, logged, texts
 
 from stateline.core import events as e
 from stateline.core.calls import FunctionTool
@@ -14,6 +14,8 @@ from stateline.core.items import Compaction, FunctionCall, FunctionCallOutput
 from stateline.core.limits import TurnLimits
 from stateline.core.response import StreamEvent
 from stateline.engine.submit import _elsewhere  # pyright: ignore[reportPrivateUsage]
+from stateline.models.catalogue import Catalogue
+from stateline.ports import Deployment
 from stateline.testing.scripted import Answer, Gate, ScriptedCall, echo, tokens
 
 DIALECT = "open-responses"
@@ -162,6 +164,27 @@ async def test_retryable_failures_are_tried_again_on_the_next_deployment(lab: La
         placed = [event.body.deployment for event in log if isinstance(event.body, e.ModelCallStarted)]
         assert placed[0] == placed[2] != placed[1]
         assert kinds(log).count("TimerFired") == 2
+
+
+@pytest.mark.parametrize("model", ["m", "other"])
+async def test_a_turn_is_tried_again_by_the_new_configuration_or_by_its_own_where_its_model_is_gone(
+    lab: Lab, model: str
+) -> None:
+    lab.script([Answer(status=429, retry_after_s=0.3), Answer(text="at last")])
+    async with lab.engine() as engine:
+        accepted = await engine.submit(asking("try"))
+        await logged(engine, accepted.session, "TimerSet", 1)
+        new = Deployment(name="new", model=model, cloud="openai", format="openai-chat", base_url="", upstream_model="m")
+        engine.configure(Catalogue([new]), TurnLimits(steps_max=3))
+        assert texts((await engine.wait(accepted, DIALECT)).output) == ["at last"]
+        log = await log_of(engine, accepted.session)
+        placed = [event.body.deployment for event in log if isinstance(event.body, e.ModelCallStarted)]
+        assert placed == ["d0", "new" if model == "m" else "d0"]
+        # The limits of a turn are those with which it began.
+        assert [each.body.limits for each in log if isinstance(each.body, e.TurnRequested)] == [TurnLimits()]
+        assert list(engine.models()) == [model]
+        assert engine.volatile is not None
+        assert engine.volatile.limits == TurnLimits(steps_max=3)
 
 
 async def test_the_provider_is_given_the_time_it_asks_for(lab: Lab) -> None:

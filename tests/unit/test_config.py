@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from stateline.config import LOCAL_MODEL, ConfigError, Deployment, api_key, is_loopback, load, store_url
 from stateline.config.schema import SECTIONS
+from stateline.core.limits import DRAIN_S, DRAIN_S_MAX
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
 
@@ -369,6 +370,26 @@ def test_any_table_loads_or_is_refused_in_one_line(
         assert error.code != "config_syntax", error  # noqa: PT017 - most tables are fine
         line = str(error)
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", 0.0),
+        ('host = "::1"', 0.0),
+        ('host = "0.0.0.0"', DRAIN_S),
+        ('host = "0.0.0.0"\ndrain_s = 0', 0.0),
+        (f"drain_s = {DRAIN_S_MAX}", DRAIN_S_MAX),
+    ],
+)
+def test_a_stop_drains_where_others_may_balance_their_load(tmp_path: Path, text: str, expected: float) -> None:
+    file = write(tmp_path, f'[auth]\nmode = "keys"\n[server]\n{text}\n')
+    assert load(file, {}).server.drains_for_s == expected
+
+
+def test_a_drain_has_its_bound(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"server\.drain_s"):
+        load(write(tmp_path, f"[server]\ndrain_s = {DRAIN_S_MAX + 1}\n"), {})
 
 
 # -- the documentation --------------------------------------------------------------------------------

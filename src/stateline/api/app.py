@@ -20,6 +20,7 @@ from stateline.api.auth import Authenticator, KeyAdmin
 from stateline.api.edge import Bound, Edge
 from stateline.api.metrics import RequestMetrics
 from stateline.api.openapi import document
+from stateline.api.operator import Operator
 from stateline.api.proxies import TrustedProxies
 from stateline.api.service import Service
 from stateline.api.table import ROUTES
@@ -41,18 +42,23 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def create_app(
-    engine: Engine, auth: Authenticator, options: Options | None = None, keys: KeyAdmin | None = None
+    engine: Engine,
+    auth: Authenticator,
+    options: Options | None = None,
+    keys: KeyAdmin | None = None,
+    operator: Operator | None = None,
 ) -> Starlette:
     """The ASGI application.
 
     Args:
         engine: started and stopped by the caller.
         keys: where API keys are kept, for ``/v1/admin/keys``; None: that path answers 404.
+        operator: who does what else is under ``/v1/admin``; None: 404 as well.
     """
     options = options or Options()
     metrics = RequestMetrics()
     access = AccessLog()
-    service = Service(engine, keys, metrics, started_at=int(time()))
+    service = Service(engine, keys, metrics, started_at=int(time()), operator=operator)
     service.openapi = document(ROUTES)
     hot: dict[tuple[str, str], Bound] = {}
     routes: list[Route] = []

@@ -11,6 +11,7 @@ from stateline.api.auth import SCOPE_ADMIN, SCOPE_API
 from stateline.api.call import Call
 from stateline.api.chat.encode import ChatCompletion
 from stateline.api.chat.params import CreateChatCompletion
+from stateline.api.operator import BackupState, Reloaded, ServerStatus
 from stateline.api.params import (
     AddConversationItems,
     CountInputTokens,
@@ -19,7 +20,7 @@ from stateline.api.params import (
     UpdateConversation,
 )
 from stateline.api.query import ItemList
-from stateline.api.routes import chat, conversations, health, keys, models, responses
+from stateline.api.routes import chat, conversations, health, keys, models, operator, responses
 from stateline.api.service import Service
 from stateline.core.items import Item
 from stateline.core.response import Response
@@ -232,6 +233,49 @@ ROUTES: tuple[Route, ...] = (
         summary="Revoke an API key",
         scope=SCOPE_ADMIN,
         answer=keys.Key,
+    ),
+    Route(
+        method="GET",
+        path="/v1/admin/status",
+        handler=operator.status,
+        summary="Say what runs here, and over what store",
+        scope=SCOPE_ADMIN,
+        answer=ServerStatus,
+    ),
+    Route(
+        method="POST",
+        path="/v1/admin/reload",
+        handler=operator.reload,
+        summary="Read the configuration anew; one that cannot be used changes nothing",
+        scope=SCOPE_ADMIN,
+        answer=Reloaded,
+    ),
+    Route(
+        method="POST",
+        path="/v1/admin/prune",
+        handler=operator.prune,
+        summary="Take away what the retention does not keep, or count it",
+        scope=SCOPE_ADMIN,
+        body=operator.RunPrune,
+        body_optional=True,
+        answer=operator.PruneResult,
+    ),
+    Route(
+        method="POST",
+        path="/v1/admin/backups",
+        handler=operator.start_backup,
+        summary="Begin a backup into a folder of the server's machine",
+        scope=SCOPE_ADMIN,
+        body=operator.StartBackup,
+        answer=BackupState,
+    ),
+    Route(
+        method="GET",
+        path="/v1/admin/backups",
+        handler=operator.backup_state,
+        summary="How far the latest backup of this process is",
+        scope=SCOPE_ADMIN,
+        answer=BackupState,
     ),
     Route(
         method="GET",

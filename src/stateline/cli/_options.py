@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,3 +34,10 @@ def load_config(path: Path | None) -> Config:
     from stateline.config import load
 
     return load(path, os.environ)
+
+
+def print_json(value: object) -> None:
+    """Print a document for other programs."""
+    import msgspec
+
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")

@@ -14,18 +14,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stateline.cli._options import ConfigOption, JsonOption, command_app, load_config
-from stateline.core.errors import BadRequest, StatelineError
+from stateline.cli._options import ConfigOption, JsonOption, command_app, load_config, print_json
+from stateline.core.errors import BadRequest
+from stateline.ops.asking import ask_server
 
 if TYPE_CHECKING:
     from stateline import config as settings
-    from stateline.identity.admin_file import AdminAccess
     from stateline.identity.keys import Keys, Record
 
 app = command_app("Make, list and revoke API keys.")
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600, "w": 7 * 24 * 3600, "y": 365 * 24 * 3600}
-_TIMEOUT_S = 30.0
 
 Shown = dict[str, Any]
 
@@ -55,7 +54,7 @@ def create(
 
     made = _ask(config, "POST", "/v1/admin/keys", body, directly)
     if as_json:
-        _print_json(made)
+        print_json(made)
     else:
         sys.stdout.write(f"{made['key']}\n")
         typer.secho(f"{made['id']} of tenant {made['tenant']}; keep the key, it is not shown again.", err=True)
@@ -76,7 +75,7 @@ def list_keys(config: ConfigOption = None, as_json: JsonOption = False) -> None:
 
     found = _ask(config, "GET", "/v1/admin/keys", None, directly)
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         _print_table(found["data"])
 
@@ -101,7 +100,7 @@ def revoke(
 
     ended = _ask(config, "DELETE", f"/v1/admin/keys/{key_id}", None, directly)
     if as_json:
-        _print_json(ended)
+        print_json(ended)
     else:
         sys.stdout.write(f"revoked {ended['id']} ({ended['name']}) of tenant {ended['tenant']}\n")
 
@@ -128,57 +127,13 @@ def _ask(
     config: Path | None, method: str, path: str, body: Shown | None, directly: Callable[[Keys], Awaitable[Shown]]
 ) -> Shown:
     """Through the server that runs on this database, or on the database itself."""
-    from stateline.identity.admin_file import read_admin_file
-
     store = load_config(config).store
-    access = read_admin_file(store.path) if store.path is not None else None
-    if access is not None:
-        try:
-            return _request(access, method, path, body)
-        except ConnectionError:
-            pass  # A server that was killed left the file behind.
+    answer = ask_server(store.path, method, path, body) if store.path is not None else None
+    if answer is not None:
+        return answer
     import asyncio
 
     return asyncio.run(_on_database(store, directly))
-
-
-def _request(access: AdminAccess, method: str, path: str, body: Shown | None) -> Shown:
-    import ssl
-    import urllib.error
-    import urllib.request
-
-    import msgspec
-
-    # The certificate is for the name that clients use, and this goes to the address that the server
-    # itself wrote into a file of ours.
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    headers = {"authorization": f"Bearer {access.token}", "content-type": "application/json"}
-    data = None if body is None else msgspec.json.encode(body)
-    request = urllib.request.Request(access.url + path, data=data, headers=headers, method=method)  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S, context=context) as answer:  # noqa: S310
-            return msgspec.json.decode(answer.read())
-    except urllib.error.HTTPError as error:
-        if error.code == 401:
-            # Another server has the port now: its token is not in our file.
-            raise ConnectionError from None
-        raise _refused(error.read()) from None
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, OSError):
-            raise ConnectionError from None
-        raise
-
-
-def _refused(answer: bytes) -> StatelineError:
-    import msgspec
-
-    try:
-        error = msgspec.json.decode(answer)["error"]
-        return BadRequest(str(error["message"]), code=str(error["code"]))
-    except (msgspec.DecodeError, KeyError, TypeError):
-        return BadRequest("the server answered something that is no error of ours", code="bad_answer")
 
 
 async def _on_database(where: settings.Store, directly: Callable[[Keys], Awaitable[Shown]]) -> Shown:
@@ -210,12 +165,6 @@ def _shown(record: Record) -> Shown:
         "expires_at": None if record.expires_at_ms is None else record.expires_at_ms // 1000,
         "revoked_at": None if record.revoked_at_ms is None else record.revoked_at_ms // 1000,
     }
-
-
-def _print_json(value: Shown) -> None:
-    import msgspec
-
-    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
 def _print_table(keys: list[Shown]) -> None:

@@ -12,7 +12,8 @@ def serve(config: ConfigOption = None) -> None:
     """Run the server until it is told to stop.
 
     Ctrl-C or SIGTERM stops it gently: running turns are handed back and go on at the next start. A
-    second signal stops it at once; nothing that was acknowledged is lost either way.
+    second signal stops it at once; nothing that was acknowledged is lost either way. SIGHUP reads the
+    configuration anew.
 
     \b
     Examples:
@@ -25,4 +26,4 @@ def serve(config: ConfigOption = None) -> None:
     # Imported after the configuration is known to be good, so that a mistake in it shows at once.
     from stateline.wiring import serve as run
 
-    run(settings)
+    run(settings, lambda: load_config(config))

@@ -9,7 +9,6 @@ Every key is described in docs/configuration.md, and a test keeps the two equal.
 
 from __future__ import annotations
 
-from stateline.config.checks import is_loopback
 from stateline.config.load import load
 from stateline.config.schema import (
     LOCAL_MODEL,
@@ -17,11 +16,12 @@ from stateline.config.schema import (
     Config,
     ConfigError,
     Deployment,
-    Retention,
     Server,
     Store,
+    is_loopback,
 )
 from stateline.config.secrets import api_key, store_url
+from stateline.core.limits import Retention
 
 __all__ = [
     "LOCAL_MODEL",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 
-from stateline.config.schema import Config, ConfigError, Deployment, Source
+from stateline.config.schema import Config, ConfigError, Deployment, Source, is_loopback
 from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.limits import TurnLimits
 
@@ -14,16 +14,6 @@ def check(config: Config, source: Source) -> None:
     _check_server(config, source)
     _check_deployments(config, source)
     _check_limits(config, source)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a listening address can be reached from this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_server(config: Config, source: Source) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from types import UnionType
@@ -12,9 +13,11 @@ from msgspec import Meta
 
 from stateline.core.errors import Blame, StatelineError
 from stateline.core.limits import (
-    CHUNKS_RETENTION_S,
     DEPLOYMENT_CALLS_MAX,
+    DRAIN_S,
+    DRAIN_S_MAX,
     MODEL_CALL_TIMEOUT_S,
+    Retention,
     TurnLimits,
 )
 
@@ -48,6 +51,16 @@ class ConfigError(StatelineError):
         return " ".join(line.split())
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a listening address can be reached from this machine alone."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """Where the API listens, and who may speak for a client behind a proxy."""
 
@@ -57,6 +70,15 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     trusted_proxies: tuple[str, ...] = ()
     tls_cert: str | None = None
     tls_key: str | None = None
+    drain_s: Annotated[float, Meta(ge=0, le=DRAIN_S_MAX)] | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    @property
+    def drains_for_s(self) -> float:
+        """How long a stop goes on answering; nobody balances loads over a loopback address."""
+        if self.drain_s is not None:
+            return self.drain_s
+        return 0.0 if is_loopback(self.host) else DRAIN_S
 
 
 class Store(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,12 +124,6 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = MODEL_CALL_TIMEOUT_S
     max_concurrency: Annotated[int, Meta(ge=1, le=100_000)] = DEPLOYMENT_CALLS_MAX
-
-
-class Retention(msgspec.Struct, frozen=True, kw_only=True):
-    """How long what is not the log itself is kept."""
-
-    chunks_s: Annotated[int, Meta(ge=1)] = CHUNKS_RETENTION_S
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):

@@ -6,7 +6,10 @@ here and its key in ``[limits]`` of the configuration.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
+from msgspec import Meta
 
 # -- what one request may bring -------------------------------------------------------------
 BODY_BYTES_MAX = 32 * 1024 * 1024
@@ -35,6 +38,8 @@ STOP_SEQUENCES_MAX = 4
 """Stop sequences of one chat completion (OpenAI: up to 4)."""
 TOKENS_MAX = 1_000_000_000
 """Highest number of tokens or calls that a request may name."""
+PATH_CHARS_MAX = 4_096
+"""A path that an operator names in a request."""
 QUERY_BYTES_MAX = 16 * 1024
 QUERY_FIELDS_MAX = 100
 PROXY_HOPS_MAX = 32
@@ -94,7 +99,16 @@ BLOB_BYTES_MIN = 16 * 1024
 """Inline data smaller than this stays in its event."""
 PRUNE_ROWS_MAX = 2_000
 """Chunks that one transaction deletes, so that pruning holds nobody up for long."""
+PRUNE_BYTES_MAX = 8 * 1024 * 1024
+"""Bodies of erased sessions that one transaction deletes; a single larger one goes alone."""
+PRUNE_SESSIONS_MAX = 200
+"""Sessions that one transaction of the retention takes away, and that one reading looks at."""
 PRUNE_EVERY_S = 60.0
+SCRUB_WAIT_MS = 500
+"""What the writer waits for readers, so that erased content leaves the journal; then it tries again later."""
+SCRUB_RETRY_MS = 1_000
+BACKUP_COPY_BYTES = 1024 * 1024
+"""A piece of a file that is copied into or out of a backup."""
 INBOX_POSTS_MAX = 1_000
 """Posts waiting in one session's inbox."""
 
@@ -140,8 +154,25 @@ CHUNK_PARTS_AHEAD = 2
 WRITERS_KEPT_S = 7 * 24 * 3600
 """A writer that committed nothing for this long is gone, and its proof with it."""
 
+DRAIN_S = 5.0
+"""A stop goes on answering this long while ``/readyz`` says no; ``server.drain_s``."""
+DRAIN_S_MAX = 600.0
 LISTEN_BACKLOG = 2_048
 """Connections that wait to be accepted."""
+
+# -- the doctor ----------------------------------------------------------------------------------
+DOCTOR_SYNCS = 8
+"""Writes whose syncs are timed."""
+SYNC_SLOW_MS = 20.0
+SYNC_FAST_MS = 0.02
+"""No disk makes a write durable faster; a file system in memory, or one that lies, does."""
+DISK_FREE_WARN_BYTES = 1024 * 1024 * 1024
+DISK_FREE_FAIL_BYTES = 100 * 1024 * 1024
+DOCTOR_PROBES = 8
+"""Deployments that are asked at a time."""
+DOCTOR_PROBE_S = 10.0
+DOCTOR_ANSWER_BYTES_MAX = 4 * 1024 * 1024
+"""What is read of the answer of whoever has the port."""
 
 # -- the engine -----------------------------------------------------------------------------------
 SESSIONS_CACHED_MAX = 2_000
@@ -157,6 +188,10 @@ SNAPSHOT_WASTE_BYTES_MIN = 4_096
 
 CHUNKS_RETENTION_S = 24 * 3600
 """Deltas of an ended turn are kept this long for replay; ``[retention] chunks_s``."""
+DELETED_RETENTION_S = 30 * 24 * 3600
+"""What was deleted over the API is erased after this; ``[retention] deleted_s``."""
+SNAPSHOTS_RETENTION_S = 7 * 24 * 3600
+"""Snapshots that only an older release can read are kept this long; ``[retention] snapshots_s``."""
 
 # -- model calls ----------------------------------------------------------------------------------
 DEPLOYMENT_CALLS_MAX = 1_000
@@ -231,3 +266,12 @@ class TurnLimits(msgspec.Struct, frozen=True, kw_only=True):
     """UTF-8 bytes of the output of one turn."""
     model_failures_max: int = 5
     """Failed model calls in a row before the turn fails with the last error."""
+
+
+class Retention(msgspec.Struct, frozen=True, kw_only=True):
+    """How long things are kept that nobody asked to keep for ever. Seconds; None: for ever."""
+
+    chunks_s: Annotated[int, Meta(ge=1)] = CHUNKS_RETENTION_S
+    deleted_s: Annotated[int, Meta(ge=0)] = DELETED_RETENTION_S
+    idle_s: Annotated[int, Meta(ge=1)] | None = None
+    snapshots_s: Annotated[int, Meta(ge=0)] = SNAPSHOTS_RETENTION_S

@@ -276,8 +276,8 @@ class Engine(Node):
 
     @property
     def ready(self) -> bool:
-        """Whether turns are taken: not while this node drains."""
-        return not self._stopping
+        """Whether turns should be sent here: not while this node drains or stops."""
+        return not (self._draining or self._stopping)
 
     def gauges(self) -> Mapping[str, float]:
         """Present values for /metrics."""

@@ -68,6 +68,7 @@ class Node:
         self._tasks: set[asyncio.Task[None]] = set()
         self._kick = asyncio.Event()
         self._stopping = False
+        self._draining = False
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -78,6 +79,22 @@ class Node:
         self._spawn(self._claim(), "claim")
         if self.volatile is not None:
             await self.volatile.start()
+
+    def configure(self, catalogue: Catalogue, limits: TurnLimits) -> None:
+        """Place calls, and begin turns, by these from now on. Calls under way stay where they are."""
+        self.catalogue = catalogue
+        self.limits = limits
+        if self.volatile is not None:
+            self.volatile.configure(catalogue, limits)
+
+    def drain(self) -> None:
+        """Say that no more should be sent here; what comes all the same is still taken."""
+        self._draining = True
+
+    def forget(self, erased: Iterable[SessionRef]) -> None:
+        """Keep nothing of sessions that the store has erased."""
+        for ref in erased:
+            self.sessions.forget(ref)
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
         """Take no more turns, let running ones end for ``grace_s``, then hand them back."""

@@ -68,13 +68,14 @@ class Slots:
     """How many calls each deployment may have in flight; the others wait their turn."""
 
     def __init__(self) -> None:
-        self._by_name: dict[str, asyncio.Semaphore] = {}
+        self._by_name: dict[str, tuple[int, asyncio.Semaphore]] = {}
 
     def of(self, deployment: Deployment) -> AbstractAsyncContextManager[object]:
-        """Hold one of the deployment's places."""
-        if deployment.max_concurrency is None:
+        """Hold one of the deployment's places. After a change of their number, calls under way do not count."""
+        places = deployment.max_concurrency
+        if places is None:
             return contextlib.nullcontext()
-        slot = self._by_name.get(deployment.name)
-        if slot is None:
-            slot = self._by_name[deployment.name] = asyncio.Semaphore(deployment.max_concurrency)
-        return slot
+        known = self._by_name.get(deployment.name)
+        if known is None or known[0] != places:
+            known = self._by_name[deployment.name] = (places, asyncio.Semaphore(places))
+        return known[1]

@@ -26,8 +26,9 @@ async def relay(
     """
     if not request.key:
         request = msgspec.structs.replace(request, key=f"{tenant}/{nonce(node.entropy(5))}")
+    catalogue = node.catalogue
     for failures in range(RELAY_RETRIES_MAX + 1):
-        deployment = place(node.catalogue, request.params.model, request.key, failures)
+        deployment = place(catalogue, request.params.model, request.key, failures)
         said = False
         try:
             async with node.slots.of(deployment):

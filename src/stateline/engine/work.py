@@ -74,6 +74,7 @@ class Worker:
         self.session = session
         self.started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._home = home
+        self._catalogue = home.catalogue
         self._own = own
         self._first = tuple(first)
         self._dedup = dedup
@@ -277,8 +278,12 @@ class Worker:
         """The event that records where the call goes, or why it goes nowhere."""
         turn = session.turn
         assert turn is not None
+        catalogue = self._home.catalogue
+        if not catalogue.candidates(turn.request.model):
+            # The configuration has lost the model since; a turn that began with it ends with it.
+            catalogue = self._catalogue
         try:
-            deployment = place(self._home.catalogue, turn.request.model, session.ref.id, turn.failures)
+            deployment = place(catalogue, turn.request.model, session.ref.id, turn.failures)
         except BadRequest as error:
             return e.TurnFailed(response_id=turn.response_id, code=error.code, message=error.message)
         self._to_perform = (effect, deployment)

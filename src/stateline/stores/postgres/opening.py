@@ -17,6 +17,27 @@ _TRIES = 6
 """Each waits for another node's step as long as for any lock."""
 
 
+async def version_at(url: str) -> int:
+    """The schema version of the database that ``url`` names, 0 where it has none of our tables.
+
+    Raises:
+        StoreUnavailable: it may not be used.
+    """
+    place = connecting.place_of(url)
+    db = await connecting.connect(place)
+    try:
+        await _check_server(db, place)
+        return await _version(db, place)
+    except StoreUnavailable:
+        raise
+    except Exception as error:
+        if connecting.of_the_server(error) or connecting.passes(error):
+            raise connecting.unreachable(place, error) from error
+        raise
+    finally:
+        await connecting.close(db)
+
+
 async def prepare(db: Connection, place: Place, now_ms: int | None) -> bytes:
     """Check the database, bring its tables to this release, and return the installation's secret.
 

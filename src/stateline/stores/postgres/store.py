@@ -20,6 +20,7 @@ from stateline.stores.postgres.blobs import Blobs
 from stateline.stores.postgres.clock import now_sql
 from stateline.stores.postgres.committer import Committer
 from stateline.stores.postgres.connecting import Connection, Place
+from stateline.stores.postgres.maintenance import PostgresMaintenance
 from stateline.stores.postgres.pool import Pool
 from stateline.stores.postgres.reader import Reader
 from stateline.stores.postgres.requests import Append, Create, Post, Release, Request
@@ -65,6 +66,7 @@ class PostgresStore:
         self._pool = Pool(place)
         self._bells = Bells(place, self._heard)
         self._committer = Committer(Writer(place, self._now_ms), self._blobs, self._recent, self._committed)
+        self.maintenance = PostgresMaintenance(self._pool.run, self._apart, self._now_ms)
         self._turns = Turns()
         self._nodes: set[str] = set()
         self._looked: dict[SessionRef, tuple[int, int | None]] = {}

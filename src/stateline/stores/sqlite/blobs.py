@@ -11,11 +11,13 @@ import contextlib
 import hmac
 import os
 import sqlite3
+import threading
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 
-from stateline.core.blobs import MARK, NAME_CHARS, blob_name, join, may_hold, references, split, tenant_key
+from stateline.core.blobs import MARK, NAME_CHARS, blob_name, join, may_hold, split, tenant_key
 from stateline.core.errors import StoreUnavailable
 from stateline.core.limits import BLOB_GRACE_S
 from stateline.stores.sqlite import opening
@@ -33,6 +35,12 @@ class Blobs:
         self._secret = secret
         self._durable: set[str] = set()
         """Names that this process knows to be on the disk."""
+        self._lock = threading.Lock()
+        self._wanted: Counter[str] = Counter()
+        """Names of requests that are not committed yet: no row refers to them, and they must stay."""
+        self._held = 0
+        self.late: set[str] = set()
+        """Names that lost a reference while nothing might be deleted; ``drop`` looks at them again."""
 
     # -- on the thread for blobs -----------------------------------------------------------------
 
@@ -43,9 +51,14 @@ class Blobs:
             StoreUnavailable: the disk would not take it. Nothing refers to what was written.
         """
         key = tenant_key(self._secret, request.session.tenant)
+        request.blobs = set()
 
         def keep(content: bytes) -> str:
             name = blob_name(key, content)
+            if name not in request.blobs:
+                request.blobs.add(name)
+                with self._lock:
+                    self._wanted[name] += 1
             self._write(name, content)
             return name
 
@@ -53,7 +66,6 @@ class Blobs:
             request.bodies = [split(raw, keep) if may_hold(raw) else raw for raw in request.bodies]
         except OSError as error:
             raise opening.unavailable(error) from error
-        request.blobs = {name for raw in request.bodies for name in references(raw)}
 
     def _write(self, name: str, content: bytes) -> None:
         path = self._path(name)
@@ -81,7 +93,7 @@ class Blobs:
     def collect(self, grace_s: float = BLOB_GRACE_S) -> int:
         """Delete files without a reference that nobody touched for ``grace_s``; returns how many."""
         deleted = 0
-        if not self._folder.is_dir():
+        if self._held or not self._folder.is_dir():
             return deleted
         with contextlib.closing(opening.connect(self.database, "ro")) as db:
             for path in self._files():
@@ -89,6 +101,26 @@ class Blobs:
                     path.unlink()
                     self._durable.discard(path.name)
                     deleted += 1
+        return deleted
+
+    def drop(self, names: Iterable[str]) -> int:
+        """Delete files that lost a reference, at once, where it was their last; returns how many."""
+        deleted = 0
+        names = self.late | set(names)
+        if self._held:
+            self.late = names
+            return deleted
+        self.late = set()
+        with contextlib.closing(opening.connect(self.database, "ro")) as db:
+            for name in sorted(names):
+                with self._lock:
+                    wanted = self._wanted[name]
+                if wanted or _referenced(db, name):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    self._path(name).unlink()
+                    deleted += 1
+                self._durable.discard(name)
         return deleted
 
     def _files(self) -> Iterator[Path]:
@@ -118,6 +150,30 @@ class Blobs:
             return content
 
         return join(raw, load)
+
+    def settled(self, request: Request) -> None:
+        """A request with large content is answered: from now on only its rows count."""
+        with self._lock:
+            self._wanted -= Counter(request.blobs)
+
+    @contextlib.contextmanager
+    def held(self) -> Generator[None]:
+        """Nothing is deleted inside the block: a backup reads files whose rows may go meanwhile."""
+        with self._lock:
+            self._held += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._held -= 1
+
+    @property
+    def folder(self) -> Path:
+        return self._folder
+
+    def check(self, tenant: str, name: str, content: bytes) -> bool:
+        """Whether ``content`` is what ``name`` was given to."""
+        return hmac.compare_digest(blob_name(tenant_key(self._secret, tenant), content), name)
 
     def _path(self, name: str) -> Path:
         return self._folder / name[:2] / name

@@ -159,6 +159,19 @@ def check_file(path: Path) -> bool:
     return True
 
 
+def schema_version(path: Path) -> int:
+    """The schema version of a database that nobody uses; 0 where there is none.
+
+    Raises:
+        StoreUnavailable: foreign, newer than this release, or damaged.
+    """
+    if not check_file(path):
+        return 0
+    check_content(path)
+    with contextlib.closing(connect(path, "ro")) as db:
+        return db.execute("PRAGMA user_version").fetchone()[0]
+
+
 def _number(header: bytes, at: int) -> int:
     return int.from_bytes(header[at : at + 4], "big")
 
@@ -255,6 +268,9 @@ def open_writer(path: Path, now_ms: int) -> sqlite3.Connection:
         db.execute("PRAGMA fullfsync = ON")
         db.execute("PRAGMA checkpoint_fullfsync = ON")
         db.execute("PRAGMA journal_size_limit = 67108864")
+        # What is deleted is overwritten, so that no free page or gap of a page holds what was erased: also
+        # what left its table long before, such as a pruned chunk. A turn deletes next to nothing.
+        db.execute("PRAGMA secure_delete = ON")
         schema.migrate(db)
         # One process at a time: whoever owned a session before is gone.
         db.execute("DELETE FROM nodes")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 from stateline.core.ids import SessionRef
 from stateline.core.limits import PRUNE_ROWS_MAX
 from stateline.stores.sqlite.requests import Request
@@ -34,3 +36,12 @@ class Prune(Request):
         tx.db.executemany("DELETE FROM chunks WHERE n = ?", [(n,) for n, at_rest in old if at_rest])
         more = len(old) == PRUNE_ROWS_MAX
         return sum(at_rest for _, at_rest in old), old[-1][0] if more else None
+
+
+def count_chunks(db: sqlite3.Connection, before_ms: int) -> int:
+    """How many chunks ``Prune`` would delete."""
+    return db.execute(
+        "SELECT count(*) FROM chunks c JOIN sessions s ON s.n = c.session"
+        " WHERE c.at_ms < ? AND s.owner IS NULL AND s.due_ms IS NULL AND s.wake_ms IS NULL",
+        (before_ms,),
+    ).fetchone()[0]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from stateline.core.errors import StatelineError
-from stateline.core.events import Dedup, Event
+from stateline.core.events import Dedup, Event, ResponseDeleted, SessionDeleted
 from stateline.core.ids import SessionRef
 from stateline.core.limits import INBOX_POSTS_MAX
 from stateline.ports import (
@@ -34,10 +34,11 @@ class Request:
     """One call, from the event loop to the writer thread and back.
 
     ``bodies`` are the encoded ``events``, with large content moved out before the writer sees them;
-    ``blobs`` are the names of what they refer to.
+    ``blobs`` are the names of what they refer to. ``scrub``: content was destroyed, so that the journal
+    is to be emptied before the answer.
     """
 
-    __slots__ = ("blobs", "bodies", "error", "events", "future", "large", "result", "session", "size")
+    __slots__ = ("blobs", "bodies", "error", "events", "future", "large", "result", "scrub", "session", "size")
 
     future: asyncio.Future[Any]
     bodies: list[bytes]
@@ -49,6 +50,7 @@ class Request:
         self.session = session
         self.events = events
         self.large = False
+        self.scrub = False
         self.error: BaseException | None = None
 
     def encode(self) -> None:
@@ -100,8 +102,11 @@ class Create(Request):
             recent.forked(self.session)
 
 
+_DELETIONS = (SessionDeleted, ResponseDeleted)
+
+
 class Append(Request):
-    __slots__ = ("adopted", "dedup", "expected", "holds", "own", "posts", "release")
+    __slots__ = ("adopted", "dedup", "deleted_at_ms", "expected", "holds", "own", "posts", "release")
 
     def __init__(
         self, own: Ownership, expected: int, events: Sequence[Event], holds: Sequence[Hold], *, release: bool
@@ -113,6 +118,7 @@ class Append(Request):
         self.holds = holds
         self.posts, self.dedup = rules.named(events)
         self.adopted = False
+        self.deleted_at_ms = next((event.at_ms for event in events if type(event.body) in _DELETIONS), None)
 
     def run(self, tx: Transaction) -> int:
         if self.holds:
@@ -140,6 +146,11 @@ class Append(Request):
             self._consume(tx, row)
         if self.dedup:
             tx.write_dedup(tenant, number, self.dedup)
+        if self.deleted_at_ms is not None:
+            tx.db.execute(
+                "INSERT OR REPLACE INTO deletions (session, tenant, at_ms) VALUES (?,?,?)",
+                (number, tenant, self.deleted_at_ms),
+            )
         if self.release:
             tx.release(row, None)
         if self.large:
@@ -250,38 +261,42 @@ class Release(Request):
 
 
 class Erase(Request):
-    """Gives how many references to large content went with it. ``content``: there was any to destroy."""
+    """Gives the names of the large content that lost a reference."""
 
-    __slots__ = ("content", "erased")
+    __slots__ = ("erased",)
 
     def __init__(self, session: SessionRef) -> None:
         super().__init__(session)
         self.erased: list[SessionRef] = []
-        self.content = False
 
-    def run(self, tx: Transaction) -> int:
+    def run(self, tx: Transaction) -> set[str]:
         tx.flush()
         self.erased = []
         row = tx.row(self.session)
         if row is None:
-            return 0
+            return set()
         family: list[tuple[int, int, str]] = tx.db.execute(
             "WITH RECURSIVE family (n) AS (SELECT ? UNION SELECT s.n FROM sessions s JOIN family f"
             " ON s.parent = f.n) SELECT n, tenant, id FROM sessions JOIN family USING (n)",
             (row.number,),
         ).fetchall()
         keys = [(tenant, number) for number, tenant, _ in family]
-        deleted = {
-            table: tx.db.executemany(f"DELETE FROM {table} WHERE tenant = ? AND session = ?", keys).rowcount
-            for table in ("events", "chunks", "snapshots", "inbox", "dedup", "blob_refs")
-        }
+        names = {name for key in keys for name in blob_names(tx, *key)}
+        for table in ("events", "chunks", "snapshots", "inbox", "dedup", "blob_refs", "deletions"):
+            deleted = tx.db.executemany(f"DELETE FROM {table} WHERE tenant = ? AND session = ?", keys).rowcount
+            self.scrub = self.scrub or deleted > 0
         tx.db.executemany("DELETE FROM sessions WHERE tenant = ? AND n = ?", keys)
-        self.content = any(deleted.values())
         self.erased = [SessionRef(self.session.tenant, name) for _, _, name in family]
         for ref in self.erased:
             tx.forget(ref)
-        return deleted["blob_refs"]
+        return names
 
     def publish(self, recent: Recent) -> None:
         for ref in self.erased:
             recent.erased(ref)
+
+
+def blob_names(tx: Transaction, tenant: int, session: int) -> list[str]:
+    """The large content to which a session refers."""
+    query = "SELECT name FROM blob_refs WHERE tenant = ? AND session = ?"
+    return [name for (name,) in tx.db.execute(query, (tenant, session))]

@@ -99,6 +99,21 @@ CREATE TABLE blob_refs (
 CREATE INDEX blob_refs_by_name ON blob_refs (name);
 """
 
+_SECOND = """
+-- Sessions of which something was deleted over the API, and when: where the retention looks.
+CREATE TABLE deletions (
+    session INTEGER PRIMARY KEY,
+    tenant INTEGER NOT NULL,
+    at_ms INTEGER NOT NULL
+) STRICT;
+INSERT INTO deletions SELECT session, tenant, max(at_ms) FROM events
+    WHERE instr(substr(body, 1, 40), CAST('"session_deleted/' AS BLOB))
+    OR instr(substr(body, 1, 40), CAST('"response_deleted/' AS BLOB)) GROUP BY session;
+
+-- Sessions that are gone, and whose rows go some at a time.
+CREATE TABLE erasing (session INTEGER PRIMARY KEY, tenant INTEGER NOT NULL) STRICT;
+"""
+
 _NEWEST = "ifnull((SELECT max(seq) FROM {} WHERE tenant = sessions.tenant AND session = sessions.n), 0)"
 HEAD = f"max(head, {', '.join(map(_NEWEST.format, ('events', 'chunks', 'snapshots')))})"
 """A session's head, whoever owns it.
@@ -108,7 +123,7 @@ has the head in memory, whatever opens the file later finds it by the index, and
 once the session is given back.
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
 """Step ``i`` leads from version ``i`` to ``i + 1``."""
 VERSION = len(MIGRATIONS)
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from stateline.stores.recent import Recent
 from stateline.stores.sqlite import opening
 from stateline.stores.sqlite.blobs import Blobs
 from stateline.stores.sqlite.claiming import Claim, Claimed
-from stateline.stores.sqlite.pruning import Prune
+from stateline.stores.sqlite.maintenance import SqliteMaintenance
 from stateline.stores.sqlite.reader import Readers
 from stateline.stores.sqlite.requests import (
     Append,
@@ -62,7 +62,7 @@ class SqliteStore:
 
     def __init__(self, writer: Writer, blobs: Blobs, lock: IO[bytes], clock: Clock) -> None:
         self._lock = lock
-        self._clock = clock
+        self.clock = clock
         self._writer = writer
         self._recent = writer.recent
         self._blobs = blobs
@@ -71,8 +71,10 @@ class SqliteStore:
         self._held: dict[SessionRef, deque[Request]] = {}
         """Requests of sessions whose large content is being written, in order."""
         self._tasks: set[asyncio.Task[None]] = set()
-        self._collections: dict[str, asyncio.TimerHandle] = {}
-        self._collect_later("now", 0.0)
+        self._collection: asyncio.TimerHandle | None = None
+        self.maintenance = SqliteMaintenance(blobs, self._readers, clock, self._submit, self._drop)
+        writer.settled = blobs.settled
+        self._collect_later(0.0)
 
     # -- the port ----------------------------------------------------------------------------------
 
@@ -114,7 +116,7 @@ class SqliteStore:
             page = await readers.run(partial(readers.page, span=page.rest))
 
     async def find_duplicate(self, tenant: str, dedup_key: str) -> Duplicate | None:
-        now_ms = self._clock.now_ms()
+        now_ms = self.clock.now_ms()
 
         def look(db: sqlite3.Connection) -> Duplicate | None:
             row = db.execute(
@@ -185,25 +187,16 @@ class SqliteStore:
         return self._submit(Release(own, seen, wake_at_ms))
 
     async def erase(self, session: SessionRef) -> None:
-        if await self._submit(Erase(session)):
-            # What nobody touched lately goes now, the rest once its grace is over.
-            self._collect_later("now", 0.0)
-            self._collect_later("after the grace", BLOB_GRACE_S + 1.0)
+        await self._drop(await self._submit(Erase(session)))
 
     async def prune_chunks(self, before_ms: int) -> int:
-        """Delete chunks written before ``before_ms`` (Unix time) of sessions that are at rest; how many.
-
-        No part of the port: how a store forgets is its own affair.
-        """
-        pruned, after = 0, 0
-        while after is not None:
-            some, after = await self._submit(Prune(before_ms, after))
-            pruned += some
-        return pruned
+        """Delete chunks written before ``before_ms`` (Unix time) of sessions that are at rest; how many."""
+        return await self.maintenance.prune_chunks(before_ms)
 
     async def close(self) -> None:
-        for timer in self._collections.values():
-            timer.cancel()
+        if self._collection is not None:
+            self._collection.cancel()
+        self.maintenance.stop()
         loop = asyncio.get_running_loop()
         while self._tasks:
             await asyncio.wait(self._tasks)
@@ -247,14 +240,22 @@ class SqliteStore:
                 self._writer.submit(request)
         del self._held[session]
 
-    def _collect_later(self, name: str, delay_s: float) -> None:
-        """Look for files without a reference, some time from now; a second wish replaces the first."""
-        if (timer := self._collections.pop(name, None)) is not None:
-            timer.cancel()
-        self._collections[name] = asyncio.get_running_loop().call_later(delay_s, self._collect)
+    async def _drop(self, names: Iterable[str]) -> None:
+        """Delete large content whose last reference may be gone."""
+        if (names := set(names)) or self._blobs.late:
+            loop = asyncio.get_running_loop()
+            try:
+                await loop.run_in_executor(self._blob_thread, self._blobs.drop, names)
+            except (OSError, sqlite3.Error) as error:
+                log.warning("large content without a reference was not deleted: %s", error)
+
+    def _collect_later(self, delay_s: float) -> None:
+        """Look for files without a reference, which a process left that died before it could record them."""
+        self._collection = asyncio.get_running_loop().call_later(delay_s, self._collect)
 
     def _collect(self) -> None:
         self._blob_thread.submit(self._blobs.collect).add_done_callback(_collected)
+        self._collect_later(BLOB_GRACE_S)
 
 
 def _collected(done: Future[int]) -> None:

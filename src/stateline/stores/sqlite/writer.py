@@ -20,13 +20,15 @@ from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.limits import (
     BATCH_BYTES_MAX,
     BATCH_REQUESTS_MAX,
+    SCRUB_RETRY_MS,
+    SCRUB_WAIT_MS,
     STORE_QUEUE_MAX,
     WAL_BYTES_MAX,
 )
 from stateline.ports import Clock
 from stateline.stores.recent import Recent
 from stateline.stores.sqlite import opening, schema
-from stateline.stores.sqlite.requests import Erase, Request
+from stateline.stores.sqlite.requests import Request
 from stateline.stores.sqlite.transaction import Transaction
 
 _T = TypeVar("_T")
@@ -37,6 +39,9 @@ _BATCH_PAGES = 5
 
 class Writer:
     """Owns the writing connection. Requests come from the event loop that made it."""
+
+    settled: Callable[[Request], None]
+    """Told of each answered request that brought large content."""
 
     def __init__(self, path: Path, clock: Clock, recent: Recent) -> None:
         self._path = path
@@ -53,6 +58,8 @@ class Writer:
         self._tx: Transaction
         self._written = 0
         self._next_expiry_ms = 0
+        self._unscrubbed = False
+        self._next_scrub_ms = 0
 
     async def start(self) -> bytes:
         """Open the database on the thread; returns the installation's secret."""
@@ -102,6 +109,8 @@ class Writer:
         for request in batch:
             if request.error is None:
                 request.publish(self.recent)
+            if request.large:
+                self.settled(request)
             future = request.future
             if future.done():
                 continue  # The caller was cancelled; what it asked for is done all the same.
@@ -153,9 +162,7 @@ class Writer:
             batch = _take(waiting)
             self._commit(batch)
             self._written += sum(request.size for request in batch) + _BATCH_PAGES * schema.PAGE_BYTES
-            if any(isinstance(request, Erase) and request.content for request in batch):
-                # What was erased is still in the journal; who erased it waits until it is not.
-                self._checkpoint("TRUNCATE")
+            self._scrub(any(request.scrub for request in batch))
             self._call_loop(self.answer, batch)
             if self._written >= WAL_BYTES_MAX:
                 # After the answers, so that nobody waits for it.
@@ -164,11 +171,7 @@ class Writer:
     def _commit(self, batch: list[Request]) -> None:
         """Run a batch in one transaction; every request has a result or an error afterwards."""
         tx = self._tx
-        erasing = any(type(request) is Erase for request in batch)
         try:
-            if erasing:
-                # What is deleted is overwritten, so that it is gone from the file as well.
-                self._db.execute("PRAGMA secure_delete = ON")
             tx.begin(self._clock.now_ms())
             for request in batch:
                 try:
@@ -179,8 +182,6 @@ class Writer:
             if tx.now_ms >= self._next_expiry_ms and not tx.clear_expired():
                 self._next_expiry_ms = tx.now_ms + _EXPIRY_MS
             tx.commit()
-            if erasing:
-                self._db.execute("PRAGMA secure_delete = OFF")
         except Exception as error:
             self._failed(batch, error)
 
@@ -198,12 +199,29 @@ class Writer:
             for request in batch:
                 self._commit([request])
 
-    def _checkpoint(self, mode: str) -> None:
-        """Carry the journal into the database."""
+    def _scrub(self, wanted: bool) -> None:
+        """Empty the journal of what was erased; who erased it waits for that.
+
+        A backup reads the journal for as long as it takes, and nobody else may wait for that: then it is
+        tried again after later commits, of which the renewal of the node's lease is one.
+        """
+        now_ms = self._clock.now_ms()
+        if wanted or (self._unscrubbed and now_ms >= self._next_scrub_ms):
+            self._unscrubbed = not self._checkpoint("TRUNCATE")
+            self._next_scrub_ms = now_ms + SCRUB_RETRY_MS
+
+    def _checkpoint(self, mode: str) -> bool:
+        """Carry the journal into the database; False if somebody still reads it."""
         self._written = 0
         # Where it fails the journal keeps everything, and the next checkpoint tries again.
         with contextlib.suppress(sqlite3.Error):
-            self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            self._db.execute(f"PRAGMA busy_timeout = {SCRUB_WAIT_MS}")
+            try:
+                [(busy, _, _)] = self._db.execute(f"PRAGMA wal_checkpoint({mode})").fetchall()
+            finally:
+                self._db.execute("PRAGMA busy_timeout = 5000")
+            return not busy
+        return False
 
 
 def _take(waiting: deque[Request]) -> list[Request]:
