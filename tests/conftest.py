@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from stateline.testing.postgres_server import NoPostgres, PostgresServer, postgres_server
 
 # A loaded machine is slow, not wrong: no verdict may hang on how long an example took. In CI the
 # examples are the same in every run; a failure there is then the change's own.
@@ -29,6 +33,17 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared, with the specifications and recordings, is not here")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Generator[PostgresServer]:
+    """A PostgreSQL server for the whole run, or a skip."""
+    with contextlib.ExitStack() as stack:
+        try:
+            server = stack.enter_context(postgres_server())
+        except NoPostgres as error:
+            pytest.skip(f"no PostgreSQL here: {error}")
+        yield server
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ import socket
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import uvicorn
 
@@ -32,7 +32,7 @@ from stateline.models.client import HttpModelClient
 from stateline.ports import Deployment, ModelClient, Store
 from stateline.stores.clock import SystemClock
 from stateline.stores.memory import MemoryStore
-from stateline.stores.sqlite import SqliteStore, open_sqlite
+from stateline.stores.sqlite import open_sqlite
 
 if TYPE_CHECKING:
     from stateline.models.local import LocalModel
@@ -109,6 +109,32 @@ def local_deployment() -> Deployment:
     return Deployment(name="local", model=name, cloud="local", format="openai-chat", base_url="", upstream_model=name)
 
 
+class PruningStore(Store, Protocol):
+    """What a database can, beside what the engine asks."""
+
+    async def prune_chunks(self, before_ms: int) -> int:
+        """Delete chunks written before ``before_ms`` of sessions at rest; how many."""
+        ...
+
+
+async def open_store(store: settings.Store, clock: SystemClock) -> PruningStore:
+    """The configured store; PostgreSQL's driver is imported only where it is used.
+
+    Raises:
+        StoreUnavailable: it cannot be used, in one line.
+    """
+    if store.path is not None:
+        return await open_sqlite(store.path, clock=clock)
+    if importlib.util.find_spec("asyncpg") is None:
+        raise StoreUnavailable(
+            "PostgreSQL's driver is missing; install stateline[postgres]", code="store_driver_missing"
+        )
+    from stateline.stores.postgres import open_postgres
+
+    # Several machines meet in one database, so its clock is everybody's.
+    return await open_postgres(settings.store_url(store, os.environ))
+
+
 @contextlib.asynccontextmanager
 async def running_engine(config: settings.Config, client: ModelClient | None = None) -> AsyncGenerator[Engine]:
     """An engine over the configured store, started; stopped and closed at the end.
@@ -117,13 +143,15 @@ async def running_engine(config: settings.Config, client: ModelClient | None = N
         client: another way to the models, for tests and benchmarks.
     """
     clock = SystemClock()
-    store = await open_sqlite(config.store.path, clock=clock)
+    store = await open_store(config.store, clock)
     memory = MemoryStore(clock=clock)
     configured = deployments(config)
     if client is None:
         client = Clients()
         await client.warm(configured)
     catalogue = Catalogue(configured)
+
+    shared = config.store.path is None
 
     def make(over: Store, volatile: Engine | None = None, *, durable: bool = True) -> Engine:
         return Engine(
@@ -135,6 +163,7 @@ async def running_engine(config: settings.Config, client: ModelClient | None = N
             volatile=volatile,
             limits=config.limits,
             durable=durable,
+            shared=shared and durable,
         )
 
     engine = make(store, make(memory, durable=False))
@@ -150,7 +179,7 @@ async def running_engine(config: settings.Config, client: ModelClient | None = N
         await store.close()
 
 
-async def prune(store: SqliteStore, clock: SystemClock, chunks_s: int) -> None:
+async def prune(store: PruningStore, clock: SystemClock, chunks_s: int) -> None:
     """Delete chunks once their retention is over, every so often, for ever."""
     while True:
         await clock.sleep(min(PRUNE_EVERY_S, chunks_s))
@@ -263,7 +292,9 @@ async def _serve(config: settings.Config) -> None:
                 backlog=LISTEN_BACKLOG,
             )
             calm_collector()
-            with admin_file(config.store.path, url, token):
+            # On PostgreSQL the command line goes to the database itself, as every other node does.
+            path = config.store.path
+            with admin_file(path, url, token) if path is not None else contextlib.nullcontext():
                 models = ", ".join(engine.models()) or "none: add [[deployments]], or install stateline[local]"
                 log.info("Stateline %s on %s, store %s, models: %s", __version__, url, config.store.url, models)
                 if sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""Whatever is asked, in whatever order, the SQLite store answers as the one in memory does."""
+"""Whatever is asked, in whatever order, the stores on databases answer as the one in memory does."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.postgres import stores
 
 from stateline.core.errors import StatelineError
 from stateline.core.events import Body, Chunk, Dedup, Event, SessionUpdated
@@ -18,6 +19,8 @@ from stateline.ports import Ownership, Posted, Store, Watch
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
 from stateline.testing import ManualClock
+from stateline.testing.exercise import MakeStore
+from stateline.testing.postgres_server import PostgresServer
 from stateline.testing.store_checks.log import picture, snapshot
 
 NODES = ("a", "b")
@@ -151,9 +154,9 @@ def by_session(answer: object) -> object:
     return sorted(records, key=lambda record: record.session)
 
 
-async def compare(ops: list[Op], folder: Path) -> None:
+async def compare(ops: list[Op], make: MakeStore) -> None:
     clocks = ManualClock(), ManualClock()
-    stores = MemoryStore(clock=clocks[0]), await open_sqlite(folder / "a.db", clock=clocks[1])
+    stores = MemoryStore(clock=clocks[0]), await make(clocks[1])
     try:
         players = [Player(store, clock) for store, clock in zip(stores, clocks, strict=True)]
         for op in [*(("create", ref, None) for ref in MADE), *ops]:
@@ -172,6 +175,13 @@ async def compare(ops: list[Op], folder: Path) -> None:
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(OPS, min_size=10, max_size=60))
-def test_both_stores_answer_alike(ops: list[Op]) -> None:
+def test_the_sqlite_store_answers_alike(ops: list[Op]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(compare(ops, Path(folder)))
+        asyncio.run(compare(ops, lambda clock: open_sqlite(Path(folder) / "a.db", clock=clock)))
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(OPS, min_size=10, max_size=60))
+def test_the_postgres_store_answers_alike(postgres: PostgresServer, ops: list[Op]) -> None:
+    make, _ = stores(postgres)
+    asyncio.run(compare(ops, make))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.postgres import stores
 
 from stateline.ports import Clock, Store
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
 from stateline.testing.exercise import CHECKS, MakeStore, Reopen, exercise_store, needs_reopen, run_check
+from stateline.testing.postgres_server import PostgresServer
 
 
 def sqlite(folder: Path) -> tuple[MakeStore, Reopen]:
@@ -36,6 +38,12 @@ async def memory(clock: Clock) -> Store:
 @pytest.mark.parametrize("name", CHECKS)
 async def test_the_sqlite_store_keeps(name: str, tmp_path: Path) -> None:
     make, reopen = sqlite(tmp_path)
+    await run_check(CHECKS[name], make, reopen)
+
+
+@pytest.mark.parametrize("name", CHECKS)
+async def test_the_postgres_store_keeps(name: str, postgres: PostgresServer) -> None:
+    make, reopen = stores(postgres)
     await run_check(CHECKS[name], make, reopen)
 
 

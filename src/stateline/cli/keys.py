@@ -1,7 +1,7 @@
 """`stateline keys`: make, list and revoke API keys.
 
-While a server runs it alone holds the database, so it is asked, by the token that it left beside the
-database. Otherwise the keys are written to the database directly.
+While a server runs on a database file it alone holds it, so it is asked, by the token that it left
+beside the file. Otherwise the keys are written to the database directly: PostgreSQL has room for both.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from stateline.cli._options import ConfigOption, JsonOption, command_app, load_c
 from stateline.core.errors import BadRequest, StatelineError
 
 if TYPE_CHECKING:
+    from stateline import config as settings
     from stateline.identity.admin_file import AdminAccess
     from stateline.identity.keys import Keys, Record
 
@@ -129,8 +130,8 @@ def _ask(
     """Through the server that runs on this database, or on the database itself."""
     from stateline.identity.admin_file import read_admin_file
 
-    database = load_config(config).store.path
-    access = read_admin_file(database)
+    store = load_config(config).store
+    access = read_admin_file(store.path) if store.path is not None else None
     if access is not None:
         try:
             return _request(access, method, path, body)
@@ -138,7 +139,7 @@ def _ask(
             pass  # A server that was killed left the file behind.
     import asyncio
 
-    return asyncio.run(_on_database(database, directly))
+    return asyncio.run(_on_database(store, directly))
 
 
 def _request(access: AdminAccess, method: str, path: str, body: Shown | None) -> Shown:
@@ -180,15 +181,15 @@ def _refused(answer: bytes) -> StatelineError:
         return BadRequest("the server answered something that is no error of ours", code="bad_answer")
 
 
-async def _on_database(database: Path, directly: Callable[[Keys], Awaitable[Shown]]) -> Shown:
+async def _on_database(where: settings.Store, directly: Callable[[Keys], Awaitable[Shown]]) -> Shown:
     import os
 
     from stateline.identity.keys import Keys
     from stateline.stores.clock import SystemClock
-    from stateline.stores.sqlite import open_sqlite
+    from stateline.wiring import open_store
 
     clock = SystemClock()
-    store = await open_sqlite(database, clock=clock)
+    store = await open_store(where, clock)
     try:
         return await directly(Keys(store, clock, os.urandom))
     finally:

@@ -21,7 +21,7 @@ from stateline.config.schema import (
     Server,
     Store,
 )
-from stateline.config.secrets import api_key
+from stateline.config.secrets import api_key, store_url
 
 __all__ = [
     "LOCAL_MODEL",
@@ -35,4 +35,5 @@ __all__ = [
     "api_key",
     "is_loopback",
     "load",
+    "store_url",
 ]

@@ -32,6 +32,8 @@ from stateline.config.secrets import from_environ, from_file, split_url
 
 _SECRET_KEY = re.compile(r"(^|_)(api_?key|password|secret|token|credentials?)$")
 
+_SECRET_OPTION = re.compile(r"[?&](ssl)?password=", re.IGNORECASE)
+
 Tables = dict[str, Any]
 
 
@@ -165,7 +167,8 @@ def _finish_store(tables: Tables, source: Source, environ: Mapping[str, str], ba
     if not isinstance(store, dict):
         return
     store = cast("Tables", store)
-    named = [key for key in ("url", "url_env", "url_file") if key in store]
+    keys = ("url", "url_env", "url_file")
+    named = [key for key in keys if key in store]
     named = [key for key in named if f"store.{key}" in source.variables] or named
     if len(named) > 1:
         raise ConfigError("config_invalid", f"{source.at('store')}: {' and '.join(named)} are given", "keep one")
@@ -176,26 +179,33 @@ def _finish_store(tables: Tables, source: Source, environ: Mapping[str, str], ba
     where = source.at(f"store.{key}")
     if key == "url":
         split_url(value, where)
+        if _SECRET_OPTION.search(value):
+            raise ConfigError(
+                "config_secret", f"{where}: a secret is named, never written here", "name the URL with url_env or url_file"
+            )
     elif key == "url_env":
         value = from_environ(environ, value, where, "url_env")
     elif key == "url_file":
         value = from_file(base / value, where, "url_file")
-    store["url"] = _sqlite_url(value, where, base)
+    _absolute(store, ("url_file",), base)
+    for other in keys:
+        if other != key:
+            # A variable named another place than the file does: that one is in force.
+            store.pop(other, None)
+    if value.startswith(("postgres://", "postgresql://")):
+        # What may hold a password stays where it is named.
+        store["url"] = value if key == "url" else "postgresql://"
+    else:
+        store["url"] = _sqlite_url(value, where, base)
 
 
 def _sqlite_url(url: str, where: str, base: Path) -> str:
-    if url.startswith(("postgres:", "postgresql:")):
-        raise ConfigError(
-            "config_unsupported",
-            f"{where}: this version does not support PostgreSQL",
-            'use "sqlite:///stateline.db"',
-        )
     path = url.removeprefix("sqlite:///")
     if path == url or path in ("", "/", ":memory:") or "?" in path:
         raise ConfigError(
             "config_invalid",
             f"{where}: not the URL of a database file",
-            'write "sqlite:///stateline.db", or "sqlite:////var/lib/stateline.db" from the root',
+            'write "sqlite:///stateline.db", "sqlite:////var/lib/stateline.db" from the root, or "postgresql://host/name"',
         )
     return f"sqlite:///{base / path}"
 

@@ -60,16 +60,20 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Store(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the log is. After `load`, `url` is the one in force, wherever it was named."""
+    """Where the log is. After `load`, `url` is the one in force, wherever it was named.
+
+    Only a PostgreSQL URL that `url_env` or `url_file` names stays there, for it may hold a password:
+    `store_url` reads it.
+    """
 
     url: str = "sqlite:///stateline.db"
     url_env: str | None = None
     url_file: str | None = None
 
     @property
-    def path(self) -> Path:
-        """The database file of a `sqlite:///` URL."""
-        return Path(self.url.removeprefix("sqlite:///"))
+    def path(self) -> Path | None:
+        """The database file of a `sqlite:///` URL; None for PostgreSQL."""
+        return Path(self.url.removeprefix("sqlite:///")) if self.url.startswith("sqlite:") else None
 
 
 class Auth(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from stateline.config.schema import ConfigError, Deployment
+from stateline.config.schema import ConfigError, Deployment, Store
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -24,6 +24,19 @@ def api_key(deployment: Deployment, environ: Mapping[str, str]) -> str | None:
     if deployment.api_key_file is not None:
         return from_file(Path(deployment.api_key_file), where, "api_key_file")
     return None
+
+
+def store_url(store: Store, environ: Mapping[str, str]) -> str:
+    """The URL of the store, with its password where it is named.
+
+    Raises:
+        ConfigError: the variable is not set, or the file cannot be read or is empty.
+    """
+    if store.path is None and store.url_env is not None:
+        return from_environ(environ, store.url_env, "store.url_env", "url_env")
+    if store.path is None and store.url_file is not None:
+        return from_file(Path(store.url_file), "store.url_file", "url_file")
+    return store.url
 
 
 def from_environ(environ: Mapping[str, str], variable: str, where: str, key: str) -> str:

@@ -16,6 +16,7 @@ from stateline.core.errors import NotFound, Overloaded, StoreUnavailable
 from stateline.core.ids import SessionRef, base32, session_id
 from stateline.core.limits import ACTIVE_TURNS_MAX, CLAIM_POLL_S, LEASE_TTL_S, TurnLimits
 from stateline.core.session import Session
+from stateline.engine.lease import Lease
 from stateline.engine.live import Live
 from stateline.engine.place import Catalogue, Slots
 from stateline.engine.sessions import Sessions
@@ -32,6 +33,7 @@ class Node:
         entropy: ``entropy(n)`` gives n random bytes, for ids.
         volatile: the node of ``store: false`` sessions, over a store in memory; it has durable=False.
         limits: of each turn; recorded with it.
+        shared: other nodes use the store, and take over what this one owns once its lease is over.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Node:
         volatile: Node | None = None,
         limits: TurnLimits | None = None,
         durable: bool = True,
+        shared: bool = False,
     ) -> None:
         self.store = store
         self.client = client
@@ -54,7 +57,9 @@ class Node:
         self.volatile = volatile
         self.durable = durable
         self.limits = limits or TurnLimits()
-        self.owner = base32(int.from_bytes(entropy(10), "big"), 16)
+        self.shared = shared
+        self.owner = self._new_owner()
+        self._lease = Lease(self)
         self.live = Live(store)
         self.slots = Slots()
         self.sessions = Sessions(store)
@@ -68,7 +73,8 @@ class Node:
 
     async def start(self) -> None:
         """Take up what is due: first of all, turns that were running when a process died."""
-        await self.store.renew(self.owner, LEASE_TTL_S)
+        await self._lease.begin()
+        self._spawn(self._lease.keep(), "lease")
         self._spawn(self._claim(), "claim")
         if self.volatile is not None:
             await self.volatile.start()
@@ -99,14 +105,10 @@ class Node:
     # -- ownership -----------------------------------------------------------------------------------------
 
     async def _claim(self) -> None:
-        """Stay alive, and claim due sessions: at the start, when kicked, and every so often."""
-        renewed_ms = self.clock.now_ms()
+        """Claim due sessions: at the start, when kicked, and every so often."""
         while True:
             try:
-                # Before each claim, since a process that was stopped for long finds itself dead otherwise.
-                if self.clock.now_ms() - renewed_ms >= LEASE_TTL_S * 1000 / 3:
-                    renewed_ms = self.clock.now_ms()
-                    await self.store.renew(self.owner, LEASE_TTL_S)
+                await self._lease.held.wait()
                 room = ACTIVE_TURNS_MAX - len(self.workers)
                 owned = await self.store.claim(self.owner, min(room, 64)) if room > 0 else []
                 for own in owned:
@@ -119,6 +121,27 @@ class Node:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLAIM_POLL_S):
                     await self._kick.wait()
+
+    def _new_owner(self) -> str:
+        return base32(int.from_bytes(self.entropy(10), "big"), 16)
+
+    async def lapse(self) -> None:
+        """The lease may be over: stop all work, which others may have taken up already.
+
+        From now on this is another node. What the old one owned is free once its lease is over, for
+        whoever claims it.
+        """
+        log.warning("the lease could not be renewed in time; %d turns end here", len(self.workers))
+        self.owner = self._new_owner()
+        stopped = list(self.workers.values())
+        for worker in stopped:
+            worker.task.cancel()
+        if stopped:
+            await asyncio.wait([worker.task for worker in stopped])
+        for worker in stopped:
+            worker.abandon(Overloaded("this node lost its lease; try again", retry_after_s=1.0))
+            self.retired(worker)
+            self.sessions.forget(worker.session.ref)
 
     def kick(self) -> None:
         """Something was posted to a session that nobody may own."""
@@ -193,6 +216,8 @@ class Node:
                 session = await self.sessions.read(own.session)
                 # Only a commit tells whether the store takes writes again.
                 await self.store.renew(self.owner, LEASE_TTL_S)
+                if own.owner != self.owner:
+                    return  # Whoever this node was has lost it.
             except StoreUnavailable:
                 continue
             except (SessionMissing, Fenced):

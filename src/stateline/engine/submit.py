@@ -72,6 +72,9 @@ async def _try(node: Node, s: Submission) -> Accepted | None:
     worker = await node.idle(ref)
     try:
         session = worker.session if worker is not None else await _session(node, ref)
+        if worker is None and session.last_response_id != previous:
+            # Another node may have gone on since it was kept; a fork is only what is none of the newest.
+            session = await node.load(ref)
     except NotFound:
         raise previous_not_found(previous) from None
     if previous in session.deleted_responses:

@@ -136,6 +136,10 @@ class Worker:
             if self._call is not None:
                 await self._call.stop()
 
+    def abandon(self, error: BaseException) -> None:
+        """Its task was cancelled from outside: whoever waits for its first append hears why."""
+        self._fail(error)
+
     def _fail(self, error: BaseException) -> bool:
         """Tell whoever waits for the first append. False if that had been made."""
         if self.started.done():

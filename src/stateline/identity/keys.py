@@ -234,10 +234,8 @@ class Keys:
             Event(session=KEYS_SESSION, seq=self._seq + 1 + at, at_ms=now_ms, body=each)
             for at, each in enumerate(bodies)
         ]
-        await self._store.append(own, self._seq, events)
-        with suppress(Fenced):
-            # Somebody claimed the session since: then it is theirs to give back.
-            await self._store.release(own, seen=0)
+        # Given back in the same commit, so no other node ever finds it owned by somebody who is not alive.
+        await self._store.append(own, self._seq, events, release=True)
 
 
 class _AdminToken:

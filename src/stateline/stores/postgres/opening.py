@@ -60,11 +60,14 @@ async def _check_server(db: Connection, place: Place) -> None:
 
 
 async def _version(db: Connection, place: Place) -> int:
-    known, used = await _row(
-        db, "SELECT to_regclass('stateline_schema') IS NOT NULL, to_regclass('stateline_sessions') IS NOT NULL"
+    # From the catalogue's table: a name's look-up may be remembered from before we waited for the lock.
+    found = await db.fetch(
+        "SELECT c.relname::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace"
+        " WHERE n.nspname = ANY(current_schemas(false)) AND c.relname IN ('stateline_schema', 'stateline_sessions')"
     )
-    if not known:
-        if used:
+    names = {row[0] for row in found}
+    if "stateline_schema" not in names:
+        if names:
             raise _foreign(place, "it has tables with our names")
         return 0
     version = int(await db.fetchval(_VERSION))
@@ -75,12 +78,6 @@ async def _version(db: Connection, place: Place) -> int:
             code="store_newer",
         )
     return version
-
-
-async def _row(db: Connection, query: str) -> list[bool]:
-    row = await db.fetchrow(query)
-    assert row is not None
-    return list(row)
 
 
 def _foreign(place: Place, why: str) -> StoreUnavailable:

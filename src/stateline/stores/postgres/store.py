@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from stateline.core.errors import StatelineError
 from stateline.core.events import Event
@@ -29,6 +29,7 @@ from stateline.stores.recent import Recent
 
 log = logging.getLogger("stateline.stores")
 
+_T = TypeVar("_T")
 _TEND_S = 600.0
 """How often partitions are made ahead and expired keys are cleared."""
 
@@ -184,7 +185,11 @@ class PostgresStore:
 
         Whole partitions at a time, so some stay up to CHUNK_PART_S longer. No part of the port.
         """
-        return await self._apart(lambda db: chunks.prune(db, before_ms, self._now_ms()))
+
+        async def prune(db: Connection) -> int:
+            return await chunks.prune(db, before_ms, self._now_ms())
+
+        return await self._apart(prune)
 
     async def close(self) -> None:
         if self._closed:
@@ -272,7 +277,7 @@ class PostgresStore:
 
     # -- housekeeping --------------------------------------------------------------------------------------
 
-    async def _apart(self, job: Any) -> Any:
+    async def _apart(self, job: Callable[[Connection], Awaitable[_T]]) -> _T:
         """Run a job on a connection of its own: it takes long, or has transactions."""
         db = await connecting.connect(self._place)
         try:
@@ -284,12 +289,18 @@ class PostgresStore:
         finally:
             await connecting.close(db)
 
+    async def tend(self) -> None:
+        """Make partitions ahead of their time, and clear keys whose time is over.
+
+        It is done every so often by itself, where time is the database's.
+        """
+        await self._apart(self._tend_once)
+
     async def _tend(self) -> None:
-        """Make partitions ahead of their time, and clear keys whose time is over."""
         while True:
             await asyncio.sleep(min(_TEND_S, CHUNK_PART_S))
             try:
-                await self._apart(self._tend_once)
+                await self.tend()
             except StatelineError as error:
                 log.warning("the store could not be tended: %s", error.message)
 

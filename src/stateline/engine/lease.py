@@ -1,0 +1,89 @@
+"""The lease under which a node owns sessions: renewed in time, or all work stops before it is over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import Protocol
+
+from stateline.core.errors import StatelineError
+from stateline.core.limits import LEASE_TTL_S
+from stateline.ports import Clock, Store
+
+log = logging.getLogger("stateline.engine")
+
+_RETRY_S = 0.5
+
+
+class Leaseholder(Protocol):
+    """What a lease needs of its node."""
+
+    store: Store
+    clock: Clock
+    owner: str
+    shared: bool
+
+    async def lapse(self) -> None:
+        """Stop all work, and become another owner."""
+        ...
+
+
+class Lease:
+    """Says to the store that the node lives.
+
+    The beat of the event loop is the node's pulse: a loop that was held up longer than a third of the
+    lease says nothing more for it. The end is counted from before the request was sent, and at two
+    thirds of the way there work stops, so that nothing is done for a session which another node has.
+
+    Where nobody shares the store there is nobody to make room for: then a late renewal is as good.
+    """
+
+    def __init__(self, node: Leaseholder, ttl_s: float = LEASE_TTL_S) -> None:
+        self._node = node
+        self._ttl_s = ttl_s
+        self._sent_s = 0.0
+        self.held = asyncio.Event()
+        """Set while sessions may be claimed."""
+
+    async def begin(self) -> None:
+        """Renew for the first time.
+
+        Raises:
+            StoreUnavailable: the store does not take it.
+        """
+        await self._renew()
+
+    async def keep(self) -> None:
+        """Renew for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            beat_s = loop.time()
+            pause_s = self._ttl_s / 6 if self.held.is_set() else _RETRY_S
+            await asyncio.sleep(pause_s)
+            late = loop.time() - beat_s - pause_s > self._ttl_s / 3
+            if self._node.shared and self.held.is_set() and (late or self._left_s() <= 0):
+                self.held.clear()
+                await self._node.lapse()
+            if self.held.is_set() and loop.time() - self._sent_s < self._ttl_s / 3:
+                continue
+            with contextlib.suppress(TimeoutError):
+                # No longer than work may go on; and one answer that does not come is not waited for.
+                async with asyncio.timeout(max(self._left_s(), _RETRY_S) if self.held.is_set() else self._ttl_s / 3):
+                    await self._try()
+
+    def _left_s(self) -> float:
+        """Until work must stop."""
+        return self._sent_s + self._ttl_s * 2 / 3 - asyncio.get_running_loop().time()
+
+    async def _try(self) -> None:
+        try:
+            await self._renew()
+        except StatelineError as error:
+            log.warning("cannot renew the lease: %s", error.message)
+
+    async def _renew(self) -> None:
+        sent_s = asyncio.get_running_loop().time()
+        await self._node.store.renew(self._node.owner, self._ttl_s)
+        self._sent_s = sent_s
+        self.held.set()
