@@ -52,9 +52,7 @@ class Server:
         self.base_url = f"{self.root}/v1"
         self.process: asyncio.subprocess.Process | None = None
         self.config = folder / "stateline.toml"
-        self.config.write_text(
-            config_of(self.port, store or f'url = "sqlite:///{self.database}"', upstream_url) + settings
-        )
+        self.config.write_text(config_of(self.port, self.database, upstream_url, store) + settings)
 
     async def spawn(self) -> None:
         """Start the process without waiting until it answers."""
@@ -134,14 +132,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def config_of(port: int, store: str, upstream_url: str) -> str:
+def config_of(port: int, database: Path, upstream_url: str, store: str | None = None) -> str:
     """Two models of one upstream: ``scripted`` streams by one wire format, ``responses`` by the other."""
     return f"""
 [server]
 port = {port}
 
 [store]
-{store}
+{store or f'url = "sqlite:///{database}"'}
 
 [[deployments]]
 name = "chat"

@@ -22,7 +22,9 @@ COUNT = "!tokens:60@30"
 
 
 @contextlib.asynccontextmanager
-async def two_nodes(folder: Path, database: str, upstream: str, settings: str = "") -> AsyncGenerator[tuple[Server, Server]]:
+async def two_nodes(
+    folder: Path, database: str, upstream: str, settings: str = ""
+) -> AsyncGenerator[tuple[Server, Server]]:
     (folder / "url").write_text(database)
     nodes: list[Server] = []
     for name in ("a", "b"):
