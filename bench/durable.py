@@ -8,15 +8,21 @@ within a round, and the median of the rounds is reported beside the fsync floor 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import shutil
 import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.durable_systems import RECORD_BYTES, RECORDS_A_TURN, SYSTEMS, Turn
+from bench.durable_systems import RECORD_BYTES, RECORDS_A_TURN, SYSTEMS, Turn, postgres_store
 from bench.servers import WORK
 from bench.stats import median, median_ratio, percentile
+from stateline.stores.postgres.connecting import connect, place_of
+from stateline.testing.postgres_server import NoPostgres, PostgresServer, postgres_server
 
 CONCURRENCIES = (1, 32, 256)
 
@@ -122,7 +128,7 @@ class Result:
     def ratios(self) -> dict[str, float]:
         """Turns/s of each layer over the one below it, round by round, at each concurrency."""
         found: dict[str, float] = {}
-        for above, below in (("store", "reference"), ("engine", "store")):
+        for above, below in (("store", "reference"), ("engine", "store"), (POSTGRES, "store")):
             for concurrency in CONCURRENCIES:
                 top = self.series.get((above, concurrency))
                 base = self.series.get((below, concurrency))
@@ -156,13 +162,48 @@ class Result:
         }
 
 
+POSTGRES = "postgres store"
+
+
 async def measure_all(rounds: int, cell_s: float) -> Result:
     """Each round measures every system at every concurrency, one after the other."""
     result = Result({}, [], [])
+    with contextlib.ExitStack() as stack:
+        systems = dict(SYSTEMS)
+        try:
+            server = stack.enter_context(postgres_server())
+        except NoPostgres as error:
+            result.skipped.append(f"{POSTGRES}: {error}")
+        else:
+            numbers = itertools.count(1)
+
+            @contextlib.asynccontextmanager
+            async def on_postgres(_: Path) -> AsyncGenerator[Turn]:
+                async with postgres_store(await new_place(server, next(numbers))) as turn:
+                    yield turn
+
+            systems[POSTGRES] = on_postgres
+        await _measure(result, systems, rounds, cell_s)
+    return result
+
+
+async def new_place(server: PostgresServer, number: int) -> str:
+    """The URL of a new schema."""
+    db = await connect(place_of(server.url()))
+    try:
+        await db.execute(f"CREATE SCHEMA bench{number}")
+    finally:
+        await db.close()
+    return f"{server.url()}&search_path=bench{number}"
+
+
+async def _measure(
+    result: Result, systems: dict[str, Callable[[Path], AbstractAsyncContextManager[Turn]]], rounds: int, cell_s: float
+) -> None:
     for _ in range(rounds):
         for concurrency in CONCURRENCIES:
-            for name, open_system in SYSTEMS.items():
-                folder = WORK / f"durable-{name}"
+            for name, open_system in systems.items():
+                folder = WORK / f"durable-{name.replace(' ', '-')}"
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir(parents=True)
                 result.fsync_ms += fsync_floor(folder, 50)
@@ -171,4 +212,3 @@ async def measure_all(rounds: int, cell_s: float) -> Result:
                 key = (name, concurrency)
                 result.series.setdefault(key, Series(name, concurrency)).cells.append(cell)
                 shutil.rmtree(folder, ignore_errors=True)
-    return result

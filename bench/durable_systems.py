@@ -17,8 +17,9 @@ from stateline.core.items import InputText, Message
 from stateline.engine import Engine
 from stateline.engine.types import Submission
 from stateline.models.catalogue import Catalogue
-from stateline.ports import Deployment, Ownership
+from stateline.ports import Deployment, Ownership, Store
 from stateline.stores.clock import SystemClock
+from stateline.stores.postgres import open_postgres
 from stateline.stores.sqlite import open_sqlite
 from stateline.testing import Answer, ScriptedModel
 
@@ -65,8 +66,21 @@ def event_body(size: int) -> ItemsAdded:
 
 @asynccontextmanager
 async def store(folder: Path) -> AsyncGenerator[Turn]:
-    """The real store through its port: appends of one event, each awaited; a session a worker."""
-    opened = await open_sqlite(folder / "store.db")
+    """The real store through its port, on a file."""
+    async with _turns_on(await open_sqlite(folder / "store.db")) as turn:
+        yield turn
+
+
+@asynccontextmanager
+async def postgres_store(url: str) -> AsyncGenerator[Turn]:
+    """The same on PostgreSQL."""
+    async with _turns_on(await open_postgres(url)) as turn:
+        yield turn
+
+
+@asynccontextmanager
+async def _turns_on(opened: Store) -> AsyncGenerator[Turn]:
+    """Appends of one event, each awaited; a session a worker."""
     body = event_body(RECORD_BYTES)
     owned: dict[int, Ownership] = {}
     heads: dict[int, int] = {}

@@ -180,7 +180,9 @@ def test_the_sqlite_store_answers_alike(ops: list[Op]) -> None:
         asyncio.run(compare(ops, lambda clock: open_sqlite(Path(folder) / "a.db", clock=clock)))
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(OPS, min_size=10, max_size=60))
 def test_the_postgres_store_answers_alike(postgres: PostgresServer, ops: list[Op]) -> None:
     make, _ = stores(postgres)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateline.config import LOCAL_MODEL, ConfigError, Deployment, api_key, is_loopback, load
+from stateline.config import LOCAL_MODEL, ConfigError, Deployment, api_key, is_loopback, load, store_url
 from stateline.config.schema import SECTIONS
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "configuration.md"
@@ -213,6 +213,22 @@ def test_the_store_may_be_named_by_a_variable_or_a_file(tmp_path: Path) -> None:
     assert load(file, {"DB": "sqlite:///two.db"}).store.path == tmp_path / "two.db"
 
 
+def test_a_postgres_url_with_a_password_stays_where_it_is_named(tmp_path: Path) -> None:
+    assert load(write(tmp_path, '[store]\nurl = "postgresql://u@db/x"\n'), {}).store.url == "postgresql://u@db/x"
+    secret = "postgresql://u:hunter2@db/x"
+    (tmp_path / "url").write_text(secret + "\n")
+    named = load(write(tmp_path, '[store]\nurl_file = "url"\n'), {}).store
+    variable = load(write(tmp_path, '[store]\nurl_env = "DB"\n'), {"DB": secret}).store
+    for store in (named, variable):
+        assert store.path is None
+        assert "hunter2" not in repr(store)
+        assert store_url(store, {"DB": secret}) == secret
+    overridden = load(tmp_path / "stateline.toml", {"DB": secret, "STATELINE_STORE__URL": "postgresql://other/y"}).store
+    assert store_url(overridden, {}) == "postgresql://other/y"
+    with pytest.raises(ConfigError):
+        store_url(variable, {})
+
+
 # -- refusals -----------------------------------------------------------------------------------------
 
 REFUSALS = [
@@ -237,7 +253,8 @@ REFUSALS = [
     ('[auth]\nmode = "keyz"\n', "config_invalid", 'it may be "open", "keys"'),
     ('[auth]\nmode = "oidc"\n', "config_unsupported", 'does not support "oidc"; it supports "open", "keys"'),
     ("[auth]\nmode = []\n", "config_invalid", "auth.mode"),
-    ('[store]\nurl = "postgresql://db/x"\n', "config_unsupported", "PostgreSQL"),
+    ('[store]\nurl = "postgresql://u@db/x?password=hunter2"\n', "config_secret", "url_env"),
+    ('[store]\nurl = "mysql://db/x"\n', "config_invalid", "postgresql://host/name"),
     ('[store]\nurl = "postgresql://u:hunter2@db/x"\n', "config_secret", "url_env"),
     ('[store]\nurl = "sqlite:///:memory:"\n', "config_invalid", "not the URL of a database file"),
     ('[store]\nurl = "stateline.db"\n', "config_invalid", "sqlite:///stateline.db"),

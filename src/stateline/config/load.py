@@ -181,7 +181,9 @@ def _finish_store(tables: Tables, source: Source, environ: Mapping[str, str], ba
         split_url(value, where)
         if _SECRET_OPTION.search(value):
             raise ConfigError(
-                "config_secret", f"{where}: a secret is named, never written here", "name the URL with url_env or url_file"
+                "config_secret",
+                f"{where}: a secret is named, never written here",
+                "name the URL with url_env or url_file",
             )
     elif key == "url_env":
         value = from_environ(environ, value, where, "url_env")

@@ -32,16 +32,16 @@ class Leaseholder(Protocol):
 class Lease:
     """Says to the store that the node lives.
 
-    The beat of the event loop is the node's pulse: a loop that was held up longer than a third of the
-    lease says nothing more for it. The end is counted from before the request was sent, and at two
-    thirds of the way there work stops, so that nothing is done for a session which another node has.
+    It is renewed on the event loop that does the work, every third of its time, so a loop that is held up
+    says nothing for its node. The end is counted from before the request was sent, and at two thirds of
+    the way there work stops, so that nothing is done for a session which another node has.
 
     Where nobody shares the store there is nobody to make room for: then a late renewal is as good.
     """
 
-    def __init__(self, node: Leaseholder, ttl_s: float = LEASE_TTL_S) -> None:
+    def __init__(self, node: Leaseholder) -> None:
         self._node = node
-        self._ttl_s = ttl_s
+        self._ttl_s = LEASE_TTL_S
         self._sent_s = 0.0
         self.held = asyncio.Event()
         """Set while sessions may be claimed."""
@@ -58,18 +58,16 @@ class Lease:
         """Renew for ever."""
         loop = asyncio.get_running_loop()
         while True:
-            beat_s = loop.time()
-            pause_s = self._ttl_s / 6 if self.held.is_set() else _RETRY_S
-            await asyncio.sleep(pause_s)
-            late = loop.time() - beat_s - pause_s > self._ttl_s / 3
-            if self._node.shared and self.held.is_set() and (late or self._left_s() <= 0):
+            await asyncio.sleep(self._ttl_s / 12 if self.held.is_set() else _RETRY_S)
+            if self._node.shared and self.held.is_set() and self._left_s() <= 0:
                 self.held.clear()
                 await self._node.lapse()
             if self.held.is_set() and loop.time() - self._sent_s < self._ttl_s / 3:
                 continue
             with contextlib.suppress(TimeoutError):
-                # No longer than work may go on; and one answer that does not come is not waited for.
-                async with asyncio.timeout(max(self._left_s(), _RETRY_S) if self.held.is_set() else self._ttl_s / 3):
+                # An answer that does not come is waited for as long as work may go on.
+                left_s = self._left_s() if self._node.shared and self.held.is_set() else self._ttl_s / 3
+                async with asyncio.timeout(left_s):
                     await self._try()
 
     def _left_s(self) -> float:

@@ -159,6 +159,10 @@ class Node:
             session = await self.sessions.read(own.session)
         except SessionMissing:
             return
+        except StoreUnavailable:
+            # It is ours already, so it must not be forgotten.
+            self.crashed(own)
+            return
         if not self._stopping:
             self.workers[own.session] = Worker(self, own, session)
 

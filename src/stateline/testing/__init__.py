@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stateline.testing.exercise import exercise_store
+    from stateline.testing.postgres_server import postgres_server
     from stateline.testing.scripted import Answer, Asked, Gate, ScriptedCall, ScriptedModel
     from stateline.testing.store_rig import ManualClock
     from stateline.testing.upstream import ScriptedUpstream
@@ -23,6 +24,7 @@ _HOMES = {
     "ScriptedModel": "stateline.testing.scripted",
     "ScriptedUpstream": "stateline.testing.upstream",
     "exercise_store": "stateline.testing.exercise",
+    "postgres_server": "stateline.testing.postgres_server",
 }
 
 __all__ = [
@@ -34,6 +36,7 @@ __all__ = [
     "ScriptedModel",
     "ScriptedUpstream",
     "exercise_store",
+    "postgres_server",
 ]
 
 

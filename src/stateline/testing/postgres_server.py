@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shlex
 import shutil
 import socket
@@ -19,7 +18,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 
-class NoPostgres(Exception):  # noqa: N818 - A reason to skip rather than an error.
+class NoPostgres(Exception):
     """No server can be started here; the message says why."""
 
 
@@ -70,12 +69,12 @@ class PostgresServer:
         Raises:
             NoPostgres: it ended with an error.
         """
-        user = _user()
-        done = subprocess.run(
+        user, group = _user_and_group()
+        done = subprocess.run(  # noqa: S603 - Programs of PostgreSQL's own folder.
             [str(self._binaries / program), *map(str, arguments)],
             cwd=self.folder,
             user=user,
-            group=None if user is None else pwd.getpwnam(user).pw_gid,
+            group=group,
             extra_groups=None if user is None else [],
             # Not a pipe: the server would keep it open.
             stdout=subprocess.DEVNULL,
@@ -90,16 +89,27 @@ class PostgresServer:
             raise NoPostgres(f"{program} ended with {done.returncode}: {tail}")
 
 
-def _user() -> str | None:
-    """Whom the server runs as: root becomes ``postgres``."""
-    return "postgres" if os.geteuid() == 0 else None
+def _user_and_group() -> tuple[str | None, int | None]:
+    """Whom the server runs as: root becomes ``postgres``.
+
+    Raises:
+        NoPostgres: there is no such user.
+    """
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return None, None
+    import pwd  # Windows has none.
+
+    try:
+        return "postgres", pwd.getpwnam("postgres").pw_gid
+    except KeyError:
+        raise NoPostgres("root cannot run PostgreSQL, and there is no user postgres") from None
 
 
 def find_binaries() -> Path:
     """The folder with ``initdb`` and ``pg_ctl``, of the newest version that is installed.
 
     Raises:
-        NoPostgres: there is none, or nobody who may run it.
+        NoPostgres: there is none.
     """
     folders = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parent.name.zfill(4))
     on_path = shutil.which("initdb")
@@ -107,15 +117,8 @@ def find_binaries() -> Path:
         folders.append(Path(on_path).resolve().parent)
     for folder in reversed(folders):
         if (folder / "initdb").is_file() and (folder / "pg_ctl").is_file():
-            break
-    else:
-        raise NoPostgres("PostgreSQL's programs are not installed")
-    if (user := _user()) is not None:
-        try:
-            pwd.getpwnam(user)
-        except KeyError:
-            raise NoPostgres("root cannot run PostgreSQL, and there is no user postgres") from None
-    return folder
+            return folder
+    raise NoPostgres("PostgreSQL's programs are not installed")
 
 
 @contextlib.contextmanager
@@ -126,10 +129,11 @@ def postgres_server(settings: Mapping[str, str] | None = None) -> Generator[Post
         NoPostgres: none can be started here.
     """
     binaries = find_binaries()
+    user, _ = _user_and_group()
     # A socket's path may have 107 bytes, which a test's own folder exceeds.
     folder = Path(tempfile.mkdtemp(prefix="stateline-pg-"))
     try:
-        if (user := _user()) is not None:
+        if user is not None:
             shutil.chown(folder, user)
         server = PostgresServer(binaries, folder, _free_port(), settings)
         server.make()

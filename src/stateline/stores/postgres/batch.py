@@ -240,7 +240,7 @@ class Batch:
         return statement_of(used), [clock_ms, writer, number, *columns]
 
 
-class Unsure(Exception):  # noqa: N818 - It is no error: the request takes the other way.
+class Unsure(Exception):
     """What is remembered does not tell; the rows must be read."""
 
 

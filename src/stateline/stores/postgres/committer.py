@@ -45,7 +45,7 @@ _PROOF = (
 class Committer:
     """Owns the committing connection. Requests come from the event loop that made it."""
 
-    def __init__(self, writer: Writer, blobs: Blobs, recent: Recent, committed: Callable[[], None]) -> None:
+    def __init__(self, writer: Writer, blobs: Blobs, recent: Recent, committed: Callable[[bool], None]) -> None:
         self._writer = writer
         self._blobs = blobs
         self._recent = recent
@@ -108,7 +108,7 @@ class Committer:
 
     def _answer(self, requests: Iterable[Request], error: Exception | None = None) -> None:
         """Resolve requests; those that were answered already are left as they are."""
-        published = False
+        published = unshown = False
         for request in requests:
             future = request.future
             if request.answered:
@@ -119,6 +119,7 @@ class Committer:
             if failed is None:
                 request.publish(self._recent)
                 published = True
+                unshown = unshown or request.unshown
             if future.done():
                 continue  # The caller was cancelled; what it asked for is done all the same.
             if failed is None:
@@ -126,7 +127,7 @@ class Committer:
             else:
                 future.set_exception(failed)
         if published:
-            self._committed()
+            self._committed(unshown)
 
     async def _run(self, batch: list[Request]) -> None:
         if isinstance(batch[0], Solo):
@@ -159,7 +160,7 @@ class Committer:
                 found = await db.fetch("SELECT name, n FROM stateline_tenants WHERE name = ANY($1::text[])", names)
                 if len(self._tenants) >= RECENT_SESSIONS_MAX:
                     self._tenants.clear()
-                self._tenants.update({name: number for name, number in found})
+                self._tenants.update({row[0]: row[1] for row in found})
             if need:
                 drawn = await db.fetch(
                     "SELECT nextval('stateline_session_numbers') FROM generate_series(1, $1::int)", need + _NUMBERS
@@ -378,7 +379,7 @@ class Committer:
         if fate.committed:
             # A statement by memory may have moved some of its sessions only; the others have not this epoch.
             await self._alone(GiveBack(taken))
-            self._committed()
+            self._committed(True)
 
     def _keep(self, row: Row) -> None:
         if len(self._kept) >= RECENT_SESSIONS_MAX:

@@ -113,7 +113,9 @@ class Reader:
         """The latest snapshot inside the segments, and what comes after it."""
         for index in reversed(range(len(segments))):
             segment = segments[index]
-            row = await db.fetchrow(_ROWS.format(table="stateline_snapshots", n="$1", after="$2", until="$3"), *segment[1:])
+            row = await db.fetchrow(
+                _ROWS.format(table="stateline_snapshots", n="$1", after="$2", until="$3"), *segment[1:]
+            )
             if row is not None:
                 rest = [segment._replace(after=row[0]), *segments[index + 1 :]]
                 return await self._events(db, segment.ref, [row]), rest

@@ -61,6 +61,11 @@ class Request:
     def run(self, batch: Batch) -> Any:
         raise NotImplementedError
 
+    @property
+    def unshown(self) -> bool:
+        """Whether followers find what it did in the database alone."""
+        return False
+
     def publish(self, recent: Recent) -> None:
         """After the commit, where ``run`` did not raise."""
 
@@ -91,6 +96,10 @@ class Create(Request):
             if not 0 <= seq <= of.head:
                 raise SessionMissing(f"session {parent.id} ends at {of.head}, not at {seq}")
         batch.add(self.session, of, seq)
+
+    @property
+    def unshown(self) -> bool:
+        return self.parent is not None
 
     def publish(self, recent: Recent) -> None:
         if self.parent is None:
@@ -181,6 +190,10 @@ class Post(Request):
         batch.write_keys(row.tenant, row.number, dedup)
         if self.blobs:
             batch.keep_blobs(row, self.blobs)
+
+    @property
+    def unshown(self) -> bool:
+        return True
 
     def publish(self, recent: Recent) -> None:
         recent.changed(self.session)

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from stateline.core.errors import StatelineError
 from stateline.core.events import Event
 from stateline.core.ids import SessionRef
-from stateline.core.limits import CHUNK_PART_S, EXPIRED_ROWS_MAX, TAIL_POLL_S
+from stateline.core.limits import CHUNK_PART_S, EXPIRED_ROWS_MAX, READ_PAGE_EVENTS_MAX, TAIL_POLL_S
 from stateline.ports import Clock, Duplicate, Hold, Ownership, Posted, Watch
 from stateline.stores.postgres import chunks, connecting, opening
 from stateline.stores.postgres.bells import Bells
@@ -23,7 +23,7 @@ from stateline.stores.postgres.connecting import Connection, Place
 from stateline.stores.postgres.pool import Pool
 from stateline.stores.postgres.reader import Reader
 from stateline.stores.postgres.requests import Append, Create, Post, Release, Request
-from stateline.stores.postgres.solo import ANYTHING_DUE, Claim, Claimed, Erase, Leave, Turns
+from stateline.stores.postgres.solo import ANYTHING_DUE, Claim, Claimed, Erase, GiveBack, Leave, Taken, Turns
 from stateline.stores.postgres.writer import Writer
 from stateline.stores.recent import Recent
 
@@ -64,7 +64,7 @@ class PostgresStore:
         self._reader = Reader(self._blobs)
         self._pool = Pool(place)
         self._bells = Bells(place, self._heard)
-        self._committer = Committer(Writer(place, self._now_ms), self._blobs, self._recent, self._bells.ring)
+        self._committer = Committer(Writer(place, self._now_ms), self._blobs, self._recent, self._committed)
         self._turns = Turns()
         self._nodes: set[str] = set()
         self._looked: dict[SessionRef, tuple[int, int | None]] = {}
@@ -111,9 +111,7 @@ class PostgresStore:
         snapshot: bool = False,
     ) -> AsyncIterator[Event]:
         run, reader = self._pool.run, self._reader
-        page = await run(
-            partial(reader.first, ref=session, after=after, until=until, chunks=chunks, snapshot=snapshot)
-        )
+        page = await run(partial(reader.first, ref=session, after=after, until=until, chunks=chunks, snapshot=snapshot))
         while True:
             for event in page.events:
                 yield event
@@ -143,17 +141,22 @@ class PostgresStore:
         if not await self._pool.run(lambda db: db.fetchval(ANYTHING_DUE, self._now_ms(), node)):
             return []
         claimed: list[Claimed] = await self._submit(Claim, node, limit, self._turns)
-        return [
-            Ownership(
-                session=row.session,
-                owner=node,
-                epoch=row.epoch,
-                head=row.head,
-                inbox=await self._inbox(row),
-                crashed=row.crashed,
-            )
-            for row in claimed
-        ]
+        try:
+            return [
+                Ownership(
+                    session=row.session,
+                    owner=node,
+                    epoch=row.epoch,
+                    head=row.head,
+                    inbox=await self._inbox(row),
+                    crashed=row.crashed,
+                )
+                for row in claimed
+            ]
+        except StatelineError:
+            # Nobody will hear that they are owned, so nobody must own them.
+            await self._submit(GiveBack, [Taken(row.number, node, row.epoch) for row in claimed])
+            raise
 
     async def _inbox(self, row: Claimed) -> tuple[Posted, ...]:
         if not row.inbox:
@@ -263,12 +266,19 @@ class PostgresStore:
                 elif ref in looked:
                     looked[ref] = (record.seq, post)
             self._looked = looked
+            # A full page may not be all.
+            self._look_due = self._look_due or len(found) >= READ_PAGE_EVENTS_MAX
         return found
 
     def _looked_once(self, looking: asyncio.Future[list[Event | Posted]]) -> None:
         self._looks.discard(looking)
         if not looking.cancelled():
             looking.exception()
+
+    def _committed(self, unshown: bool) -> None:
+        """This node committed something."""
+        self._look_due = self._look_due or unshown
+        self._bells.ring()
 
     def _heard(self) -> None:
         """Another node committed something."""
@@ -309,7 +319,8 @@ class PostgresStore:
         while True:
             tag = await db.execute(
                 "DELETE FROM stateline_dedup WHERE (tenant, key) IN (SELECT tenant, key FROM stateline_dedup"
-                f" WHERE expires_ms <= {now_sql()} ORDER BY expires_ms LIMIT {EXPIRED_ROWS_MAX} FOR UPDATE SKIP LOCKED)",
+                f" WHERE expires_ms <= {now_sql()} ORDER BY expires_ms LIMIT {EXPIRED_ROWS_MAX}"
+                " FOR UPDATE SKIP LOCKED)",
                 self._now_ms(),
             )
             if tag != f"DELETE {EXPIRED_ROWS_MAX}":

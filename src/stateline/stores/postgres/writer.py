@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 _STANDBY_WARNING = "01000"
 
 
-class Again(Exception):  # noqa: N818 - It is no error of anybody's.
+class Again(Exception):
     """Somebody else was faster: the transaction must be decided anew."""
 
 
@@ -107,12 +107,14 @@ class Writer:
             try:
                 result = await self._patiently(db, attempt(db, number))
             except Exception as error:
+                tries += 1
                 if db.is_closed() or connecting.is_lost(error):
                     fate = await self._found_out(number)
                     if fate.committed:
                         return recover(fate.done)
+                    if tries >= COMMIT_TRIES_MAX:
+                        raise connecting.unavailable(error) from error
                     continue
-                tries += 1
                 await self._failed(db, error, tries)
             else:
                 if not self._warned:
@@ -126,7 +128,9 @@ class Writer:
         task = asyncio.ensure_future(attempt)
         done, _ = await asyncio.wait([task], timeout=COMMIT_PATIENCE_S)
         if not done:
-            log.warning("a commit has had no answer for %.0f s; looking for it on another connection", COMMIT_PATIENCE_S)
+            log.warning(
+                "a commit has had no answer for %.0f s; looking for it on another connection", COMMIT_PATIENCE_S
+            )
             db.terminate()
         return await task
 
@@ -139,7 +143,10 @@ class Writer:
         await self._roll_back(db)
         if tries < COMMIT_TRIES_MAX:
             if connecting.lacks_part(error):
-                await chunks.ensure(db, self.now_ms())
+                try:
+                    await chunks.ensure(db, self.now_ms())
+                except Exception as cause:
+                    raise connecting.unavailable(cause) from cause
                 return
             if connecting.lacks_proof(error):
                 self._registered = False
@@ -176,7 +183,7 @@ class Writer:
         Raises:
             StoreUnavailable: the database cannot be asked.
         """
-        while True:
+        for _ in range(COMMIT_TRIES_MAX):
             db = await self._connection()
             self._warned = False
             try:
@@ -196,6 +203,7 @@ class Writer:
             self._number = number
             log.warning("the commit %s", "did happen" if fate.committed else "did not happen, and is made again")
             return fate
+        raise StoreUnavailable("the store cannot be used now: its connections do not last", retry_after_s=5.0)
 
     async def _ask(self, db: Connection, number: int) -> Fate:
         await db.execute(self.begin)

@@ -1,0 +1,109 @@
+"""Two engines on one PostgreSQL database: whose lease is over, who stops, and who goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+from tests.engine.conftest import asking, kinds, log_of, logged, texts
+from tests.postgres import new_database
+
+from stateline.core.errors import StoreUnavailable
+from stateline.engine import Engine
+from stateline.models.catalogue import Catalogue
+from stateline.ports import Deployment
+from stateline.stores.clock import SystemClock
+from stateline.stores.postgres import open_postgres
+from stateline.testing import Answer, Gate, ScriptedModel
+from stateline.testing.postgres_server import PostgresServer
+from stateline.testing.scripted import Script, echo
+
+TTL_S = 1.5
+
+
+@pytest.fixture
+async def url(postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr("stateline.engine.lease.LEASE_TTL_S", TTL_S)
+    monkeypatch.setattr("stateline.engine.node.CLAIM_POLL_S", 0.1)
+    return await new_database(postgres)
+
+
+@contextlib.asynccontextmanager
+async def node(url: str, script: Script) -> AsyncGenerator[Engine]:
+    store = await open_postgres(url)
+    deployment = Deployment(name="d", model="m", cloud="openai", format="openai-chat", base_url="", upstream_model="m")
+    engine = Engine(
+        store=store,
+        client=ScriptedModel(script),
+        catalogue=Catalogue([deployment]),
+        clock=SystemClock(),
+        entropy=os.urandom,
+        shared=True,
+    )
+    await engine.start()
+    try:
+        yield engine
+    finally:
+        await engine.stop(grace_s=0.0)
+        await store.close()
+
+
+async def test_a_node_that_cannot_renew_stops_its_work_and_another_finishes_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with node(url, Answer(text="never said", gate=Gate())) as a, asyncio.timeout(60):
+        accepted = await a.submit(asking("one", background=True))
+        await logged(a, accepted.session, "ModelCallStarted", 1)
+        was, renew = a.owner, a.store.renew
+
+        async def lost(owner: str, ttl_s: float) -> None:
+            raise StoreUnavailable("it is gone")
+
+        monkeypatch.setattr(a.store, "renew", lost)
+        started_s = time.monotonic()
+        while a.workers:  # noqa: ASYNC110 - The lease is counted in time.
+            await asyncio.sleep(0.01)
+        assert time.monotonic() - started_s < TTL_S
+        assert a.owner != was
+        async with node(url, echo) as b:
+            assert texts((await b.wait(accepted, "open-responses")).output) == ["one"]
+            seen = kinds(await log_of(b, accepted.session))
+            assert (seen.count("TurnResumed"), seen.count("TurnCompleted")) == (1, 1)
+        # Once it can renew again, it works again.
+        monkeypatch.setattr(a.store, "renew", renew)
+        await a._lease.held.wait()  # pyright: ignore[reportPrivateUsage]
+
+
+async def test_a_loop_that_was_held_up_gives_up_what_it_owned_and_takes_it_up_anew(url: str) -> None:
+    gate = Gate()
+    async with node(url, Answer(text="said", gate=gate)) as a, asyncio.timeout(60):
+        accepted = await a.submit(asking("one", background=True))
+        await logged(a, accepted.session, "ModelCallStarted", 1)
+        was = a.owner
+        time.sleep(TTL_S)  # noqa: ASYNC251 - This is what it is about.
+        await logged(a, accepted.session, "TurnResumed", 1)
+        assert a.owner != was
+        gate.open()
+        assert texts((await a.wait(accepted, "open-responses")).output)[-1] == "said"
+
+
+async def test_a_turn_on_one_node_is_cancelled_and_continued_on_another(url: str) -> None:
+    async with (
+        node(url, Answer(text="never said", gate=Gate())) as a,
+        node(url, echo) as b,
+        asyncio.timeout(60),
+    ):
+        running = await a.submit(asking("one", background=True))
+        await logged(b, running.session, "ModelCallStarted", 1)
+        cancelled = await b.cancel("default", running.response_id, "open-responses")
+        assert cancelled.status == "cancelled"
+        second = await b.submit(asking("two", after=running.response_id))
+        assert texts((await b.wait(second, "open-responses")).output) == ["two"]
+        assert second.session == running.session
+        # Node a kept the session as it was: it finds out that b went on.
+        third = await a.submit(asking("three", after=second.response_id, background=True))
+        assert third.session == running.session
