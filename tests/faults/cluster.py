@@ -127,8 +127,11 @@ async def running_cluster(
             with no_postgres_skips():
                 database = stack.enter_context(postgres_server({"track_commit_timestamp": "on"}))
         upstream_url = await stack.enter_async_context(upstream_process(*rules))
-        direct = database.url(tcp=True) + "?sslmode=disable"
-        cluster = Cluster(database, [], upstream_url, url or direct)
+        url = url or database.url(tcp=True)
+        if "sslmode" not in url:
+            # The wire reads what passes.
+            url += ("&" if "?" in url else "?") + "sslmode=disable"
+        cluster = Cluster(database, [], upstream_url, url)
         node_url = cluster.url
         if wired:
             cluster.wire = Wire(database.port)
@@ -150,6 +153,11 @@ def new_node(folder: Path, upstream_url: str, url: str, environment: Mapping[str
     return Server(
         folder, upstream_url, store=f"url = {json.dumps(url)}", program=(str(LAUNCHER),), environment=variables
     )
+
+
+def said(cluster: Cluster, words: str) -> int:
+    """Lines of all nodes' logs with these words."""
+    return sum(node.log.read_text(errors="replace").count(words) for node in cluster.nodes)
 
 
 def launched(lease_s: float | None) -> dict[str, str]:

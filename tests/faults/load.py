@@ -17,6 +17,7 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
+import openai
 from tests.crash import checks
 from tests.crash.clients import PATIENT_RETRIES, Client, Turn
 from tests.crash.harness import upstream_report
@@ -37,15 +38,26 @@ def seed_of() -> int:
     return seed
 
 
-async def under_load(cluster: Cluster, seed: int, fault: Fault, *, clients: int = CLIENTS) -> Json:
-    """Run ``fault`` while clients work; then everything is up again, and the run is examined."""
+async def under_load(
+    cluster: Cluster,
+    seed: int,
+    fault: Fault,
+    *,
+    clients: int = CLIENTS,
+    make: Callable[[int, openai.AsyncOpenAI, int], Client] = Client,
+    patient: bool = True,
+) -> Json:
+    """Run ``fault`` while clients work; then everything is up again, and the run is examined.
+
+    Args:
+        patient: one client in four retries for longer than the SDK does by itself.
+    """
     began = time.monotonic()
     async with contextlib.AsyncExitStack() as stack:
         working: list[Client] = []
         for number in range(clients):
-            # Three in four keep the SDK's default retries.
-            options = {} if number % 4 else {"max_retries": PATIENT_RETRIES}
-            working.append(Client(number, await stack.enter_async_context(cluster.client(**options)), seed))
+            options = {"max_retries": PATIENT_RETRIES} if patient and number % 4 == 0 else {}
+            working.append(make(number, await stack.enter_async_context(cluster.client(**options)), seed))
         stop = asyncio.Event()
         running = [asyncio.create_task(client.run(stop)) for client in working]
         try:
@@ -63,12 +75,12 @@ async def under_load(cluster: Cluster, seed: int, fault: Fault, *, clients: int 
         for task in done:
             task.result()
         ids = [conversation for client in working for conversation in client.conversations]
-        return await examined(cluster, seed, [turn for client in working for turn in client.turns], ids, began, told)
+        worked_s = time.monotonic() - began
+        found = await examined(cluster, [turn for client in working for turn in client.turns], ids)
+        return {"seed": seed, "clients": clients, "seconds": round(worked_s, 1), **told, **found}
 
 
-async def examined(
-    cluster: Cluster, seed: int, turns: Sequence[Turn], conversations: Sequence[str], began_s: float, told: Json
-) -> Json:
+async def examined(cluster: Cluster, turns: Sequence[Turn], conversations: Sequence[str]) -> Json:
     """What became of the turns, violations by name."""
     await settled(cluster)
     lost = await checks.against_api(turns, cluster.base_url)
@@ -77,9 +89,6 @@ async def examined(
     log = await cluster.read_log()
     assert cluster.balancer is not None
     return {
-        "seed": seed,
-        "seconds": round(time.monotonic() - began_s, 1),
-        **told,
         "turns": len(turns),
         "outcomes": dict(Counter(turn.outcome for turn in turns)),
         "statuses": dict(Counter(str(turn.status) for turn in turns)),
@@ -99,7 +108,7 @@ async def examined(
 async def settled(cluster: Cluster) -> None:
     """Wait until no turn is left running, those that no client knows of included; but not for ever."""
     ends_s = time.monotonic() + DRAIN_S_MAX
-    while checks.stuck(await cluster.read_log()) and time.monotonic() < ends_s:
+    while checks.stuck(await cluster.read_log()) and time.monotonic() < ends_s:  # noqa: ASYNC110
         await asyncio.sleep(0.5)
 
 

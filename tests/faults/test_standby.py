@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import pytest
 from tests.crash.harness import free_port
-from tests.faults.cluster import Cluster, ask, no_postgres_skips, running_cluster
+from tests.faults.cluster import Cluster, ask, no_postgres_skips, running_cluster, said
 from tests.faults.load import Json, judge, seed_of, under_load
-from tests.faults.test_database import HAPPENED, UNKNOWN, no_traces, said
+from tests.faults.test_database import HAPPENED, UNKNOWN, no_traces
 
 from stateline.testing.postgres_server import NoPostgres, PostgresServer, find_binaries, postgres_server
 
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
     async def in_step(self) -> None:
         """Wait until commits wait for the standby."""
         async with asyncio.timeout(60):
-            while not await ask(self.primary.url(), lambda db: db.fetchval(STREAMING)):
+            while not await ask(self.primary.url(), lambda db: db.fetchval(STREAMING)):  # noqa: ASYNC110
                 await asyncio.sleep(0.1)
 
 
