@@ -161,7 +161,7 @@ class Node:
             return
         except StoreUnavailable:
             # It is ours already, so it must not be forgotten.
-            self.crashed(own)
+            self.crashed(own, clean=not own.crashed)
             return
         if not self._stopping:
             self.workers[own.session] = Worker(self, own, session)
@@ -206,12 +206,15 @@ class Node:
             else:
                 self.sessions.forget(ref)
 
-    def crashed(self, own: Ownership) -> None:
-        """A worker failed after it had recorded something: the session is taken up again from its log."""
-        self.sessions.forget(own.session)
-        self._spawn(self._retake(own), "retake")
+    def crashed(self, own: Ownership, *, clean: bool) -> None:
+        """A worker failed after it had recorded something: the session is taken up again from its log.
 
-    async def _retake(self, own: Ownership) -> None:
+        ``clean`` where the session is not to blame, so that it is not quarantined for it.
+        """
+        self.sessions.forget(own.session)
+        self._spawn(self._retake(own, clean=clean), "retake")
+
+    async def _retake(self, own: Ownership, *, clean: bool) -> None:
         delay_s = 0.05
         while not self._stopping and own.session not in self.workers:
             await self.clock.sleep(delay_s)
@@ -226,7 +229,9 @@ class Node:
                 continue
             except (SessionMissing, Fenced):
                 return
-            again = Ownership(session=own.session, owner=own.owner, epoch=own.epoch, head=session.seq, crashed=True)
+            again = Ownership(
+                session=own.session, owner=own.owner, epoch=own.epoch, head=session.seq, crashed=not clean
+            )
             self.workers[own.session] = Worker(self, again, session)
             return
 

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from stateline.core import events as e
-from stateline.core.errors import BadRequest
+from stateline.core.errors import BadRequest, StoreUnavailable
 from stateline.core.ids import item_id
 from stateline.core.items import PREFIXES, Item
 from stateline.core.limits import CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
@@ -44,8 +44,8 @@ class Home(Protocol):
         """The worker is done with its session, whatever the reason."""
         ...
 
-    def crashed(self, own: Ownership) -> None:
-        """The worker failed in the middle; the session must be taken up again."""
+    def crashed(self, own: Ownership, *, clean: bool) -> None:
+        """The worker failed in the middle; the session must be taken up again. ``clean``: not by its fault."""
         ...
 
     def count(self, events: Iterable[e.Event]) -> None: ...
@@ -127,9 +127,14 @@ class Worker:
                 # Nothing was recorded: the caller gets the error, and the session is as it was.
                 home.retired(self)
                 return
-            log.exception("the worker of session %s crashed", self.session.ref.id)
+            # A store that is away is no defect of this session's: it is one line, and nothing to quarantine it for.
+            away = isinstance(error, StoreUnavailable)
+            if away:
+                log.warning("work on session %s waits for the store: %s", self.session.ref.id, error)
+            else:
+                log.exception("the worker of session %s crashed", self.session.ref.id)
             home.retired(self)
-            home.crashed(self._own)
+            home.crashed(self._own, clean=away)
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()
