@@ -10,7 +10,7 @@ ARGS ?=
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash check format bench
+.PHONY: help demo test test-all crash faults check format bench
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test-all: ## Run every test, the crash soaks included
 
 crash: ## Kill the server 100 times under load; writes bench/results/crash.json
 	$(RUN) pytest tests/crash/test_crash.py -m slow -s $(ARGS)
+
+faults: ## Three nodes over PostgreSQL, and every fault; writes bench/results/faults.json
+	FAULTS_RECORD=1 $(RUN) pytest tests/faults -s $(ARGS)
 
 check: ## Format, lint, types, import directions, sizes, coverage of the pure core
 	$(RUN) ruff format --check .

@@ -9,12 +9,15 @@ import tempfile
 from collections.abc import Generator
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import aiohttp
 import pytest
-from tests.crash.harness import free_port
+from tests.crash.checks import replay
+from tests.crash.clients import Seen, seen_of
+from tests.crash.harness import Server, free_port, until
 from tests.faults.cluster import Cluster, ask, no_postgres_skips, running_cluster, said
-from tests.faults.load import Json, judge, seed_of, under_load
+from tests.faults.load import Json, judge, record, seed_of, settled, under_load
 from tests.faults.test_database import HAPPENED, UNKNOWN, no_traces
 
 from stateline.testing.postgres_server import NoPostgres, PostgresServer, find_binaries, postgres_server
@@ -135,3 +138,60 @@ async def test_a_commit_that_skipped_its_standby_is_not_acknowledged(tmp_path: P
             )
             no_traces(cluster)
             assert result["waits_cancelled"] > 0
+
+
+async def followed(node: Server, response_id: str, seen: list[Seen]) -> None:
+    """Everything that a reader of this node is shown, for as long as it is."""
+    async with node.client(max_retries=0) as client:
+        stream: Any = await client.responses.retrieve(response_id, stream=True)
+        async for event in stream:
+            seen.append(seen_of(event.model_dump(mode="json")))
+
+
+async def shown_nothing_new(seen: list[list[Seen]]) -> None:
+    """Wait until the streams stand still: their commits wait for the standby."""
+    async with asyncio.timeout(60):
+        before = [-1]
+        while (now := [len(each) for each in seen]) != before:
+            before = now
+            await asyncio.sleep(1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.xfail(
+    reason="a reader is shown what the primary made visible when somebody ended the wait for the standby", strict=True
+)
+async def test_what_only_the_lost_primary_had_was_shown_to_nobody(tmp_path: Path) -> None:
+    """PostgreSQL shows a commit to all once its wait is ended, and no reader can see the difference.
+
+    The owner's own answer waits as it must; a stream that follows the log does not.
+    """
+    with pair() as both:
+        await both.in_step()
+        async with running_cluster(tmp_path, "prompt", database=both.primary, url=both.url) as cluster:
+            owner, other, _ = cluster.nodes
+            seen: list[list[Seen]] = [[], []]
+            async with owner.client() as client:
+                made = await client.responses.create(model="scripted", input="!tokens:600@30", background=True)
+            reading = [
+                asyncio.create_task(followed(node, made.id, to)) for node, to in zip((owner, other), seen, strict=True)
+            ]
+            await until(lambda: all(len(each) > 20 for each in seen))
+            await asyncio.to_thread(both.standby.stop, "fast")
+            await shown_nothing_new(seen)
+            for _ in range(20):
+                await asyncio.sleep(0.1)
+                await ask(both.primary.url(), lambda db: db.fetchval(CANCEL))
+            await asyncio.to_thread(both.primary.stop, "immediate")
+            for task in reading:
+                task.cancel()
+            await asyncio.wait(reading)
+            await asyncio.to_thread(both.standby.start)
+            await both.promote()
+            await settled(cluster)
+            async with aiohttp.ClientSession() as http:
+                stored = {each.number: each for each in map(seen_of, await replay(http, other.base_url, made.id, None))}
+            lost = [each for each in {*seen[0], *seen[1]} if stored.get(each.number) != each]
+            record("shown_by_a_primary_that_was_lost", {"events_shown": len(seen[0]), "events_lost": len(lost)})
+            assert lost == []
