@@ -12,7 +12,7 @@ import pytest
 from tests.engine.conftest import asking, kinds, log_of, logged, texts
 from tests.postgres import new_database
 
-from stateline.core.errors import StoreUnavailable
+from stateline.core.errors import Overloaded, StoreUnavailable
 from stateline.engine import Engine
 from stateline.models.catalogue import Catalogue
 from stateline.ports import Deployment
@@ -69,6 +69,8 @@ async def test_a_node_that_cannot_renew_stops_its_work_and_another_finishes_it(
             await asyncio.sleep(0.01)
         assert time.monotonic() - started_s < TTL_S
         assert a.owner != was
+        with pytest.raises(Overloaded):
+            await a.submit(asking("two"))
         async with node(url, echo) as b:
             assert texts((await b.wait(accepted, "open-responses")).output) == ["one"]
             seen = kinds(await log_of(b, accepted.session))

@@ -163,7 +163,8 @@ class Node:
             # It is ours already, so it must not be forgotten.
             self.crashed(own, clean=not own.crashed)
             return
-        if not self._stopping:
+        # Claimed before the lease lapsed: it is free again once that is over.
+        if not self._stopping and own.owner == self.owner:
             self.workers[own.session] = Worker(self, own, session)
 
     def adopt(
@@ -177,6 +178,8 @@ class Node:
         """
         if self._stopping:
             raise Overloaded("this node is shutting down; try again", retry_after_s=1.0)
+        if self.shared and not self._lease.held.is_set():
+            raise Overloaded("this node has no lease now; try again", retry_after_s=1.0)
         if len(self.workers) >= ACTIVE_TURNS_MAX:
             raise Overloaded(f"{ACTIVE_TURNS_MAX} turns are running on this node; try again", retry_after_s=1.0)
         if session.ref in self.workers:
