@@ -218,7 +218,8 @@ class Node:
         self._spawn(self._retake(own, clean=clean), "retake")
 
     async def _retake(self, own: Ownership, *, clean: bool) -> None:
-        delay_s = 0.05
+        # A store that takes some writes and not others would be tried, and complained about, without rest.
+        delay_s = 0.5 if clean else 0.05
         while not self._stopping and own.session not in self.workers:
             await self.clock.sleep(delay_s)
             delay_s = min(delay_s * 2, 5.0)
