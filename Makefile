@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash sim sim-mutants check format bench soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ sim: ## Simulate nodes that die, stall and lose the store: make sim SEEDS=2000; 
 
 sim-mutants: ## Plant known defects, and show that the simulator finds each
 	$(RUN) python -m stateline.testing.sim --mutants $(ARGS)
+
+faults: ## Three nodes over PostgreSQL, and every fault; writes bench/results/faults.json
+	FAULTS_RECORD=1 $(RUN) pytest tests/faults -s $(ARGS)
 
 check: ## Format, lint, types, import directions, sizes, coverage of the pure core
 	$(RUN) ruff format --check .

@@ -35,30 +35,58 @@ class Log(NamedTuple):
     records: int
 
 
+class Rows(NamedTuple):
+    """What a database holds: records by table in the order of each session, and the sessions' rows.
+
+    A record is (session, seq, body); a session (number, name, head, first number of its own).
+    """
+
+    records: dict[str, list[tuple[int, int, bytes]]]
+    sessions: list[tuple[int, str, int, int]]
+
+
+RECORD_TABLES = ("events", "chunks", "snapshots")
+
+
 def read_log(database: Path) -> Log:
-    """Read all sessions; ``gaps`` lists those whose records do not count up to their head."""
+    """Read all sessions of a database file."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
         integrity = db.execute("PRAGMA integrity_check").fetchone()[0]
-        gaps = [] if integrity == "ok" else [f"the database is damaged: {integrity}"]
-        numbers: dict[int, list[int]] = defaultdict(list)
-        ended: dict[int, set[int]] = defaultdict(set)
-        snapshots: dict[int, int] = {}
-        bodies: list[tuple[int, e.Body]] = []
-        for table in ("events", "chunks", "snapshots"):
-            for session, seq, raw in db.execute(f"SELECT session, seq, body FROM {table} ORDER BY n"):
-                numbers[session].append(seq)
-                if table == "snapshots":
-                    snapshots[session] = seq
-                if table == "events":
-                    bodies.append((session, e.decode_body(raw)))
-                    if isinstance(bodies[-1][1], e.TERMINAL):
-                        ended[session].add(seq)
-        for n, name, head, first in db.execute("SELECT n, id, head, parent_seq + 1 FROM sessions"):
-            missing = set(range(first, head + 1)) - set(numbers[n])
-            # A snapshot replaces the one before it, whose number followed the end of a turn.
-            replaced = {seq for seq in missing if seq < snapshots.get(n, 0) and seq - 1 in ended[n]}
-            if missing - replaced or len(numbers[n]) != head + 1 - first - len(replaced):
-                gaps.append(f"session {name}: records {sorted(numbers[n])}, not {first}..{head}")
+        rows = Rows(
+            {
+                table: db.execute(f"SELECT session, seq, body FROM {table} ORDER BY n").fetchall()
+                for table in RECORD_TABLES
+            },
+            db.execute("SELECT n, id, head, parent_seq + 1 FROM sessions").fetchall(),
+        )
+    log = log_of(rows)
+    if integrity != "ok":
+        log.gaps.insert(0, f"the database is damaged: {integrity}")
+    return log
+
+
+def log_of(rows: Rows) -> Log:
+    """All sessions; ``gaps`` lists those whose records do not count up to their head."""
+    gaps: list[str] = []
+    numbers: dict[int, list[int]] = defaultdict(list)
+    ended: dict[int, set[int]] = defaultdict(set)
+    snapshots: dict[int, int] = {}
+    bodies: list[tuple[int, e.Body]] = []
+    for table, records in rows.records.items():
+        for session, seq, raw in records:
+            numbers[session].append(seq)
+            if table == "snapshots":
+                snapshots[session] = seq
+            if table == "events":
+                bodies.append((session, e.decode_body(raw)))
+                if isinstance(bodies[-1][1], e.TERMINAL):
+                    ended[session].add(seq)
+    for n, name, head, first in rows.sessions:
+        missing = set(range(first, head + 1)) - set(numbers[n])
+        # A snapshot replaces the one before it, whose number followed the end of a turn.
+        replaced = {seq for seq in missing if seq < snapshots.get(n, 0) and seq - 1 in ended[n]}
+        if missing - replaced or len(numbers[n]) != head + 1 - first - len(replaced):
+            gaps.append(f"session {name}: records {sorted(numbers[n])}, not {first}..{head}")
     requested: dict[str, list[e.TurnRequested]] = defaultdict(list)
     ends: dict[str, list[e.Body]] = defaultdict(list)
     keys: Counter[str] = Counter()
@@ -163,6 +191,19 @@ def mixed_attempts(turns: Sequence[Turn]) -> list[str]:
             if item["type"] == "message" and len(stems) > 1:
                 found.append(f"{turn.name} mixes {sorted(stems)}")
     return found
+
+
+def violations(turns: Sequence[Turn], log: Log, lost: list[str], report: dict[str, Any]) -> dict[str, list[str]]:
+    """All that must be empty, by name. ``lost`` is what the API was found to have no more."""
+    return {
+        "acknowledged_lost": lost + lost_turns(turns, log),
+        "gaps": log.gaps,
+        "run_twice": run_twice(turns, log) + asked_twice(report),
+        "stuck": stuck(log) + [f"{turn.name} still waits: {turn.error}" for turn in turns if turn.outcome == "running"],
+        "texts_differ": texts_differ(turns) + mixed_attempts(turns),
+        "numbers_back": numbers_back(turns),
+        "refused": [f"{turn.name}: {turn.error}" for turn in turns if turn.outcome == "refused"],
+    }
 
 
 # -- through the API ------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,28 @@ Json = dict[str, Any]
 
 
 class Server:
-    """``stateline serve`` on a database of its own, always on the same port."""
+    """``stateline serve`` on a database of its own, always on the same port.
 
-    def __init__(self, folder: Path, upstream_url: str, *, settings: str = "") -> None:
+    Args:
+        settings: more of its configuration.
+        store: its ``[store]`` table, where that is not the database of its own.
+        program: what Python runs instead of ``stateline``, to be given the same arguments.
+        environment: variables for it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        upstream_url: str,
+        *,
+        settings: str = "",
+        store: str | None = None,
+        program: Sequence[str] = ("-c", "from stateline.cli import main; main()"),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = folder
+        self.program = tuple(program)
+        self.environment = dict(environment or {})
         self.database = folder / "stateline.db"
         self.log = folder / "server.log"
         self.port = free_port()
@@ -34,18 +52,19 @@ class Server:
         self.base_url = f"{self.root}/v1"
         self.process: asyncio.subprocess.Process | None = None
         self.config = folder / "stateline.toml"
-        self.config.write_text(config_of(self.port, self.database, upstream_url) + settings)
+        self.config.write_text(config_of(self.port, self.database, upstream_url, store) + settings)
 
     async def spawn(self) -> None:
         """Start the process without waiting until it answers."""
         assert self.process is None
         with self.log.open("ab") as log:
             self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-c", "from stateline.cli import main; main()"),
+                *(sys.executable, *self.program),
                 *("serve", "--config", str(self.config)),
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                env=os.environ | self.environment,
             )
 
     async def ready(self) -> None:
@@ -113,14 +132,14 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def config_of(port: int, database: Path, upstream_url: str) -> str:
+def config_of(port: int, database: Path, upstream_url: str, store: str | None = None) -> str:
     """Two models of one upstream: ``scripted`` streams by one wire format, ``responses`` by the other."""
     return f"""
 [server]
 port = {port}
 
 [store]
-url = "sqlite:///{database}"
+{store or f'url = "sqlite:///{database}"'}
 
 [[deployments]]
 name = "chat"

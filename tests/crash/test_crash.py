@@ -102,16 +102,6 @@ async def crash_run(folder: Path, seed: int, kills: int) -> dict[str, Any]:
         report = await upstream_report(upstream_url)
         await server.end(SIGTERM)
         log = checks.read_log(server.database)
-    violations = {
-        "acknowledged_lost": lost + checks.lost_turns(turns, log),
-        "gaps": log.gaps,
-        "run_twice": checks.run_twice(turns, log) + checks.asked_twice(report),
-        "stuck": checks.stuck(log)
-        + [f"{turn.name} still waits: {turn.error}" for turn in turns if turn.outcome == "running"],
-        "texts_differ": checks.texts_differ(turns) + checks.mixed_attempts(turns),
-        "numbers_back": checks.numbers_back(turns),
-        "refused": [f"{turn.name}: {turn.error}" for turn in turns if turn.outcome == "refused"],
-    }
     return {
         "seed": seed,
         "kills": kills,
@@ -130,7 +120,7 @@ async def crash_run(folder: Path, seed: int, kills: int) -> dict[str, Any]:
         "sessions_quarantined": log.quarantined,
         "records": log.records,
         "model_calls": report["outcomes"],
-        "violations": violations,
+        "violations": checks.violations(turns, log, lost, report),
     }
 
 

@@ -179,7 +179,7 @@ class Node:
         except StoreUnavailable as error:
             # It is this node's all the same, and no other can have it while this node lives.
             log.warning("cannot take up session %s yet: %s", own.session.id, error.message)
-            self.crashed(own)
+            self.crashed(own, clean=not own.crashed)
             return
         # Claimed before the lease lapsed: it is free again once that is over.
         if not self._stopping and own.owner == self.owner:
@@ -227,13 +227,17 @@ class Node:
             else:
                 self.sessions.forget(ref)
 
-    def crashed(self, own: Ownership) -> None:
-        """A worker failed after it had recorded something: the session is taken up again from its log."""
-        self.sessions.forget(own.session)
-        self._spawn(self._retake(own), "retake")
+    def crashed(self, own: Ownership, *, clean: bool) -> None:
+        """A worker failed after it had recorded something: the session is taken up again from its log.
 
-    async def _retake(self, own: Ownership) -> None:
-        delay_s = 0.05
+        ``clean`` where the session is not to blame, so that it is not quarantined for it.
+        """
+        self.sessions.forget(own.session)
+        self._spawn(self._retake(own, clean=clean), "retake")
+
+    async def _retake(self, own: Ownership, *, clean: bool) -> None:
+        # A store that takes some writes and not others would be tried, and complained about, without rest.
+        delay_s = 0.5 if clean else 0.05
         while not self._stopping and own.session not in self.workers:
             await self.clock.sleep(delay_s)
             delay_s = min(delay_s * 2, 5.0)
@@ -247,7 +251,9 @@ class Node:
                 continue
             except (SessionMissing, Fenced):
                 return
-            again = Ownership(session=own.session, owner=own.owner, epoch=own.epoch, head=session.seq, crashed=True)
+            again = Ownership(
+                session=own.session, owner=own.owner, epoch=own.epoch, head=session.seq, crashed=not clean
+            )
             self.workers[own.session] = Worker(self, again, session)
             return
 

@@ -44,7 +44,8 @@ async def submit(node: Node, s: Submission) -> Accepted:
     """
     if not node.catalogue.candidates(s.request.model):
         raise model_not_found(s.request.model, node.catalogue.names())
-    if s.idempotency_key is not None or s.retry:
+    again = s.idempotency_key is not None or s.retry
+    if again:
         first = await node.store.find_duplicate(s.tenant, _dedup_key(s))
         if first is not None:
             return _attach(s, first)
@@ -54,6 +55,12 @@ async def submit(node: Node, s: Submission) -> Accepted:
             if accepted is not None:
                 return accepted
     except Duplicate as first:
+        return _attach(s, first)
+    except BadRequest:
+        # What stands in its way may be its own first try, which was committed after the look above.
+        first = await node.store.find_duplicate(s.tenant, _dedup_key(s)) if again else None
+        if first is None:
+            raise
         return _attach(s, first)
     raise Overloaded("the session is too busy; try again", retry_after_s=1.0)
 

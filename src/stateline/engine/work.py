@@ -44,8 +44,11 @@ class Home(Protocol):
         """The worker is done with its session, whatever the reason."""
         ...
 
-    def crashed(self, own: Ownership) -> None:
-        """The worker failed in the middle, or may have; the session must be taken up again."""
+    def crashed(self, own: Ownership, *, clean: bool) -> None:
+        """The worker failed in the middle, or may have; the session must be taken up again.
+
+        ``clean``: not by its fault.
+        """
         ...
 
     def count(self, events: Iterable[e.Event]) -> None: ...
@@ -129,11 +132,16 @@ class Worker:
                 home.retired(self)
                 if isinstance(error, StoreUnavailable):
                     # Or it was, and the answer was lost: then the session is this node's, to be taken up.
-                    home.crashed(self._own)
+                    home.crashed(self._own, clean=True)
                 return
-            log.exception("the worker of session %s crashed", self.session.ref.id)
+            # A store that is away is no defect of this session's: it is one line, and nothing to quarantine it for.
+            away = isinstance(error, StoreUnavailable)
+            if away:
+                log.warning("work on session %s waits for the store: %s", self.session.ref.id, error)
+            else:
+                log.exception("the worker of session %s crashed", self.session.ref.id)
             home.retired(self)
-            home.crashed(self._own)
+            home.crashed(self._own, clean=away)
         finally:
             if self._alarm is not None:
                 self._alarm.cancel()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from urllib.parse import quote
 
@@ -27,12 +28,14 @@ class PostgresServer:
     Attributes:
         folder: holds its data, its log and its socket.
         port: of its socket and of 127.0.0.1.
+        settings: of its configuration, from its next start on.
     """
 
-    def __init__(self, binaries: Path, folder: Path, port: int) -> None:
+    def __init__(self, binaries: Path, folder: Path, port: int, settings: Mapping[str, str] | None = None) -> None:
         self._binaries = binaries
         self.folder = folder
         self.port = port
+        self.settings = {"listen_addresses": "127.0.0.1", "max_connections": "200", **(settings or {})}
 
     def url(self, database: str = "postgres", *, tcp: bool = False) -> str:
         """How to reach a database of it: by the socket, or over TCP."""
@@ -41,23 +44,31 @@ class PostgresServer:
         return f"postgresql://postgres@/{database}?host={quote(str(self.folder), safe='')}&port={self.port}"
 
     def start(self) -> None:
-        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c max_connections=200"
-        self._run("pg_ctl", "-D", self._data, "-l", self.folder / "log", "-w", "-t", "60", "-o", options, "start")
+        options = ["-p", str(self.port), "-k", str(self.folder)]
+        for name, value in self.settings.items():
+            options += ["-c", f"{name}={value}"]
+        log = self.folder / "log"
+        self.run("pg_ctl", "-D", self.data, "-l", log, "-w", "-t", "60", "-o", shlex.join(options), "start")
 
     def stop(self, mode: str = "fast") -> None:
         """End it; ``immediate`` is a crash."""
-        self._run("pg_ctl", "-D", self._data, "-w", "-m", mode, "stop")
+        self.run("pg_ctl", "-D", self.data, "-w", "-m", mode, "stop")
 
     def make(self) -> None:
         """Make its files."""
         # The folder, not the command line, says where; trust, since nobody else reaches it.
-        self._run("initdb", "-D", self._data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
+        self.run("initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
 
     @property
-    def _data(self) -> Path:
+    def data(self) -> Path:
         return self.folder / "data"
 
-    def _run(self, program: str, *arguments: str | Path) -> None:
+    def run(self, program: str, *arguments: str | Path) -> None:
+        """Run one of PostgreSQL's programs as the server's user.
+
+        Raises:
+            NoPostgres: it ended with an error.
+        """
         user, group = _user_and_group()
         done = subprocess.run(  # noqa: S603 - Programs of PostgreSQL's own folder.
             [str(self._binaries / program), *map(str, arguments)],
@@ -111,7 +122,7 @@ def find_binaries() -> Path:
 
 
 @contextlib.contextmanager
-def postgres_server() -> Generator[PostgresServer]:
+def postgres_server(settings: Mapping[str, str] | None = None) -> Generator[PostgresServer]:
     """A new server, stopped and deleted at the end.
 
     Raises:
@@ -124,7 +135,7 @@ def postgres_server() -> Generator[PostgresServer]:
     try:
         if user is not None:
             shutil.chown(folder, user)
-        server = PostgresServer(binaries, folder, _free_port())
+        server = PostgresServer(binaries, folder, _free_port(), settings)
         server.make()
         server.start()
         try:

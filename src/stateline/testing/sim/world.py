@@ -84,11 +84,11 @@ class SimEngine(Engine):
 
     audit: Audit
 
-    def crashed(self, own: Ownership) -> None:
+    def crashed(self, own: Ownership, *, clean: bool) -> None:
         error = sys.exc_info()[1]
         if error is not None and not isinstance(error, StoreUnavailable):
             self.audit.died(f"the worker of session {own.session.id}", error)
-        super().crashed(own)
+        super().crashed(own, clean=clean)
 
 
 class Slot:
