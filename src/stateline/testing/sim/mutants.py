@@ -35,9 +35,9 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
     "no expected_seq check": (("testing/sim/database.py", "if row.head != expected_seq:", "if False:"),),
     "lost renew": (
         (
-            "engine/node.py",
-            "renewed_ms = self.clock.now_ms()\n                    await self.store.renew(self.owner, LEASE_TTL_S)",
-            "renewed_ms = self.clock.now_ms()",
+            "engine/lease.py",
+            "        await self._node.store.renew(self._node.owner, self._ttl_s)\n",
+            "        if not self.held.is_set():\n            await self._node.store.renew(self._node.owner, self._ttl_s)\n",
         ),
     ),
     "dispatch before record": (

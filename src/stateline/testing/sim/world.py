@@ -170,6 +170,7 @@ class World:
             clock=self.clock,
             entropy=self.random.randbytes,
             limits=self.limits,
+            shared=True,
         )
         engine.audit = self.audit
         self.audit.joined(engine.owner, host)
