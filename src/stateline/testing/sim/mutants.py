@@ -37,7 +37,8 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
         (
             "engine/lease.py",
             "        await self._node.store.renew(self._node.owner, self._ttl_s)\n",
-            "        if not self.held.is_set():\n            await self._node.store.renew(self._node.owner, self._ttl_s)\n",
+            "        if not self.held.is_set():\n"
+            "            await self._node.store.renew(self._node.owner, self._ttl_s)\n",
         ),
     ),
     "dispatch before record": (
