@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from stateline.cli import app
 from stateline.cli.keys import seconds_of
 from stateline.core.errors import BadRequest, Conflict, Unauthorized
-from stateline.core.limits import KEY_APPENDS_MAX, KEYS_REFRESH_S
+from stateline.core.limits import KEY_APPENDS_MAX, KEYS_REFRESH_S, KEYS_UNKNOWN_REFRESH_S
 from stateline.identity.admin_file import admin_file, admin_path, new_token, read_admin_file
 from stateline.identity.keys import KEYS_SESSION, Keys, OpenAuthenticator
 from stateline.ports import Fenced, Ownership
@@ -86,6 +86,28 @@ async def test_what_another_process_does_is_seen_after_the_refresh(store: Memory
     clock.at_ms += int(KEYS_REFRESH_S * 1000) + 1
     with pytest.raises(Unauthorized):
         await here.authenticate(_bearer(key))
+
+
+async def test_a_key_that_was_just_made_elsewhere_is_looked_for_but_not_at_every_try(
+    store: MemoryStore, clock: SetClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = Keys(store, clock, os.urandom), Keys(store, clock, os.urandom)
+    await here.load()
+    _, key = await there.create("shop", "new")
+    clock.at_ms += int(KEYS_UNKNOWN_REFRESH_S * 1000) + 1
+    assert (await here.authenticate(_bearer(key))).tenant == "shop"
+    looks, load = 0, here.load
+
+    async def counted() -> None:
+        nonlocal looks
+        looks += 1
+        await load()
+
+    monkeypatch.setattr(here, "load", counted)
+    for _ in range(5):
+        with pytest.raises(Unauthorized):
+            await here.authenticate(_bearer("sk-sl-unknown"))
+    assert looks == 0
 
 
 async def test_many_writers_lose_no_key(store: MemoryStore, clock: SetClock) -> None:

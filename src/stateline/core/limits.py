@@ -63,6 +63,8 @@ KEY_NAME_CHARS_MAX = 128
 TENANT_CHARS_MAX = 64
 KEYS_REFRESH_S = 2.0
 """A key that another process made or revoked is seen no later than this."""
+KEYS_UNKNOWN_REFRESH_S = 0.2
+"""A key that is not known is looked for in the log again, at most this often."""
 
 # -- streams ----------------------------------------------------------------------------------
 CHUNK_INTERVAL_MS = 25

@@ -21,7 +21,14 @@ import msgspec
 from stateline.core.errors import BadRequest, Conflict, NotFound, Unauthorized
 from stateline.core.events import Body, Event, KeyCreated, KeyRevoked, SessionCreated
 from stateline.core.ids import SessionRef, base32, session_id
-from stateline.core.limits import KEY_APPENDS_MAX, KEY_NAME_CHARS_MAX, KEYS_MAX, KEYS_REFRESH_S, TENANT_CHARS_MAX
+from stateline.core.limits import (
+    KEY_APPENDS_MAX,
+    KEY_NAME_CHARS_MAX,
+    KEYS_MAX,
+    KEYS_REFRESH_S,
+    KEYS_UNKNOWN_REFRESH_S,
+    TENANT_CHARS_MAX,
+)
 from stateline.ports import Clock, Fenced, HeadMoved, Ownership, SessionExists, SessionMissing, Store
 
 PREFIX = "sk-sl-"
@@ -109,6 +116,10 @@ class Keys:
         # constant-time all the same, for this is the line that an audit looks for.
         hashed = sha256(token).hexdigest()
         record = self._by_hash.get(hashed)
+        if record is None and now_ms - self._read_at_ms > KEYS_UNKNOWN_REFRESH_S * 1000:
+            # It may have been made on another node since.
+            await self.load()
+            record = self._by_hash.get(hashed)
         if record is None or not compare_digest(record.hash, hashed):
             raise Unauthorized("The API key is not known here, or was revoked.")
         if record.revoked_at_ms is not None:
