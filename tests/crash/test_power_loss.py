@@ -208,9 +208,11 @@ class Disk:
         for path in sorted(names):
             place = target / path[len(self._root) :].lstrip("/")
             file = names[path]
+            if path != self._root and not place.parent.is_dir():
+                continue  # What lies in a folder whose own name is not on the disk cannot be found.
             if file is None:
                 place.mkdir(exist_ok=True)
-            elif place.parent.is_dir():
+            else:
                 place.write_bytes(_left(file, chance))
 
 
