@@ -116,6 +116,8 @@ INBOX_POSTS_MAX = 1_000
 
 BATCH_BYTES_MAX = 16 * 1024 * 1024
 """Bodies that one group commit carries; a single larger request goes alone."""
+GATHER_S = 0.001
+"""A commit waits this long for more where the one before it carried at least twice as much."""
 STORE_READERS = 4
 """Threads that read; each read is one page in one short transaction."""
 READ_PAGE_EVENTS_MAX = 512

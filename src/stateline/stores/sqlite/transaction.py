@@ -9,20 +9,37 @@ the file agrees; an append of the owner writes its events alone, whose index tak
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import chain
 
 from stateline.core.events import Chunk, Dedup, Snapshot
 from stateline.core.ids import SessionRef
 from stateline.core.limits import EXPIRED_ROWS_MAX
 from stateline.ports import Duplicate
+from stateline.stores.sqlite import together
 from stateline.stores.sqlite.schema import HEAD
 
 _ROWS_MAX = 4_096
 
-_INSERT = "INSERT INTO {} (tenant, session, seq, at_ms, epoch, post, body) VALUES (?,?,?,?,?,?,?)"
-_INSERT_EVENT = _INSERT.format("events")
-_INSERT_CHUNK = _INSERT.format("chunks")
-_PUT_SNAPSHOT = _INSERT.format("snapshots").replace("INSERT", "INSERT OR REPLACE")
+_COLUMNS = "(tenant, session, seq, at_ms, epoch, post, body) {values}"
+_INSERT_EVENT = f"INSERT INTO events {_COLUMNS}"
+_INSERT_CHUNK = f"INSERT INTO chunks {_COLUMNS}"
+_PUT_SNAPSHOT = f"INSERT OR REPLACE INTO snapshots {_COLUMNS}"
+_PUT_DEDUP = "INSERT OR REPLACE INTO dedup {values}"
+_INSERT_SESSIONS = (
+    "INSERT INTO sessions (n, tenant, id, owner, epoch, head, due_ms, wake_ms, parent, parent_seq, created_ms) {values}"
+)
+_CHANGE_OWNERS = (
+    "UPDATE sessions SET owner = v.column1, epoch = v.column2, due_ms = v.column3, wake_ms = v.column4,"
+    " head = v.column5 FROM ({values}) AS v"
+    " WHERE sessions.n = v.column6 AND sessions.owner IS v.column7 AND sessions.epoch = v.column8"
+)
+_FIND_SESSIONS = (
+    "WITH wanted (tenant, id) AS ({values})"
+    f" SELECT t.name, sessions.id, t.n, sessions.n, CASE WHEN owner IS NULL THEN head ELSE {HEAD} END, owner,"
+    " epoch, crashed, inbox, due_ms, wake_ms FROM wanted CROSS JOIN tenants t ON t.name = wanted.tenant"
+    " CROSS JOIN sessions ON sessions.tenant = t.n AND sessions.id = wanted.id"
+)
 
 EventRow = tuple[int, int, int, int, int, int | None, bytes]
 """tenant, session, seq, at_ms, epoch, post, body."""
@@ -85,6 +102,8 @@ class Transaction:
         self.tenant_served = 0
         """The tenant that was last given an owner for a session."""
         self._rows: dict[SessionRef, Row] = {}
+        self._absent: set[SessionRef] = set()
+        """Sessions that there are not, as this batch has found."""
         self._new: list[Row] = []
         self._passed: dict[int, Row] = {}
         self._tenants: dict[str, int] = {}
@@ -96,6 +115,7 @@ class Transaction:
             self.db.execute("ROLLBACK")
         if len(self._rows) > _ROWS_MAX:
             self._rows.clear()
+        self._absent.clear()
         self.now_ms = now_ms
         self.db.execute("BEGIN IMMEDIATE")
 
@@ -123,19 +143,18 @@ class Transaction:
             (_PUT_SNAPSHOT, self.snapshots),
         ):
             if rows:
-                self.db.executemany(statement, rows)
+                together.execute(self.db, statement, rows)
                 rows.clear()
         if self.dedup:
-            self.db.executemany("INSERT OR REPLACE INTO dedup VALUES (?,?,?,?,?,?)", self.dedup.values())
+            together.execute(self.db, _PUT_DEDUP, self.dedup.values())
             self.dedup.clear()
 
     def flush_sessions(self) -> None:
         """Write the sessions' rows, before a statement that looks at them."""
         if self._new:
-            self.db.executemany(
-                "INSERT INTO sessions"
-                " (n, tenant, id, owner, epoch, head, due_ms, wake_ms, parent, parent_seq, created_ms)"
-                " VALUES (?,?,?,?,?,?,?,?,?,?,?)",
+            together.execute(
+                self.db,
+                _INSERT_SESSIONS,
                 [
                     (
                         r.number,
@@ -160,12 +179,7 @@ class Transaction:
                 (r.owner, r.epoch, r.due_ms, r.wake_ms, r.head, r.number, *(r.stored_owner or ()))
                 for r in self._passed.values()
             ]
-            done = self.db.executemany(
-                "UPDATE sessions SET owner = ?, epoch = ?, due_ms = ?, wake_ms = ?, head = ?"
-                " WHERE n = ? AND owner IS ? AND epoch = ?",
-                rows,
-            )
-            if done.rowcount != len(rows):
+            if together.execute(self.db, _CHANGE_OWNERS, rows) != len(rows):
                 raise AssertionError("a session's row is not what the writer knows")
             for row in self._passed.values():
                 row.stored_owner = None
@@ -187,24 +201,28 @@ class Transaction:
 
     def row(self, ref: SessionRef) -> Row | None:
         """The session's row, or None where there is no such session."""
-        row = self._rows.get(ref)
-        if row is None:
-            found = self.db.execute(
-                f"SELECT tenant, n, CASE WHEN owner IS NULL THEN head ELSE {HEAD} END, owner, epoch, crashed, inbox,"
-                " due_ms, wake_ms FROM sessions WHERE tenant = (SELECT n FROM tenants WHERE name = ?) AND id = ?",
-                ref,
-            ).fetchone()
-            if found is None:
-                return None
-            row = self._rows[ref] = Row(ref, *found[:3])
-            row.owner, row.epoch, row.crashed, row.inbox, row.due_ms, row.wake_ms = found[3:]
-            row.stored = True
-        return row
+        if ref not in self._rows and ref not in self._absent:
+            self.expect([ref])
+        return self._rows.get(ref)
+
+    def expect(self, refs: Iterable[SessionRef]) -> None:
+        """Look up the rows of sessions that are to be asked for, all at once."""
+        wanted = [ref for ref in dict.fromkeys(refs) if ref not in self._rows]
+        self._absent.update(wanted)
+        for piece in together.slices(wanted):
+            statement = _FIND_SESSIONS.replace("{values}", together.values(2, len(piece)))
+            for name, id_, *found in self.db.execute(statement, list(chain.from_iterable(piece))).fetchall():
+                ref = SessionRef(name, id_)
+                row = self._rows[ref] = Row(ref, *found[:3])
+                row.owner, row.epoch, row.crashed, row.inbox, row.due_ms, row.wake_ms = found[3:]
+                row.stored = True
+                self._absent.discard(ref)
 
     def add(self, ref: SessionRef, parent: Row | None, seq: int) -> None:
         """A new session, or a fork of ``parent`` at ``seq``."""
         self._last_number += 1
         row = self._rows[ref] = Row(ref, self.tenant(ref.tenant), self._last_number, seq)
+        self._absent.discard(ref)
         if parent is not None:
             row.parent = (parent.number, seq)
         self._new.append(row)

@@ -11,6 +11,7 @@ import contextlib
 import queue
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.limits import (
     BATCH_BYTES_MAX,
     BATCH_REQUESTS_MAX,
+    GATHER_S,
     SCRUB_RETRY_MS,
     SCRUB_WAIT_MS,
     STORE_QUEUE_MAX,
@@ -142,6 +144,7 @@ class Writer:
 
     def _serve(self) -> None:
         waiting: deque[Request] = deque()
+        last = 0
         open_ = True
         while open_ or waiting:
             if not waiting:
@@ -150,6 +153,9 @@ class Writer:
                     open_ = False
                     continue
                 waiting.extend(handed)
+                if 2 * len(waiting) <= last:
+                    # Others are on their way: one commit for all of them costs what one for the first would.
+                    time.sleep(GATHER_S)
             while len(waiting) < BATCH_REQUESTS_MAX:
                 try:
                     handed = self._queue.get_nowait()
@@ -160,6 +166,7 @@ class Writer:
                 else:
                     waiting.extend(handed)
             batch = _take(waiting)
+            last = len(batch)
             self._commit(batch)
             self._written += sum(request.size for request in batch) + _BATCH_PAGES * schema.PAGE_BYTES
             self._scrub(any(request.scrub for request in batch))
@@ -173,6 +180,7 @@ class Writer:
         tx = self._tx
         try:
             tx.begin(self._clock.now_ms())
+            tx.expect(request.session for request in batch if request.session.id)
             for request in batch:
                 try:
                     request.result = request.run(tx)
