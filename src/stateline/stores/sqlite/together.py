@@ -26,21 +26,16 @@ def slices(rows: Sequence[Sequence[object]]) -> Iterator[Sequence[Sequence[objec
 
 
 @lru_cache(maxsize=128)
-def values(width: int, count: int) -> str:
-    """``VALUES`` of ``count`` rows of ``width`` parameters."""
+def statement(template: str, width: int, count: int) -> str:
+    """``template`` with ``{values}`` for ``count`` rows of ``width`` parameters."""
     row = f"({','.join('?' * width)})"
-    return f"VALUES {','.join([row] * count)}"
+    return template.replace("{values}", f"VALUES {','.join([row] * count)}")
 
 
 def execute(db: sqlite3.Connection, template: str, rows: Iterable[Sequence[object]]) -> int:
     """Run ``template``, whose ``{values}`` are the rows; how many rows of the database it changed."""
     changed = 0
     for piece in slices(list(rows)):
-        statement = _statement(template, len(piece[0]), len(piece))
-        changed += db.execute(statement, list(chain.from_iterable(piece))).rowcount
+        text = statement(template, len(piece[0]), len(piece))
+        changed += db.execute(text, list(chain.from_iterable(piece))).rowcount
     return changed
-
-
-@lru_cache(maxsize=128)
-def _statement(template: str, width: int, count: int) -> str:
-    return template.replace("{values}", values(width, count))

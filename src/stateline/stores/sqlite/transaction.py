@@ -210,7 +210,7 @@ class Transaction:
         wanted = [ref for ref in dict.fromkeys(refs) if ref not in self._rows]
         self._absent.update(wanted)
         for piece in together.slices(wanted):
-            statement = _FIND_SESSIONS.replace("{values}", together.values(2, len(piece)))
+            statement = together.statement(_FIND_SESSIONS, 2, len(piece))
             for name, id_, *found in self.db.execute(statement, list(chain.from_iterable(piece))).fetchall():
                 ref = SessionRef(name, id_)
                 row = self._rows[ref] = Row(ref, *found[:3])
