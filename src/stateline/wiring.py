@@ -22,7 +22,7 @@ import uvicorn
 from stateline import __version__
 from stateline import config as settings
 from stateline.api import Options, create_app
-from stateline.api.joined import JoinedHttpProtocol
+from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
 from stateline.core.limits import LISTEN_BACKLOG
@@ -363,18 +363,11 @@ async def _serve(config: settings.Config, load: Load) -> None:
             auth = keys if config.auth.mode == "keys" else OpenAuthenticator(token)
             options = Options(cors_origins=server.cors_origins, trusted_proxies=server.trusted_proxies)
             app = create_app(engine, auth, options, keys, house.operator)
-            uvicorn_config = uvicorn.Config(
+            uvicorn_config = server_config(
                 app,
-                http=JoinedHttpProtocol,
-                loop="none",
                 lifespan="on",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
                 ssl_certfile=server.tls_cert,
                 ssl_keyfile=server.tls_key,
-                timeout_graceful_shutdown=2,
                 backlog=LISTEN_BACKLOG,
             )
             uvicorn_config.load()

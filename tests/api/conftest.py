@@ -18,6 +18,7 @@ import uvicorn
 from starlette.routing import Route
 
 from stateline.api import Options, create_app
+from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError
 from stateline.engine import Engine
@@ -138,16 +139,7 @@ class Served:
         self.keys = Keys(store, clock, os.urandom, admin_token=ADMIN_TOKEN)
         auth = self.keys if self._auth_mode == "keys" else OpenAuthenticator(ADMIN_TOKEN)
         self._app = app = create_app(self.engine, auth, self._options, keys=self.keys)
-        config = uvicorn.Config(
-            app,
-            http="httptools",
-            loop="none",
-            lifespan="off",
-            log_config=None,
-            ws="none",
-            access_log=False,
-            timeout_graceful_shutdown=2,
-        )
+        config = server_config(app, lifespan="off")
         self._server = uvicorn.Server(config)
         self._started.set()
         try:

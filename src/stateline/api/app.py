@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from time import time
@@ -13,7 +13,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stateline.api.access import AccessLog
 from stateline.api.auth import Authenticator, KeyAdmin
@@ -93,10 +93,15 @@ class Application(Starlette):
 
     def __init__(self, edge: Callable[[ASGIApp], ASGIApp], **options: Any) -> None:
         super().__init__(**options)
-        self._edge = edge
+        self._edge = edge(self.router)
 
     def build_middleware_stack(self) -> ASGIApp:
-        return self._edge(self.router)
+        return self._edge
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        """No coroutine of its own around each request."""
+        scope["app"] = self
+        return self._edge(scope, receive, send)
 
 
 def _cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:

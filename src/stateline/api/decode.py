@@ -87,8 +87,8 @@ def refuse_duplicate_fields(body: bytes, params: msgspec.Struct) -> None:
     read a second time, so the usual request pays for a few substring searches.
     """
     if b"\\u00" not in body:
-        for name, quoted in _quoted_fields(type(params)):
-            if getattr(params, name) is not None and body.count(quoted) > 1:
+        for quoted, value in zip(_quoted_fields(type(params)), msgspec.structs.astuple(params), strict=True):
+            if value is not None and body.count(quoted) > 1:
                 break
         else:
             return
@@ -105,8 +105,8 @@ def refuse_duplicate_fields(body: bytes, params: msgspec.Struct) -> None:
 
 
 @cache
-def _quoted_fields(struct: type[msgspec.Struct]) -> tuple[tuple[str, bytes], ...]:
-    return tuple((name, b'"%b"' % name.encode()) for name in struct.__struct_fields__)
+def _quoted_fields(struct: type[msgspec.Struct]) -> tuple[bytes, ...]:
+    return tuple(b'"%b"' % name.encode() for name in struct.__struct_fields__)
 
 
 def _pairs(pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:

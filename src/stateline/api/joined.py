@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-
 from stateline.core.limits import JOINED_WRITE_BYTES_MAX
 
 
@@ -63,10 +61,3 @@ class JoinedTransport(asyncio.Transport):
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._transport.set_protocol(protocol)
-
-
-class JoinedHttpProtocol(HttpToolsProtocol):
-    """uvicorn's own, over a JoinedTransport."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(JoinedTransport(transport))

@@ -8,12 +8,12 @@ finding a response needs no index; an item id names the turn and step that made 
 from __future__ import annotations
 
 import re
-from base64 import b32encode
 from hashlib import blake2b
 from typing import NamedTuple
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_TO_CROCKFORD = bytes.maketrans(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", ALPHABET.encode())
+_PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
+"""Two characters for every ten bits: several times faster than base64.b32encode, which is Python too."""
 _VALUES = {c: i for i, c in enumerate(ALPHABET)}
 SESSION_CHARS = 24
 NONCE_CHARS = 8
@@ -53,14 +53,22 @@ def unbase32(text: str) -> int:
     return value
 
 
+_SESSION_SHIFTS = tuple(range(5 * SESSION_CHARS - 10, -1, -10))
+_NONCE_SHIFTS = tuple(range(5 * NONCE_CHARS - 10, -1, -10))
+
+
+def _pairs(value: int, shifts: tuple[int, ...]) -> str:
+    return "".join([_PAIRS[value >> shift & 1023] for shift in shifts])
+
+
 def session_id(at_ms: int, entropy: bytes) -> str:
     """A new session id from the time (Unix ms) and at least 9 random bytes."""
-    return b32encode(at_ms.to_bytes(6, "big") + entropy[:9]).translate(_TO_CROCKFORD).decode()
+    return _pairs((at_ms << 72) + int.from_bytes(entropy[:9], "big"), _SESSION_SHIFTS)
 
 
 def nonce(entropy: bytes) -> str:
     """A response's nonce from at least 5 random bytes."""
-    return b32encode(entropy[:5]).translate(_TO_CROCKFORD).decode()
+    return _pairs(int.from_bytes(entropy[:5], "big"), _NONCE_SHIFTS)
 
 
 def response_id(session: str, nonce: str, after: int) -> str:

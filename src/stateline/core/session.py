@@ -98,7 +98,7 @@ def item_bytes(item: Item) -> int:
     size = 400
     if isinstance(item, Message):
         for part in item.content:
-            if isinstance(part, InputText | OutputText):
+            if isinstance(part, (InputText, OutputText)):
                 size += 100 + len(part.text)  # What nearly all parts are.
             else:
                 size += 100 + sum(len(text) for text in _texts(part))
@@ -236,7 +236,7 @@ def fold(session: Session, event: e.Event) -> Session:
     if isinstance(body, e.Chunk):
         # A chunk changes what readers see, and nothing that is decided.
         return _with(session, event)
-    if isinstance(body, _TURN_EVENTS):
+    if type(body) in _TURN_EVENTS:
         return _fold_turn(session, event, body)
     return _fold_session(session, event, body)
 
@@ -280,17 +280,19 @@ def _fold_session(session: Session, event: e.Event, body: e.Body) -> Session:
             return _with(session, event)
 
 
-_TURN_EVENTS = (
-    e.TurnRequested,
-    e.TurnResumed,
-    e.CancelRequested,
-    e.DeadlinePassed,
-    e.ModelCallStarted,
-    e.ModelCallFinished,
-    e.ModelCallFailed,
-    e.TimerSet,
-    e.TimerFired,
-    *e.TERMINAL,
+_TURN_EVENTS: frozenset[type] = frozenset(
+    (
+        e.TurnRequested,
+        e.TurnResumed,
+        e.CancelRequested,
+        e.DeadlinePassed,
+        e.ModelCallStarted,
+        e.ModelCallFinished,
+        e.ModelCallFailed,
+        e.TimerSet,
+        e.TimerFired,
+        *e.TERMINAL,
+    )
 )
 
 

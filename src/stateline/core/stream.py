@@ -187,16 +187,16 @@ class Assembly:
         elif isinstance(op, AddPart):
             item = self.item(op.index)
             item.parts.append(OpenPart(op.kind, item.position(op.kind), self.number))
-        elif isinstance(op, AddAnnotation):
-            part = self.item(op.index).parts[op.part]
-            part.annotations.append(op.annotation)
-            part.notes.append(self.number)
         elif isinstance(op, EndPart):
             self.item(op.index).parts[op.part].done = self.number
-        else:
+        elif isinstance(op, EndItem):
             item = self.item(op.index)
             item.encrypted = op.encrypted if op.encrypted is not None else item.encrypted
             item.done = self.number
+        else:
+            part = self.item(op.index).parts[op.part]
+            part.annotations.append(op.annotation)
+            part.notes.append(self.number)
         self.number += width(op)
 
     def close(self) -> list[Op]:
@@ -297,6 +297,11 @@ class StreamBuilder:
 
     def _feed_other(self, delta: ModelDelta) -> None:
         match delta:
+            case TextDelta():
+                self._begin("text")
+                self.feed((delta,))
+            case Finish():
+                self.finish = delta
             case CallDelta():
                 self._call_delta(delta)
             case CallStart():
@@ -307,9 +312,6 @@ class StreamBuilder:
                 self._text("summary", delta.text)
             case RefusalDelta():
                 self._text("refusal", delta.text)
-            case TextDelta():
-                self._begin("text")
-                self.feed((delta,))
             case ItemStart():
                 self._end_open()
                 self._start_item(delta)
@@ -319,10 +321,8 @@ class StreamBuilder:
                     self._end_part()
             case AnnotationDelta():
                 self._annotate(delta)
-            case SidecarDelta():
-                self._sidecar(delta)
             case _:
-                self.finish = delta
+                self._sidecar(delta)
 
     def _text(self, kind: PartKind, text: str) -> None:
         if self._part is None or self._part.kind != kind:

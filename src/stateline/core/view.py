@@ -106,18 +106,18 @@ class TurnView:
     def apply(self, event: Event) -> list[StreamEvent]:
         """Take one event in; return the stream events it stands for, after the cursor."""
         body = event.body
+        if isinstance(body, Chunk):
+            return self._chunk(body) if self.requested is not None and not self.finished else []
         if isinstance(body, TurnRequested):
             return self._begin(event, body) if body.response_id == self.response_id else []
         if self.requested is None or self.finished:
             return []
-        if isinstance(body, Chunk):
-            return self._chunk(body)
         if isinstance(body, ModelCallStarted):
             self._started, self._steps, self._assembly = body, body.step, None
             return []
-        if isinstance(body, ModelCallFinished | ModelCallFailed):
+        if isinstance(body, (ModelCallFinished, ModelCallFailed)):
             return self._call_ended(body)
-        if isinstance(body, TurnCompleted | TurnIncomplete | TurnFailed | TurnCancelled):
+        if isinstance(body, (TurnCompleted, TurnIncomplete, TurnFailed, TurnCancelled)):
             return self._end(event, body)
         return []
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
 from stateline.core import events as e
@@ -64,7 +65,7 @@ class Node:
         self.slots = Slots()
         self.sessions = Sessions(store)
         self.workers: dict[SessionRef, Worker] = {}
-        self.metrics: dict[str, int] = {}
+        self._recorded: Counter[type[e.Body]] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
         self._kick = asyncio.Event()
         self._stopping = False
@@ -341,12 +342,16 @@ class Node:
     def discard_soon(self, ref: SessionRef) -> None:
         self._spawn(self.discard(ref), "discard")
 
+    @property
+    def metrics(self) -> dict[str, int]:
+        """Recorded events by the name of their type."""
+        return {kind.__name__: count for kind, count in self._recorded.items()}
+
     def count(self, events: Iterable[e.Event]) -> None:
-        """Count recorded events by type, for /metrics."""
-        metrics = self.metrics
+        """Count recorded events, for /metrics."""
+        recorded = self._recorded
         for event in events:
-            name = type(event.body).__name__
-            metrics[name] = metrics.get(name, 0) + 1
+            recorded[type(event.body)] += 1
 
 
 def _same(seen: e.Body, posted: e.Body) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
 
 import msgspec
@@ -117,7 +116,7 @@ async def _begin(node: Node, s: Submission, ref: SessionRef) -> Accepted:
     created = e.SessionCreated(kind="chain")
     worker = node.adopt(session, [created, turn], _dedup(s, turn.response_id), create=True)
     try:
-        await asyncio.shield(worker.started)
+        await worker.started
     except Duplicate:
         await node.store.erase(ref)
         raise
@@ -146,7 +145,7 @@ async def _fork(node: Node, s: Submission, parent: Session, previous: str, after
     created = e.SessionCreated(kind="chain", parent=(previous, end))
     worker = node.adopt(session, [created, turn], _dedup(s, turn.response_id))
     try:
-        await asyncio.shield(worker.started)
+        await worker.started
     except Duplicate:
         await node.store.erase(ref)
         raise
@@ -185,7 +184,7 @@ async def _in_place(node: Node, s: Submission, ref: SessionRef) -> Accepted | No
     _check_calls([*session.context, *s.input])
     turn = _turn(node, s, session, after=session.seq)
     try:
-        await asyncio.shield(node.adopt(session, [turn], _dedup(s, turn.response_id)).started)
+        await node.adopt(session, [turn], _dedup(s, turn.response_id)).started
     except HeadMoved:
         # Somebody appended since it was kept, or an input waits for it.
         node.sessions.forget(ref)

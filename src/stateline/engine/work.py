@@ -91,6 +91,7 @@ class Worker:
         self._next_chunk_s = 0.0
         self._handing_back = False
         self._released = False
+        self._begun = False
         self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._main())
 
     # -- from outside ----------------------------------------------------------------------------------
@@ -153,17 +154,24 @@ class Worker:
         self._fail(error)
 
     def _fail(self, error: BaseException) -> bool:
-        """Tell whoever waits for the first append. False if that had been made."""
-        if self.started.done():
+        """Tell whoever still waits for the first append. False if that had been made."""
+        if self._begun:
             return False
-        self.started.set_exception(error)
+        if not self.started.done():
+            self.started.set_exception(error)
         return True
+
+    def _begin(self) -> None:
+        """The first append is made. Whoever waited for it may have gone: then the future is cancelled."""
+        self._begun = True
+        if not self.started.done():
+            self.started.set_result(None)
 
     async def _run(self) -> None:
         if self._first:
             await self._record(self._first)
         else:
-            self.started.set_result(None)
+            self._begin()
             await self._resume()
         if self._released:
             self._home.retired(self)
@@ -257,8 +265,7 @@ class Worker:
             await self._append(session, events)
         self._dedup = ()
         self.session = session
-        if not self.started.done():
-            self.started.set_result(None)
+        self._begin()
         home.count(events)
         if stop is not None and self._call is not None:
             await self._call.stop(stop.reason)
@@ -275,7 +282,7 @@ class Worker:
                 await store.append(self._own, head, events, release=True)
             except HeadMoved:
                 # Something was posted meanwhile, or the head did move, which the next try finds out.
-                if self.started.done():
+                if self._begun:
                     live.own(session.ref, head, self._seen, self.deliver)
             else:
                 self._released = True

@@ -149,9 +149,6 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Give the connection back, or cut it where its answer has not come to its end."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._pool.give(self, reusable=self.over and self._keep and self._sent and self.open)
 
     @property
@@ -192,14 +189,21 @@ class Connection(asyncio.Protocol):
             waiter.set_result(None)
 
     def _watch(self, silence_s: float) -> None:
-        """One timer a call looks at both bounds; none is set anew at every read."""
-        if self._timer is not None:
-            self._timer.cancel()
+        """One timer looks at both bounds; it is set anew only where it would ring too late."""
         self._silence_s = silence_s
-        self._timer = self._loop.call_at(min(self._end_at_s, self._loop.time() + silence_s), self._look)
+        self._look_by(min(self._end_at_s, self._loop.time() + silence_s))
+
+    def _look_by(self, at_s: float) -> None:
+        if self._timer is not None:
+            if self._timer.when() <= at_s:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at_s, self._look)
 
     def _look(self) -> None:
         self._timer = None
+        if self.over:
+            return  # No call, or none that still waits.
         now_s = self._loop.time()
         silent_at_s = (self._since_s if self._waiter is not None else now_s) + self._silence_s
         if now_s >= self._end_at_s:
@@ -207,7 +211,7 @@ class Connection(asyncio.Protocol):
         elif now_s >= silent_at_s:
             self._fail(TransportError("silent"))
         else:
-            self._timer = self._loop.call_at(min(self._end_at_s, silent_at_s), self._look)
+            self._look_by(min(self._end_at_s, silent_at_s))
 
     def _fail(self, error: TransportError) -> None:
         if not self.over:
@@ -225,6 +229,9 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closed = True
         self._transport = self._parser = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if not self.over:
             if not self._headed:
                 self._error = TransportError("disconnected", exc or "")

@@ -291,7 +291,7 @@ def _part(part: Content) -> _Json:
 
 
 def _text_part(part: Content) -> _Json:
-    if isinstance(part, InputText | OutputText):
+    if isinstance(part, (InputText, OutputText)):
         return {"type": "text", "text": part.text}
     raise refused("input", f"A {part.__struct_config__.tag} part in this place", WIRE)
 
@@ -303,10 +303,10 @@ def _tool_content(output: str | Sequence[Content]) -> str | list[_Json]:
 
 
 def _assistant_fields(content: tuple[Content, ...]) -> _Json:
-    texts = [_text_part(part) for part in content if isinstance(part, InputText | OutputText)]
+    texts = [_text_part(part) for part in content if isinstance(part, (InputText, OutputText))]
     refusals = [part.refusal for part in content if isinstance(part, Refusal)]
     for part in content:
-        if isinstance(part, InputImage | InputFile | InputVideo):
+        if isinstance(part, (InputImage, InputFile, InputVideo)):
             _text_part(part)
     fields: _Json = {"content": _compact(texts) if texts or not refusals else None}
     if refusals:
