@@ -87,13 +87,13 @@ class Recent:
 
     def appended(self, session: SessionRef, epoch: int, first: int, events: Sequence[Event], size: int) -> None:
         """``events`` are numbered from ``first``; ``size`` is their stored bytes."""
-        visible = len(events)
+        count = visible = len(events)
         while visible and type(events[visible - 1].body) is Snapshot:
             visible -= 1
         log = self._logs.get(session)
         if not visible:
             if log is not None:
-                log.end = max(log.end, first + len(events) - 1)
+                log.end = max(log.end, first + count - 1)
             return  # Nothing that a follower would see.
         if log is None:
             log = self._remember(session, _Log(first - 1, first - 1))
@@ -101,12 +101,13 @@ class Recent:
             # Another process wrote what is between: of that nothing is known here.
             log.entries.clear()
             log.floor = first - 1
-        entry = _Entry(session, epoch, first, first + len(events) - 1, events, size)
+        end = first + count - 1
+        entry = _Entry(session, epoch, first, end, events, size)
         log.entries.append(entry)
         log.last = first + visible - 1
-        log.end = entry.last
+        log.end = end
         self._entries.append(entry)
-        self._events += len(events)
+        self._events += count
         self._bytes += size
         if self._events > RECENT_EVENTS_MAX or self._bytes > RECENT_BYTES_MAX:
             self._evict()

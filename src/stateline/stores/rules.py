@@ -48,8 +48,12 @@ def encode(events: Sequence[Event]) -> Encoded:
     """
     if len(events) > APPEND_EVENTS_MAX:
         raise BadRequest(f"{len(events)} events in one append, {APPEND_EVENTS_MAX} at most", code="append_too_large")
-    bodies = [encode_body(event.body) for event in events]
-    size = sum(map(len, bodies))
+    if len(events) == 1:  # What most requests bring.
+        raw = encode_body(events[0].body)
+        bodies, size = [raw], len(raw)
+    else:
+        bodies = [encode_body(event.body) for event in events]
+        size = sum(map(len, bodies))
     if size < BLOB_BYTES_MIN:
         return Encoded(bodies, size, False)  # None of them is large.
     for raw in bodies:

@@ -102,7 +102,7 @@ class Create(Request):
             recent.forked(self.session)
 
 
-_DELETIONS = (SessionDeleted, ResponseDeleted)
+_DELETIONS = frozenset((SessionDeleted, ResponseDeleted))
 
 
 class Append(Request):
@@ -118,7 +118,11 @@ class Append(Request):
         self.holds = holds
         self.posts, self.dedup = rules.named(events)
         self.adopted = False
-        self.deleted_at_ms = next((event.at_ms for event in events if type(event.body) in _DELETIONS), None)
+        self.deleted_at_ms: int | None = None
+        for event in events:
+            if type(event.body) in _DELETIONS:
+                self.deleted_at_ms = event.at_ms
+                break
 
     def run(self, tx: Transaction) -> int:
         if self.holds:

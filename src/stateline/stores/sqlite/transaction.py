@@ -201,13 +201,18 @@ class Transaction:
 
     def row(self, ref: SessionRef) -> Row | None:
         """The session's row, or None where there is no such session."""
-        if ref not in self._rows and ref not in self._absent:
+        row = self._rows.get(ref)
+        if row is None and ref not in self._absent:
             self.expect([ref])
-        return self._rows.get(ref)
+            row = self._rows.get(ref)
+        return row
 
     def expect(self, refs: Iterable[SessionRef]) -> None:
         """Look up the rows of sessions that are to be asked for, all at once."""
-        wanted = [ref for ref in dict.fromkeys(refs) if ref not in self._rows]
+        known = self._rows
+        wanted = [ref for ref in dict.fromkeys(refs) if ref not in known]
+        if not wanted:
+            return
         self._absent.update(wanted)
         for piece in together.slices(wanted):
             statement = together.statement(_FIND_SESSIONS, 2, len(piece))

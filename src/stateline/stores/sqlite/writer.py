@@ -165,10 +165,10 @@ class Writer:
                     open_ = False
                 else:
                     waiting.extend(handed)
-            batch = _take(waiting)
+            batch, size = _take(waiting)
             last = len(batch)
             self._commit(batch)
-            self._written += sum(request.size for request in batch) + _BATCH_PAGES * schema.PAGE_BYTES
+            self._written += size + _BATCH_PAGES * schema.PAGE_BYTES
             self._scrub(any(request.scrub for request in batch))
             self._call_loop(self.answer, batch)
             if self._written >= WAL_BYTES_MAX:
@@ -232,15 +232,17 @@ class Writer:
         return False
 
 
-def _take(waiting: deque[Request]) -> list[Request]:
+def _take(waiting: deque[Request]) -> tuple[list[Request], int]:
+    """The next batch, and the bytes of its bodies."""
     batch: list[Request] = []
     size = 0
     while waiting and len(batch) < BATCH_REQUESTS_MAX:
-        size += waiting[0].size
-        if batch and size > BATCH_BYTES_MAX:
+        more = size + waiting[0].size
+        if batch and more > BATCH_BYTES_MAX:
             break
+        size = more
         batch.append(waiting.popleft())
-    return batch
+    return batch, size
 
 
 def _succeed(ready: asyncio.Future[_T], value: _T) -> None:
