@@ -107,6 +107,8 @@ def deployments(config: settings.Config) -> list[Deployment]:
                 timeout_s=item.timeout_s,
                 max_concurrency=item.max_concurrency,
                 service_tier=item.service_tier,
+                region=item.region,
+                auth=item.auth,
             )
         )
     return out

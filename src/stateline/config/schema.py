@@ -26,8 +26,8 @@ ENVIRON_PREFIX = "STATELINE_"
 LOCAL_MODEL = "qwen2.5-coder-0.5b-instruct"
 """The model that needs no key: what is served where no deployment is configured."""
 
-Cloud = Literal["openai", "openai-compatible", "local"]
-Format = Literal["openai-responses", "openai-chat"]
+Cloud = Literal["openai", "aws", "openai-compatible", "local"]
+Format = Literal["openai-responses", "openai-chat", "bedrock-converse"]
 
 
 class ConfigError(StatelineError):
@@ -119,7 +119,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
-    auth: Literal["none"] | None = None
+    auth: Literal["none", "sigv4"] | None = None
     priority: Annotated[int, Meta(ge=0, le=1000)] = 1
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = MODEL_CALL_TIMEOUT_S
@@ -158,13 +158,14 @@ LATER_KEYS = {
 }
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),
-    ("deployments", "cloud"): frozenset({"azure", "anthropic", "aws", "google"}),
-    ("deployments", "format"): frozenset({"anthropic-messages", "bedrock-converse", "gemini"}),
-    ("deployments", "auth"): frozenset({"entra", "sigv4", "adc"}),
+    ("deployments", "cloud"): frozenset({"azure", "anthropic", "google"}),
+    ("deployments", "format"): frozenset({"anthropic-messages", "gemini"}),
+    ("deployments", "auth"): frozenset({"entra", "adc"}),
 }
 
 CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "openai": {"format": "openai-responses", "base_url": "https://api.openai.com/v1"},
+    "aws": {"format": "bedrock-converse", "auth": "sigv4"},
     "openai-compatible": {"format": "openai-chat"},
     "local": {"format": "openai-chat", "auth": "none"},
 }

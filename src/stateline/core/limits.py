@@ -228,6 +228,8 @@ UPSTREAM_READ_AHEAD_BYTES_MAX = 256 * 1024
 """Of an answer that nobody reads yet; past it the network waits."""
 UPSTREAM_DNS_TTL_S = 60.0
 """A provider's addresses are kept this long."""
+UPSTREAM_CREDENTIALS_S = 30.0
+"""Wait for credentials that a program, a metadata service or a token service gives."""
 UPSTREAM_ROUTES_MAX = 1_024
 """Deployments whose prepared headers are kept; past it they are prepared again."""
 
