@@ -64,7 +64,7 @@ def encode_request(request: ModelRequest, upstream_model: str, origin: str) -> b
         messages.take(item)
     cached = params.prompt_cache_key is not None and maker in ("claude", "nova")
     body: _Json = {"messages": messages.close(cached=cached)}
-    system: list[_Json] = [{"text": text} for text in (params.instructions, *messages.system) if text]
+    system: list[_Json] = [{"text": text} for text in (params.instructions, *messages.system) if text and text.strip()]
     if system and cached:
         system.append(CACHE_POINT)
     body["system"] = system
