@@ -187,7 +187,7 @@ def _part(block: Json) -> InputContent:
     if kind == "text":
         return InputText(text=value)
     source: Json = value["source"]
-    inline = source.get("bytes")
+    inline: str = source.get("bytes", "")
     s3 = source.get("s3Location", {}).get("uri")
     if kind == "image":
         return InputImage(image_url=s3 or f"data:image/{value['format']};base64,{inline}")

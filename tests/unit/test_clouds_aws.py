@@ -46,10 +46,9 @@ STREAM = (
 
 
 def deployment(base_url: str = "", **fields: Any) -> Deployment:
-    named: dict[str, Any] = {"upstream_model": MODEL, "region": "us-east-1", "auth": "sigv4"} | fields
-    return Deployment(
-        name="bed", model="claude", cloud="aws", format="bedrock-converse", base_url=base_url, timeout_s=10.0, **named
-    )
+    named: dict[str, Any] = {"upstream_model": MODEL, "region": "us-east-1", "auth": "sigv4"}
+    named |= {"format": "bedrock-converse"} | fields
+    return Deployment(name="bed", model="claude", cloud="aws", base_url=base_url, timeout_s=10.0, **named)
 
 
 def request(*, stream: bool = True, text: str = "hello") -> ModelRequest:
@@ -242,8 +241,8 @@ async def called(
 ) -> list[ModelDelta]:
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     upstream.port = server.sockets[0].getsockname()[1]
-    client = HttpModelClient()
-    client._keyrings["aws"] = keyring or AwsKeyring(Chain(lambda: Source(KEY._replace(token=TOKEN))))
+    signing = keyring or AwsKeyring(Chain(lambda: Source(KEY._replace(token=TOKEN))))
+    client = HttpModelClient(keyrings={"aws": signing})
     try:
         place = deployment(f"http://127.0.0.1:{upstream.port}", **fields)
         return [delta async for batch in client.call(place, asked) for delta in batch]
@@ -267,6 +266,11 @@ async def failed(place: Deployment) -> ModelError:
 DELTAS = [TextDelta("hi"), Finish(reason="stop")]
 
 
+def _never(host: str) -> bool:
+    """No host is reached without the proxy."""
+    return False
+
+
 @pytest.mark.parametrize("model", [MODEL, PROFILE])
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("proxied", [False, True])
@@ -280,7 +284,7 @@ async def test_what_goes_out_is_what_was_signed(
     proxy = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     if proxied:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}")
-        monkeypatch.setattr("stateline.models.routes.proxy_bypass", lambda _: False)
+        monkeypatch.setattr("stateline.models.routes.proxy_bypass", _never)
     async with proxy:
         assert await called(upstream, request(stream=stream), upstream_model=model) == DELTAS
     ((target, headers, body),) = upstream.requests
@@ -293,6 +297,23 @@ async def test_what_goes_out_is_what_was_signed(
     assert headers["authorization"] == expected["Authorization"]
     assert headers["x-amz-security-token"] == TOKEN
     assert headers["host"] == host
+
+
+@pytest.mark.parametrize(("wire", "path"), [("openai-chat", "/chat/completions"), ("openai-responses", "/responses")])
+async def test_openais_formats_are_signed_too(wire: str, path: str) -> None:
+    whole = {
+        "openai-chat": b'{"choices": [{"message": {"content": "hi"}, "finish_reason": "stop"}]}',
+        "openai-responses": b'{"id": "r", "status": "completed", "output": []}',
+    }[wire]
+    upstream = Upstream("200 OK", "application/json", lambda _: whole)
+    deltas = await called(upstream, request(stream=False), format=wire, upstream_model="openai.gpt-5.6-sol")
+    assert isinstance(deltas[-1], Finish)
+    ((target, headers, body),) = upstream.requests
+    assert target == path
+    assert json.loads(body)["model"] == "openai.gpt-5.6-sol"
+    host = headers["host"]
+    expected = theirs(KEY._replace(token=TOKEN), f"http://{host}{path}", host, body, headers["x-amz-date"])
+    assert headers["authorization"] == expected["Authorization"]
 
 
 async def test_an_api_key_goes_out_as_it_is_and_nothing_is_signed() -> None:

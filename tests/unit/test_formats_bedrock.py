@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from msgspec import UNSET
 
 from stateline.core.calls import (
     AllowedTools,
@@ -414,7 +415,7 @@ def test_a_summary_of_thoughts_is_asked_of_claude_alone() -> None:
 
 def _thought(secret: str | None, text: str = "hm") -> Reasoning:
     content = (ReasoningText(text=text),) if text else ()
-    return Reasoning(id="r", content=content, **({} if secret is None else {"encrypted_content": secret}))
+    return Reasoning(id="r", content=content, encrypted_content=UNSET if secret is None else secret)
 
 
 def _replayed(item: Reasoning, sidecar: Sidecar | None, model: str = CLAUDE) -> list[Json]:

@@ -50,11 +50,13 @@ VALUES: st.SearchStrategy[tuple[int, Any]] = st.one_of(
     st.tuples(st.just(UUID), st.binary(min_size=16, max_size=16)),
 )
 HEADERS = st.dictionaries(st.text("abcdefghij-:é", min_size=1, max_size=12), VALUES, max_size=6)
-MESSAGES = st.builds(
-    lambda headers, payload: wrapped(b"".join(packed(name, *value) for name, value in headers.items()), payload),
-    HEADERS,
-    st.binary(max_size=80),
-)
+
+
+def _message(headers: dict[str, tuple[int, Any]], payload: bytes) -> bytes:
+    return wrapped(b"".join(packed(name, *value) for name, value in headers.items()), payload)
+
+
+MESSAGES = st.builds(_message, HEADERS, st.binary(max_size=80))
 STREAMS = st.lists(MESSAGES, min_size=1, max_size=4).map(b"".join)
 
 

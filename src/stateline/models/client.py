@@ -109,16 +109,17 @@ class HttpModelClient:
     """Speaks to every deployment whose cloud is reached over HTTP.
 
     Proxies come from the environment (``HTTPS_PROXY``, ``NO_PROXY``), read once; private certificate
-    authorities too (``SSL_CERT_FILE``).
+    authorities too (``SSL_CERT_FILE``). What signs for a cloud is made when it is first needed, unless
+    ``keyrings`` has it.
     """
 
-    def __init__(self, timeouts: Timeouts | None = None) -> None:
+    def __init__(self, timeouts: Timeouts | None = None, keyrings: Mapping[str, Keyring] | None = None) -> None:
         self._timeouts = timeouts or Timeouts()
         self._proxies = Proxies()
         self._routes: dict[str, Route] = {}
         self._pool: Pool | None = None
         self._proxied: Proxied | None = None
-        self._keyrings: dict[str, Keyring] = {}
+        self._keyrings: dict[str, Keyring] = dict(keyrings or {})
 
     async def call(self, deployment: Deployment, request: ModelRequest) -> AsyncGenerator[list[ModelDelta], None]:
         """Send the request and give its answer's deltas, one batch a network read.

@@ -48,6 +48,7 @@ _THREE_EFFORTS = {"minimal": "low", "low": "low", "medium": "medium", "high": "h
 
 _encode = msgspec.json.Encoder().encode
 _Json = dict[str, Any]
+_NO_ARGUMENTS: _Json = {"type": "object", "properties": {}}
 
 
 def encode_request(request: ModelRequest, upstream_model: str, origin: str) -> bytes:
@@ -143,15 +144,14 @@ def _tool(tool: FunctionTool) -> _Json:
     spec: _Json = {"name": tool.name}
     if tool.description:
         spec["description"] = tool.description
-    spec["inputSchema"] = {"json": tool.parameters or {"type": "object", "properties": {}}}
+    spec["inputSchema"] = {"json": tool.parameters or _NO_ARGUMENTS}
     if tool.strict:
         spec["strict"] = True
     return spec
 
 
 def _called_before(name: str) -> _Json:
-    schema = {"json": {"type": "object", "properties": {}}}
-    return {"name": name, "description": "Not available any more.", "inputSchema": schema}
+    return {"name": name, "description": "Not available any more.", "inputSchema": {"json": _NO_ARGUMENTS}}
 
 
 # -- what is asked beside that ------------------------------------------------------------------------
