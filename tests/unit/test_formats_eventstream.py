@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from stateline.core.errors import ModelError
 from stateline.core.limits import ANSWER_EVENT_BYTES_MAX
-from stateline.models.formats.aws_eventstream import Message, MessageSplitter
+from stateline.models.formats.aws_eventstream import Headers, MessageSplitter
 from stateline.testing.converse import event, exception, message
 
 BUFFER: Any = importlib.import_module("botocore.eventstream").EventStreamBuffer
@@ -69,7 +69,7 @@ def theirs(data: bytes) -> list[tuple[dict[str, Any], bytes]]:
 @given(STREAMS)
 def test_what_botocore_reads_is_read_the_same(data: bytes) -> None:
     splitter = MessageSplitter()
-    assert [(dict(each.headers), each.payload) for each in splitter.feed(data)] == theirs(data)
+    assert [(dict(headers.values), payload) for headers, payload in splitter.feed(data)] == theirs(data)
     assert not splitter.partial
 
 
@@ -99,13 +99,13 @@ def test_a_flipped_bit_is_never_read_as_a_message(data: bytes, draw: st.DataObje
 def test_the_kind_and_name_of_a_message_are_read_from_its_headers() -> None:
     failed = message({":message-type": "error", ":error-code": "Broken", ":error-message": "words"}, b"")
     read = MessageSplitter().feed(event("metadata", {"a": 1}) + exception("throttlingException", "slow") + failed)
-    assert [(each.kind, each.name, each.payload) for each in read] == [
+    assert [(headers.kind, headers.name, payload) for headers, payload in read] == [
         ("event", "metadata", b'{"a":1}'),
         ("exception", "throttlingException", b'{"message":"slow"}'),
         ("error", "Broken", b""),
     ]
-    assert read[2].headers[":error-message"] == "words"
-    assert MessageSplitter().feed(wrapped(b"", b"x")) == [Message("event", "", b"x", {})]
+    assert read[2][0].values[":error-message"] == "words"
+    assert MessageSplitter().feed(wrapped(b"", b"x")) == [(Headers("event", "", {}), b"x")]
 
 
 @pytest.mark.parametrize(

@@ -140,7 +140,8 @@ def _stateline_at(url: str) -> str:
 
 def deployments(subject: Subject) -> Iterator[Finding]:
     """Whether those that are reached over HTTP answer; asked only where that is wished."""
-    remote = [each for each in subject.config.deployments if each.base_url is not None]
+    # Bedrock lists its models elsewhere, to signed requests.
+    remote = [each for each in subject.config.deployments if each.base_url is not None and each.cloud != "aws"]
     if not remote:
         return
     if not subject.probe:

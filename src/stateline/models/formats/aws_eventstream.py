@@ -28,23 +28,23 @@ _HEADERS_KEPT_MAX = 64
 """Sets of headers that are remembered as they were read: a stream has a handful, and repeats them."""
 
 
-class Message(NamedTuple):
-    """One message.
+class Headers(NamedTuple):
+    """The headers of a message.
 
     Attributes:
         kind: ``event``, ``exception`` or ``error`` (the header ``:message-type``).
         name: of the event, the exception or the error code; empty where it has none.
-        payload: as it came.
-        headers: all of them.
+        values: all of them.
     """
 
     kind: str
     name: str
-    payload: bytes
-    headers: Mapping[str, HeaderValue]
+    values: Mapping[str, HeaderValue]
 
 
-_Read = tuple[str, str, Mapping[str, HeaderValue]]
+Message = tuple[Headers, bytes]
+"""The headers, and the payload as it came. A stream is made of many, so it is no class of its own."""
+
 _NAMES = {"event": ":event-type", "exception": ":exception-type", "error": ":error-code"}
 
 
@@ -56,7 +56,7 @@ class MessageSplitter:
     def __init__(self) -> None:
         self._held = bytearray()
         self._needed = _PRELUDE.size
-        self._known: dict[bytes, _Read] = {}
+        self._known: dict[bytes, Headers] = {}
 
     @property
     def partial(self) -> bool:
@@ -77,36 +77,41 @@ class MessageSplitter:
                 return []
             data = bytes(self._held)
         messages: list[Message] = []
+        known, prelude, last = self._known, _PRELUDE.unpack_from, _CHECKSUM.unpack_from
         at, end = 0, len(data)
         needed = _PRELUDE.size
         while end - at >= _PRELUDE.size:
-            needed, headers_bytes, checksum = _PRELUDE.unpack_from(data, at)
+            needed, headers_bytes, checksum = prelude(data, at)
             if crc32(data[at : at + 8]) != checksum:
                 raise _malformed("the checksum of a prelude does not fit")
             if not _OVERHEAD + headers_bytes <= needed <= ANSWER_EVENT_BYTES_MAX:
                 raise _malformed(f"a message of {needed} bytes, {headers_bytes} of them headers")
             if end - at < needed:
                 break
-            messages.append(self._message(data[at : at + needed], headers_bytes))
-            at += needed
+            stop = at + needed - 4
+            # The checksum of the whole goes on from that of its first eight bytes.
+            if (crc32(data[at + 8 : stop], checksum),) != last(data, stop):
+                raise _malformed("the checksum of a message does not fit")
+            begin = at + _PRELUDE.size + headers_bytes
+            raw = data[at + _PRELUDE.size : begin]
+            headers = known.get(raw)
+            if headers is None:
+                headers = self._learn(raw)
+            messages.append((headers, data[begin:stop]))
+            at = stop + 4
             needed = _PRELUDE.size
         self._needed = needed
-        self._held = bytearray(data[at:])
+        if at < end or self._held:
+            self._held = bytearray(data[at:])
         return messages
 
-    def _message(self, data: bytes, headers_bytes: int) -> Message:
-        if crc32(data[:-4]) != _CHECKSUM.unpack_from(data, len(data) - 4)[0]:
-            raise _malformed("the checksum of a message does not fit")
-        begin = _PRELUDE.size + headers_bytes
-        raw = data[_PRELUDE.size : begin]
-        read = self._known.get(raw)
-        if read is None:
-            headers = read_headers(raw)
-            kind = str(headers.get(":message-type", "event"))
-            read = (kind, str(headers.get(_NAMES.get(kind, ""), "")), headers)
-            if len(self._known) < _HEADERS_KEPT_MAX:
-                self._known[raw] = read
-        return Message(read[0], read[1], data[begin:-4], read[2])
+    def _learn(self, raw: bytes) -> Headers:
+        values = read_headers(raw)
+        kind = str(values.get(":message-type", "event"))
+        headers = Headers(kind, str(values.get(_NAMES.get(kind, ""), "")), values)
+        if len(self._known) < _HEADERS_KEPT_MAX:
+            self._known[raw] = headers
+        return headers
 
 
 def read_headers(data: bytes) -> dict[str, HeaderValue]:

@@ -227,13 +227,18 @@ class StreamDecoder:
                 stream says.
         """
         out: list[ModelDelta] = []
-        for message in self._messages.feed(data):
-            if self.done:
-                break
-            try:
-                self._take(message, out)
-            except _BROKEN as error:
-                raise malformed(str(error)) from None
+        reader = self._reader
+        try:
+            for message in self._messages.feed(data):
+                (kind, name, _), payload = message
+                if name == "contentBlockDelta" and kind == "event" and not self.done:
+                    piece = _piece(payload)
+                    if piece.delta is not None:
+                        reader.piece(piece.contentBlockIndex, piece.delta, out)
+                elif not self.done:
+                    self._take(message, out)
+        except _BROKEN as error:
+            raise malformed(str(error)) from None
         return out
 
     def eof(self) -> list[ModelDelta]:
@@ -250,25 +255,22 @@ class StreamDecoder:
         return [self._reader.finish()]
 
     def _take(self, message: Message, out: list[ModelDelta]) -> None:
-        reader, name = self._reader, message.name
-        if message.kind != "event":
+        (kind, name, _), payload = message
+        reader = self._reader
+        if kind != "event":
             raise translate_exception(message)
-        if name == "contentBlockDelta":
-            piece = _piece(message.payload)
-            if piece.delta is not None:
-                reader.piece(piece.contentBlockIndex, piece.delta, out)
-        elif name == "contentBlockStart":
-            start = _start(message.payload)
+        if name == "contentBlockStart":
+            start = _start(payload)
             reader.start(start.contentBlockIndex, start.start or _Block(), out)
         elif name == "contentBlockStop":
             reader.stop(out)
         elif name == "messageStop":
             reader.stop(out)
-            reader.end(_ended(message.payload))
+            reader.end(_ended(payload))
             if reader.reason is None:
                 raise malformed("no stop reason")
         elif name == "metadata":
-            reader.end(_ended(message.payload))
+            reader.end(_ended(payload))
             # Nothing but the end of the message may come before it.
             if reader.reason is None:
                 raise malformed("its usage came before its stop reason")
@@ -317,10 +319,16 @@ class _Reader:
             self._refuse(block)
 
     def piece(self, at: int, delta: _Block, out: list[ModelDelta]) -> None:
+        text = delta.text
+        if text and at == self._at and self._kind == "text":
+            # Nearly all of most streams.
+            self._chars += len(text)
+            out.append(TextDelta(text))
+            return
         if at != self._at:
             self._open(at, out)
-        if delta.text is not None:
-            self._text(delta.text, out)
+        if text is not None:
+            self._text(text, out)
         elif delta.reasoningContent is not None:
             self._reason(delta.reasoningContent, out)
         elif delta.toolUse is not None:

@@ -97,11 +97,11 @@ def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> ModelE
 
 def translate_exception(message: Message) -> ModelError:
     """The error of a message that is no event."""
-    if message.kind == "error":
+    (kind, name, headers), payload = message
+    if kind == "error":
         # An error of the transport itself: its text is in a header, and there is no payload.
-        text = message.headers.get(":error-message")
-        return _translated(None, message.name, _Body(message=str(text or message.name)))
-    return _translated(None, message.name, _read(message.payload))
+        return _translated(None, name, _Body(message=str(headers.get(":error-message") or name)))
+    return _translated(None, name, _read(payload))
 
 
 def _read(body: bytes) -> _Body:
