@@ -327,6 +327,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None = None
     """Asked for where the request names none."""
     region: str | None = None
+    api_version: str | None = None
     auth: str | None = None
     """How calls say who makes them, where no key does: ``none``, or the cloud's own way (``sigv4``)."""
 

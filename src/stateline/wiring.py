@@ -108,6 +108,7 @@ def deployments(config: settings.Config) -> list[Deployment]:
                 max_concurrency=item.max_concurrency,
                 service_tier=item.service_tier,
                 region=item.region,
+                api_version=item.api_version,
                 auth=item.auth,
             )
         )

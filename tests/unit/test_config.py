@@ -280,7 +280,10 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path, text: str, c
 DEPLOYMENT_REFUSALS = [
     ('name = "a"\nmodel = "m"\n', "config_invalid", "deployments[0]: missing key `cloud`"),
     ('name = "a"\ncloud = "openai"\n', "config_invalid", "deployments[0]: missing key `model`"),
-    ('name = "a"\nmodel = "m"\ncloud = "azure"\n', "config_unsupported", 'does not support "azure"'),
+    ('name = "a"\nmodel = "m"\ncloud = "google"\n', "config_unsupported", 'does not support "google"'),
+    ('name = "a"\nmodel = "m"\ncloud = "azure"\napi_key_env = "A"\n', "config_invalid", "openai.azure.com"),
+    ('name = "a"\nmodel = "m"\ncloud = "openai"\napi_version = "v1"\n', "config_invalid", "azure"),
+    ('name = "a"\nmodel = "m"\ncloud = "azure"\napi_version = "1&x"\n', "config_invalid", "api_version"),
     ('name = "a"\nmodel = "m"\ncloud = "acme"\n', "config_invalid", '"openai-compatible"'),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\n', "config_invalid", "no key is named"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\nrpm = 3\n', "config_unsupported", "does not support `rpm`"),

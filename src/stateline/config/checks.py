@@ -73,7 +73,9 @@ def _check_remote(deployment: Deployment, source: Source, at: str) -> None:
         raise ConfigError(
             "config_invalid",
             f'{source.at(at)}: cloud "{deployment.cloud}" needs a base_url',
-            'such as "http://127.0.0.1:8000/v1"',
+            'such as "https://NAME.openai.azure.com"'
+            if deployment.cloud == "azure"
+            else 'such as "http://127.0.0.1:8000/v1"',
         )
     where = source.at(f"{at}.base_url")
     parts = split_url(deployment.base_url, where)
@@ -89,6 +91,9 @@ def _check_pair(deployment: Deployment, source: Source, at: str) -> None:
         if getattr(deployment, key) == value and cloud != "aws":
             where = source.at(f"{at}.{key}")
             raise ConfigError("config_invalid", f'{where}: "{value}" goes with cloud "aws" alone, not with "{cloud}"')
+    if deployment.api_version is not None and cloud != "azure":
+        where = source.at(f"{at}.api_version")
+        raise ConfigError("config_invalid", f'{where}: goes with cloud "azure" alone, not with "{cloud}"')
     if cloud == "aws" and (deployment.region is None or not _REGION.fullmatch(deployment.region)):
         raise ConfigError(
             "config_invalid",

@@ -69,6 +69,12 @@ class Proxies:
         return None if proxy is None or proxy_bypass(f"{host}:{port}") else proxy
 
 
+def _target(url: str) -> str:
+    """The path of a URL, quoted where it is not, and its query as it is."""
+    parts = urlsplit(url)
+    return quote(parts.path, safe=_PATH_SAFE) + (f"?{parts.query}" if parts.query else "")
+
+
 def check_headers(headers: Mapping[str, str]) -> None:
     """Refuse what would end a header and begin another.
 
@@ -91,7 +97,7 @@ def prepare(deployment: Deployment, wire: WireFormat, proxies: Proxies) -> Route
     stream_path = wire.stream_path.replace("{model}", model) or path
     try:
         parts = urlsplit(cloud.url(deployment, path))
-        targets = [quote(urlsplit(cloud.url(deployment, each)).path, safe=_PATH_SAFE) for each in (path, stream_path)]
+        targets = [_target(cloud.url(deployment, each)) for each in (path, stream_path)]
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError as error:
         raise TransportError("bad_url", error) from error

@@ -210,17 +210,19 @@ class AwsKeyring:
         return _Signer(self._chain, host, region, self._now)
 
 
-def base_url(deployment: Deployment) -> str:
+def locate(deployment: Deployment, path: str) -> str:
     """Where Bedrock is in the deployment's region; OpenAI's formats have a path of their own there.
 
     Raises:
         ModelError: ``upstream_misconfigured``, it names no region.
     """
+    if deployment.base_url:
+        return deployment.base_url.rstrip("/") + path
     if not deployment.region:
         raise _no_region(deployment)
     ending = ".cn" if deployment.region.startswith("cn-") else ""
-    path = _OPENAI_PATH if deployment.format.startswith("openai-") else ""
-    return f"https://bedrock-runtime.{deployment.region}.amazonaws.com{ending}{path}"
+    prefix = _OPENAI_PATH if deployment.format.startswith("openai-") else ""
+    return f"https://bedrock-runtime.{deployment.region}.amazonaws.com{ending}{prefix}{path}"
 
 
 def _no_region(deployment: Deployment) -> ModelError:
@@ -230,4 +232,4 @@ def _no_region(deployment: Deployment) -> ModelError:
     return error
 
 
-CLOUD = Cloud(base=base_url, keyring=AwsKeyring)
+CLOUD = Cloud(locate=locate, keyring=AwsKeyring)

@@ -47,19 +47,20 @@ class Cloud(NamedTuple):
         base_url: used where the deployment names none; empty where it has to.
         auth_header: the header that carries the key, or empty.
         auth_prefix: what stands before the key in it.
-        base: makes the base URL of a deployment that names none, where it depends on more than the cloud.
+        locate: makes the URL of a deployment's path, query included, where it depends on more than the cloud.
         keyring: makes what a client signs with, where a cloud wants each request signed.
     """
 
     base_url: str = ""
     auth_header: str = "Authorization"
     auth_prefix: str = "Bearer "
-    base: Callable[[Deployment], str] | None = None
+    locate: Callable[[Deployment, str], str] | None = None
     keyring: Callable[[], Keyring] | None = None
 
     def url(self, deployment: Deployment, path: str) -> str:
-        base = deployment.base_url or (self.base(deployment) if self.base is not None else self.base_url)
-        return base.rstrip("/") + path
+        if self.locate is not None:
+            return self.locate(deployment, path)
+        return (deployment.base_url or self.base_url).rstrip("/") + path
 
     def headers(self, deployment: Deployment) -> dict[str, str]:
         """The headers that say who calls; none without a key."""
