@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import pytest
 
@@ -23,12 +23,16 @@ pytestmark = pytest.mark.skipif(not ROWS, reason="../shared, with the recordings
 
 
 def _body(row: Json) -> Json:
-    request = row["request"]
-    return request if isinstance(request, dict) else json.loads(request)
+    return json.loads(row["request"])
+
+
+def _url(row: Json) -> SplitResult:
+    url: str = row["url"]
+    return urlsplit(url)
 
 
 def _deployment(row: Json) -> Deployment:
-    parts = urlsplit(row["url"])
+    parts = _url(row)
     version = parts.query.removeprefix("api-version=") or None
     wire = "openai-responses" if parts.path.endswith("/responses") else "openai-chat"
     return Deployment(
@@ -43,7 +47,7 @@ def test_a_call_goes_where_it_was_recorded_and_its_answer_is_read(row: Json) -> 
     wire = FORMATS[place.format]
     route = prepare(place, wire, Proxies())
     head = route.head("k", 1, stream=False).decode()
-    url = urlsplit(row["url"])
+    url = _url(row)
     target = url.path + (f"?{url.query}" if url.query else "")
     assert head.startswith(f"POST {target} HTTP/1.1\r\nHost: {url.netloc}\r\n")
     assert "\r\napi-key: key\r\n" in head

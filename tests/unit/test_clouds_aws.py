@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import json
 import logging
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -140,6 +141,54 @@ async def test_after_a_long_silence_a_call_waits_for_fresh_credentials() -> None
     await chain.current()
     clock.s += aws.STALE_AFTER_S
     assert await chain.current() == new
+
+
+async def test_a_renewal_that_fails_is_not_tried_at_each_call(caplog: pytest.LogCaptureFixture) -> None:
+    looks: list[int] = []
+
+    class Failing(Source):
+        def get_frozen_credentials(self) -> Credentials:
+            looks.append(1)
+            if len(looks) in (2, 3):
+                raise RuntimeError("the token service is away")
+            return KEY
+
+    source, clock = Failing(KEY), Clock()
+    chain = Chain(lambda: source, clock)
+    await chain.current()
+    clock.s += aws.CHECK_AFTER_S
+    assert await chain.current() == KEY
+    with caplog.at_level(logging.WARNING, "stateline"), pytest.raises(ModelError):
+        await chain.ask()
+    assert "the token service is away" in caplog.text
+    for _ in range(5):
+        assert await chain.current() == KEY
+    assert len(looks) == 2
+    clock.s += aws.ASK_AGAIN_AFTER_S
+    assert await chain.current() == KEY
+    with pytest.raises(ModelError) as caught:
+        await chain.ask()
+    assert caught.value.retryable
+    assert len(looks) == 3
+    clock.s += aws.STALE_AFTER_S
+    assert await chain.current() == KEY
+
+
+def test_botocore_is_not_imported_before_it_is_needed() -> None:
+    look = "import sys, stateline.wiring, stateline.models.clouds.aws; sys.exit('botocore' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look], check=False).returncode == 0
+
+
+async def test_what_is_said_of_a_wrong_clock_is_kept() -> None:
+    def refuse(asked: str) -> bytes:
+        date = asked.partition("X-Amz-Date: ")[2].partition("\r")[0]
+        return json.dumps({"message": f"Signature expired: {date} is now earlier than 20300101T000000Z"}).encode()
+
+    upstream = Upstream("403 Forbidden\r\nx-amzn-ErrorType: InvalidSignatureException", "application/json", refuse)
+    with pytest.raises(ModelError) as caught:
+        await called(upstream, request())
+    date = upstream.requests[0][1]["x-amz-date"]
+    assert caught.value.provider_message == f"Signature expired: {date} is now earlier than 20300101T000000Z"
 
 
 async def test_botocore_renews_what_a_program_gives_before_it_lapses(

@@ -397,6 +397,15 @@ def test_every_family_is_asked_to_reason_in_its_own_words(model: str, effort: An
     assert encoded(model=model, reasoning=ReasoningConfig(effort=effort)).get("additionalModelRequestFields") == fields
 
 
+def test_an_alias_does_not_say_what_the_model_behind_it_is() -> None:
+    request = ModelRequest(
+        params=ModelParams(model="claude-sonnet-4", reasoning=ReasoningConfig(effort="low")), items=(HELLO,), key="k"
+    )
+    for upstream, kind in ((CLAUDE, "adaptive"), ("arn:aws:bedrock:us-east-1:1:inference-profile/x", "enabled")):
+        body = json.loads(encode_request(request, upstream, "x"))
+        assert body["additionalModelRequestFields"]["thinking"]["type"] == kind
+
+
 def test_a_budget_of_thinking_stays_inside_the_limit_of_output() -> None:
     def budget(limit: int) -> int:
         body = encoded(model=OLD_CLAUDE, reasoning=ReasoningConfig(effort="high"), max_output_tokens=limit)
@@ -484,6 +493,7 @@ def _user(part: Any) -> Message:
     return Message(id="u", role="user", content=(part,))
 
 
+DEMANDED = AllowedTools(tools=(FunctionChoice(name="b"),), mode="required")
 REFUSED: list[tuple[str, Json]] = [
     ("presence_penalty", {"presence_penalty": 0.5}),
     ("frequency_penalty", {"frequency_penalty": 0.5}),
@@ -501,6 +511,7 @@ REFUSED: list[tuple[str, Json]] = [
     ("reasoning.summary", {"reasoning": ReasoningConfig(summary="auto"), "model": "openai.gpt-5.6-sol"}),
     ("max_output_tokens", {"reasoning": ReasoningConfig(effort="low"), "model": OLD_CLAUDE, "max_output_tokens": 1024}),
     ("tool_choice", {"reasoning": ReasoningConfig(effort="low"), "tools": TOOLS, "tool_choice": "required"}),
+    ("tool_choice", {"reasoning": ReasoningConfig(effort="low"), "tools": TOOLS, "tool_choice": DEMANDED}),
     ("tool_choice", {"items": (HELLO, CALL, OUTPUT), "tools": TOOLS, "tool_choice": "none"}),
     ("parallel_tool_calls", {"tools": TOOLS, "parallel_tool_calls": False, "model": "us.amazon.nova-pro-v1:0"}),
     ("input", {"items": (Compaction(id="c", encrypted_content="x"),)}),
@@ -537,6 +548,7 @@ def test_a_schema_for_the_answer_is_sent_as_text() -> None:
         (("gpt-5",), "gpt"),
         (("us.amazon.nova-pro-v1:0",), "nova"),
         (("moonshot.kimi-k2-thinking",), "kimi"),
+        (("openai.gpt-oss-20b-1:0", "claude-replacement"), "gpt-oss"),
         (("meta.llama3",), "other"),
     ],
 )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stateline.core.errors import ModelError
-from stateline.core.limits import ANSWER_EVENT_BYTES_MAX
+from stateline.core.limits import ANSWER_EVENT_BYTES_MAX, EVENT_HEADERS_KEPT_MAX
 from stateline.models.formats.aws_eventstream import Headers, MessageSplitter
 from stateline.testing.converse import event, exception, message
 
@@ -125,6 +125,16 @@ def test_what_is_no_message_is_refused_at_once(data: bytes) -> None:
     with pytest.raises(ModelError) as caught:
         MessageSplitter().feed(data)
     assert caught.value.code == "malformed_stream"
+
+
+def test_headers_are_remembered_up_to_the_bound_and_read_beyond_it() -> None:
+    splitter = MessageSplitter()
+    for at in range(EVENT_HEADERS_KEPT_MAX + 10):
+        ((headers, _),) = splitter.feed(event(f"event-{at}", {}))
+        assert headers.name == f"event-{at}"
+    assert splitter.known == EVENT_HEADERS_KEPT_MAX
+    ((headers, _),) = splitter.feed(event("event-70", {}))
+    assert headers.name == "event-70"
 
 
 def test_a_message_larger_than_the_bound_is_refused_by_its_prelude_alone() -> None:

@@ -19,9 +19,13 @@ _FAMILIES: tuple[tuple[str, str], ...] = (
 
 
 def family(*names: str) -> str:
-    """The family of a model by its names, of which one may be an ARN that says nothing; else ``other``."""
-    said = " ".join(names).lower()
-    return next((family for part, family in _FAMILIES if part in said), "other")
+    """The family that the first of a model's names to say one says (an ARN may say none); else ``other``."""
+    for name in names:
+        said = name.lower()
+        for part, found in _FAMILIES:
+            if part in said:
+                return found
+    return "other"
 
 
 def origin(wire_format: str, cloud: str, *names: str) -> str:

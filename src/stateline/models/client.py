@@ -247,8 +247,10 @@ _SECRET_PART = re.compile(r"[A-Za-z0-9]{16,}")
 
 def secrets_of(deployment: Deployment, signed: Mapping[str, str]) -> list[str]:
     """What of a request no error may repeat, even where its provider does; the longest first."""
-    found = {deployment.api_key or "", *signed.values()}
-    for value in signed.values():
+    # The date is no secret, and what a provider says of a wrong clock needs it.
+    values = [value for name, value in signed.items() if name != "X-Amz-Date"]
+    found = {deployment.api_key or "", *values}
+    for value in values:
         found.update(_SECRET_PART.findall(value))
     return sorted((each for each in found if len(each) >= _SECRET_CHARS_MIN), key=len, reverse=True)
 

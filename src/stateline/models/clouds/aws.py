@@ -31,6 +31,8 @@ CHECK_AFTER_S = 60.0
 """botocore is asked again when credentials are as old as this; calls go on with the old ones meanwhile."""
 STALE_AFTER_S = 240.0
 """Credentials that were not asked for so long may have lapsed: botocore renews them ten minutes before."""
+ASK_AGAIN_AFTER_S = 5.0
+"""After botocore failed to renew, calls that can go on with what they have leave it alone for so long."""
 _REGION_IN_HOST = re.compile(r"bedrock(?:-[a-z]+)*\.([a-z0-9-]+)\.(?:amazonaws\.com|api\.aws)")
 _OPENAI_PATH = "/openai/v1"
 
@@ -61,6 +63,7 @@ class Chain:
         self._source: Any = None
         self._now: Credentials | None = None
         self._asked_at_s = 0.0
+        self._failed_at_s = float("-inf")
         self._asking: asyncio.Task[Credentials] | None = None
 
     async def current(self) -> Credentials:
@@ -73,10 +76,11 @@ class Chain:
         now, age_s = self._now, self._clock() - self._asked_at_s
         if now is not None and age_s < CHECK_AFTER_S:
             return now
-        asking = self.ask()
         if now is not None and age_s < STALE_AFTER_S:
+            if self._clock() - self._failed_at_s >= ASK_AGAIN_AFTER_S:
+                self.ask()
             return now
-        return await asyncio.shield(asking)
+        return await asyncio.shield(self.ask())
 
     def ask(self) -> asyncio.Task[Credentials]:
         """Ask botocore, once for all who wait."""
@@ -94,8 +98,10 @@ class Chain:
         try:
             source, found = await asyncio.to_thread(self._look, self._source)
         except ImportError as error:
+            self._failed_at_s = self._clock()
             raise _failure("botocore is missing; install stateline[aws]", "upstream_misconfigured") from error
         except Exception as error:
+            self._failed_at_s = self._clock()
             raise _failure(f"they could not be had: {_reason(error)}", retryable=True) from error
         if found is None:
             raise _failure("there are none: set AWS_ACCESS_KEY_ID, AWS_PROFILE or a role, or name an api_key_env")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from stateline.core.errors import ModelError
-from stateline.core.limits import ANSWER_EVENT_BYTES_MAX
+from stateline.core.limits import ANSWER_EVENT_BYTES_MAX, EVENT_HEADERS_KEPT_MAX
 
 HeaderValue = bool | int | bytes | str
 
@@ -24,8 +24,6 @@ _NUMBERS = {2: Struct(">b"), 3: Struct(">h"), 4: Struct(">i"), 5: Struct(">q"), 
 """By the type of a header's value: a byte, 2, 4 and 8 bytes, and Unix milliseconds."""
 _BYTES, _TEXT, _UUID = 6, 7, 9
 _OVERHEAD = _PRELUDE.size + _CHECKSUM.size
-_HEADERS_KEPT_MAX = 64
-"""Sets of headers that are remembered as they were read: a stream has a handful, and repeats them."""
 
 
 class Headers(NamedTuple):
@@ -62,6 +60,11 @@ class MessageSplitter:
     def partial(self) -> bool:
         """Whether a message has begun and is not complete."""
         return bool(self._held)
+
+    @property
+    def known(self) -> int:
+        """How many sets of headers are remembered."""
+        return len(self._known)
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that ``data`` completes, in order.
@@ -109,7 +112,7 @@ class MessageSplitter:
         values = read_headers(raw)
         kind = str(values.get(":message-type", "event"))
         headers = Headers(kind, str(values.get(_NAMES.get(kind, ""), "")), values)
-        if len(self._known) < _HEADERS_KEPT_MAX:
+        if len(self._known) < EVENT_HEADERS_KEPT_MAX:
             self._known[raw] = headers
         return headers
 

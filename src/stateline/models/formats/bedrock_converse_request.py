@@ -78,7 +78,8 @@ def encode_request(request: ModelRequest, upstream_model: str, origin: str) -> b
     )
     body["toolConfig"] = _tools(params, messages.called, maker, extra)
     body["outputConfig"] = _output(params.text)
-    _reasoning(params, f"{upstream_model} {params.model}".lower(), maker, messages, extra)
+    name = upstream_model if family(upstream_model) == maker else params.model
+    _reasoning(params, name.lower(), maker, messages, extra)
     body["additionalModelRequestFields"] = extra
     body["requestMetadata"] = _metadata(params)
     if params.service_tier not in (None, "auto"):
@@ -184,7 +185,7 @@ def _metadata(params: ModelParams) -> _Json | None:
     return fields or None
 
 
-def _reasoning(params: ModelParams, names: str, maker: str, messages: Messages, extra: _Json) -> None:
+def _reasoning(params: ModelParams, name: str, maker: str, messages: Messages, extra: _Json) -> None:
     asked = params.reasoning
     if asked is None:
         return
@@ -192,21 +193,21 @@ def _reasoning(params: ModelParams, names: str, maker: str, messages: Messages, 
         raise refused("reasoning.summary", "A reasoning summary", WIRE)
     effort = asked.effort
     if maker == "claude":
-        _claude(params, names, messages, extra)
+        _claude(params, name, messages, extra)
     elif effort is None:
         return
     elif maker == "gpt":
         extra["reasoning"] = {"effort": "low" if effort == "minimal" else effort}
     elif maker in ("gpt-oss", "kimi") and effort != "none":
         extra["reasoning_effort"] = _THREE_EFFORTS[effort]
-    elif maker == "nova" and "nova-2" in names:
+    elif maker == "nova" and "nova-2" in name:
         kind = {"type": "disabled"} if effort == "none" else None
         extra["reasoningConfig"] = kind or {"type": "enabled", "maxReasoningEffort": _THREE_EFFORTS[effort]}
     else:
         raise refused("reasoning.effort", f"The reasoning effort {effort!r}", WIRE)
 
 
-def _claude(params: ModelParams, names: str, messages: Messages, extra: _Json) -> None:
+def _claude(params: ModelParams, name: str, messages: Messages, extra: _Json) -> None:
     asked = params.reasoning
     assert asked is not None
     effort = asked.effort
@@ -214,9 +215,11 @@ def _claude(params: ModelParams, names: str, messages: Messages, extra: _Json) -
         return
     if effort is None and asked.summary is None:
         return
-    if params.tool_choice == "required" or isinstance(params.tool_choice, FunctionChoice):
+    choice = params.tool_choice
+    choice = choice.mode if isinstance(choice, AllowedTools) else choice
+    if choice == "required" or isinstance(choice, FunctionChoice):
         raise refused("tool_choice", "A tool choice that demands a call, together with reasoning,", WIRE)
-    if _CLAUDE_BY_BUDGET.search(names):
+    if _CLAUDE_BY_BUDGET.search(name):
         if messages.calls_unthought:
             # A model that began this chain of calls without thinking may not begin to think in its midst.
             return
