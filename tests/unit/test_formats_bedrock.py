@@ -446,6 +446,7 @@ def test_reasoning_goes_back_to_its_own_family_alone() -> None:
     assert _replayed(_thought("redacted:cmVk", ""), redacted) == [{"redactedContent": "cmVk"}]
     # What the client brings itself it vouches for; what is no secret of this format's is left out.
     assert _replayed(_thought("signature:s"), None) == [block]
+    assert _replayed(_thought("signature:s"), None, "us.amazon.nova-2-lite-v1:0") == []
     assert _replayed(_thought("gAAAAopenai"), None) == []
     assert _replayed(_thought(None), None) == []
 

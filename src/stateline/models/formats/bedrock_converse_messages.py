@@ -72,17 +72,22 @@ class _Block(NamedTuple):
 class Messages:
     """Builds the list of messages.
 
+    Args:
+        origin: sidecars of this one go back.
+        signs: whether the model gives reasoning that goes back, so that a client's own may be such.
+
     Attributes:
         system: what the system and the developer say, in order.
         called: the names of the tools that were called.
     """
 
-    def __init__(self, request: ModelRequest, origin: str, wire: str) -> None:
+    def __init__(self, request: ModelRequest, origin: str, wire: str, *, signs: bool) -> None:
         self.system: list[str] = []
         self.called: dict[str, None] = {}
         self._request = request
         self._origin = origin
         self._wire = wire
+        self._signs = signs
         self._out: list[_Block] = []
         self._held: list[Item] = []
         self._unanswered: set[str] = set()
@@ -180,7 +185,7 @@ class Messages:
             secret = sidecar.data.get("encrypted_content") if sidecar.origin == self._origin else None
         else:
             # It came from the client, who vouches for it; another provider's has no such word before it.
-            secret = item.encrypted_content
+            secret = item.encrypted_content if self._signs else None
         if not isinstance(secret, str):
             return
         if secret.startswith(REDACTED):
