@@ -16,6 +16,7 @@ from stateline.core.errors import StatelineError
 from stateline.core.events import Event
 from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
+from stateline.core.origin import origin
 
 # -- the store ---------------------------------------------------------------------------------
 
@@ -325,11 +326,15 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrency: int | None = None
     service_tier: str | None = None
     """Asked for where the request names none."""
+    region: str | None = None
+    api_version: str | None = None
+    auth: str | None = None
+    """How calls say who makes them, where no key does: ``none``, or the cloud's own way (``sigv4``)."""
 
     @property
     def origin(self) -> str:
-        """Who can read back what it made: ``format/cloud``."""
-        return f"{self.format}/{self.cloud}"
+        """Who can read back what it made, as `core.origin` says."""
+        return origin(self.format, self.cloud, self.upstream_model, self.model)
 
 
 class ModelClient(Protocol):

@@ -107,6 +107,9 @@ def deployments(config: settings.Config) -> list[Deployment]:
                 timeout_s=item.timeout_s,
                 max_concurrency=item.max_concurrency,
                 service_tier=item.service_tier,
+                region=item.region,
+                api_version=item.api_version,
+                auth=item.auth,
             )
         )
     return out

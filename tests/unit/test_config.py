@@ -280,7 +280,10 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path, text: str, c
 DEPLOYMENT_REFUSALS = [
     ('name = "a"\nmodel = "m"\n', "config_invalid", "deployments[0]: missing key `cloud`"),
     ('name = "a"\ncloud = "openai"\n', "config_invalid", "deployments[0]: missing key `model`"),
-    ('name = "a"\nmodel = "m"\ncloud = "azure"\n', "config_unsupported", 'does not support "azure"'),
+    ('name = "a"\nmodel = "m"\ncloud = "google"\n', "config_unsupported", 'does not support "google"'),
+    ('name = "a"\nmodel = "m"\ncloud = "azure"\napi_key_env = "A"\n', "config_invalid", "openai.azure.com"),
+    ('name = "a"\nmodel = "m"\ncloud = "openai"\napi_version = "v1"\n', "config_invalid", "azure"),
+    ('name = "a"\nmodel = "m"\ncloud = "azure"\napi_version = "1&x"\n', "config_invalid", "api_version"),
     ('name = "a"\nmodel = "m"\ncloud = "acme"\n', "config_invalid", '"openai-compatible"'),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\n', "config_invalid", "no key is named"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\nrpm = 3\n', "config_unsupported", "does not support `rpm`"),
@@ -291,6 +294,19 @@ DEPLOYMENT_REFUSALS = [
     ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "none"\napi_key_env = "A"\n', "config_invalid", "are given"),
     ('name = "a"\nmodel = "m"\ncloud = "openai-compatible"\nauth = "none"\n', "config_invalid", "needs a base_url"),
     ('name = "a"\nmodel = "m"\ncloud = "local"\nbase_url = "http://x"\n', "config_invalid", "has no URL"),
+    ('name = "a"\nmodel = "m"\ncloud = "aws"\n', "config_invalid", 'such as region = "us-east-1"'),
+    ('name = "a"\nmodel = "m"\ncloud = "aws"\nregion = "x/y"\n', "config_invalid", "deployments[0].region"),
+    ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "sigv4"\n', "config_invalid", '"aws" alone'),
+    (
+        'name = "a"\nmodel = "m"\ncloud = "aws"\nregion = "us-east-1"\nauth = "sigv4"\napi_key_env = "A"\n',
+        "config_invalid",
+        'or "sigv4"',
+    ),
+    (
+        'name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "none"\nformat = "bedrock-converse"\n',
+        "config_invalid",
+        "deployments[0].format",
+    ),
     ('name = "a"\nmodel = "agent/m"\ncloud = "local"\n', "config_invalid", "agent/"),
     ('name = ""\nmodel = "m"\ncloud = "local"\n', "config_invalid", "deployments[0].name"),
     ('name = "a"\nmodel = "m"\ncloud = "local"\nweight = 0\n', "config_invalid", "deployments[0].weight"),
@@ -310,6 +326,14 @@ def test_a_deployment_that_cannot_work_is_refused(tmp_path: Path, text: str, cod
 def test_a_base_url_is_an_http_url(tmp_path: Path, url: str) -> None:
     text = f'[[deployments]]\nname = "a"\nmodel = "m"\ncloud = "openai"\nauth = "none"\nbase_url = "{url}"\n'
     assert "not an http or https URL" in str(refusal(tmp_path, text))
+
+
+def test_bedrock_is_reached_by_its_region_and_signed_unless_a_key_is_named(tmp_path: Path) -> None:
+    text = '[[deployments]]\nname = "a"\nmodel = "claude"\ncloud = "aws"\nregion = "eu-west-1"\n'
+    (signed,) = load(write(tmp_path, text), {}).deployments
+    assert (signed.format, signed.auth, signed.base_url) == ("bedrock-converse", "sigv4", None)
+    (keyed,) = load(write(tmp_path, text + 'api_key_env = "AWS_BEARER_TOKEN_BEDROCK"\n'), {}).deployments
+    assert keyed.auth is None
 
 
 def test_a_base_url_holds_no_password(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from stateline.core.limits import UPSTREAM_HEAD_BYTES_MAX, UPSTREAM_READ_AHEAD_BYTES_MAX
 from stateline.models import http1
+from stateline.models.formats import FORMATS
 from stateline.models.http1 import Connection, Origin, Pool, TransportError
 from stateline.models.routes import Proxies, Route, prepare
 from stateline.ports import Deployment
@@ -271,7 +272,7 @@ def route(base_url: str, api_key: str | None = None) -> Route:
         name="d", model="m", cloud="openai-compatible", format="openai-chat", base_url=base_url,
         upstream_model="up", api_key=api_key,
     )  # fmt: skip
-    return prepare(deployment, "/chat/completions", Proxies())
+    return prepare(deployment, FORMATS["openai-chat"], Proxies())
 
 
 @pytest.mark.parametrize(
@@ -293,8 +294,8 @@ def test_a_base_url_becomes_an_origin_and_a_target(base_url: str, origin: Origin
 
 
 def test_a_login_in_the_url_is_sent_unless_there_is_a_key() -> None:
-    assert b"\r\nAuthorization: Basic dTpwQA==\r\n" in route("http://u:p%40@a").prefix
-    assert b"Basic" not in route("http://u:p@a", api_key="sk").prefix
+    assert b"\r\nAuthorization: Basic dTpwQA==\r\n" in route("http://u:p%40@a").whole.prefix
+    assert b"Basic" not in route("http://u:p@a", api_key="sk").whole.prefix
 
 
 @pytest.mark.parametrize("key", ["sk\r\nX: 1", "sk\n", "é", "a\0"])

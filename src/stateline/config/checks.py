@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from stateline.config.schema import Config, ConfigError, Deployment, Source, is_loopback
 from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.limits import TurnLimits
+
+_REGION = re.compile(r"[a-z0-9-]+")
 
 
 def check(config: Config, source: Source) -> None:
@@ -63,23 +66,51 @@ def _check_deployments(config: Config, source: Source) -> None:
 
 
 def _check_remote(deployment: Deployment, source: Source, at: str) -> None:
+    _check_pair(deployment, source, at)
+    if deployment.base_url is None and deployment.cloud == "aws":
+        return _check_key(deployment, source, at)
     if deployment.base_url is None:
         raise ConfigError(
             "config_invalid",
             f'{source.at(at)}: cloud "{deployment.cloud}" needs a base_url',
-            'such as "http://127.0.0.1:8000/v1"',
+            'such as "https://NAME.openai.azure.com"'
+            if deployment.cloud == "azure"
+            else 'such as "http://127.0.0.1:8000/v1"',
         )
     where = source.at(f"{at}.base_url")
     parts = split_url(deployment.base_url, where)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ConfigError("config_invalid", f"{where}: not an http or https URL", "end it before /chat/…")
+    return _check_key(deployment, source, at)
+
+
+def _check_pair(deployment: Deployment, source: Source, at: str) -> None:
+    """What belongs to one cloud goes with it alone."""
+    cloud = deployment.cloud
+    for key, value in (("format", "bedrock-converse"), ("auth", "sigv4")):
+        if getattr(deployment, key) == value and cloud != "aws":
+            where = source.at(f"{at}.{key}")
+            raise ConfigError("config_invalid", f'{where}: "{value}" goes with cloud "aws" alone, not with "{cloud}"')
+    if deployment.api_version is not None and cloud != "azure":
+        where = source.at(f"{at}.api_version")
+        raise ConfigError("config_invalid", f'{where}: goes with cloud "azure" alone, not with "{cloud}"')
+    if cloud == "aws" and (deployment.region is None or not _REGION.fullmatch(deployment.region)):
+        raise ConfigError(
+            "config_invalid",
+            f'{source.at(f"{at}.region")}: cloud "aws" needs the name of a region',
+            'such as region = "us-east-1"',
+        )
+
+
+def _check_key(deployment: Deployment, source: Source, at: str) -> None:
     given = [key for key in ("api_key_env", "api_key_file", "auth") if getattr(deployment, key) is not None]
     if len(given) != 1:
         what = f"{' and '.join(given)} are given" if given else "no key is named"
         raise ConfigError(
             "config_invalid",
             f"{source.at(at)}: {what}",
-            'set one of api_key_env, api_key_file or auth = "none"',
+            'set one of api_key_env, api_key_file or auth = "none"'
+            + (' or "sigv4"' if deployment.cloud == "aws" else ""),
         )
     if deployment.api_key_env is not None and not VARIABLE.fullmatch(deployment.api_key_env):
         from_environ({}, deployment.api_key_env, source.at(at), "api_key_env")

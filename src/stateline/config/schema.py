@@ -26,8 +26,8 @@ ENVIRON_PREFIX = "STATELINE_"
 LOCAL_MODEL = "qwen2.5-coder-0.5b-instruct"
 """The model that needs no key: what is served where no deployment is configured."""
 
-Cloud = Literal["openai", "openai-compatible", "local"]
-Format = Literal["openai-responses", "openai-chat"]
+Cloud = Literal["openai", "azure", "aws", "openai-compatible", "local"]
+Format = Literal["openai-responses", "openai-chat", "bedrock-converse"]
 
 
 class ConfigError(StatelineError):
@@ -115,11 +115,12 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     upstream_model: Annotated[str, Meta(min_length=1)]
     base_url: str | None = None
     region: str | None = None
+    api_version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+$", max_length=64)] | None = None
     vendor: str | None = None
     service_tier: str | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
-    auth: Literal["none"] | None = None
+    auth: Literal["none", "sigv4"] | None = None
     priority: Annotated[int, Meta(ge=0, le=1000)] = 1
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = MODEL_CALL_TIMEOUT_S
@@ -153,18 +154,20 @@ LATER_SECTIONS = frozenset(
 )
 LATER_KEYS = {
     "deployments": frozenset(
-        {"accelerator", "api_version", "billing_account", "channel", "data_zone", "price"} | {"product", "rpm", "tpm"}
+        {"accelerator", "billing_account", "channel", "data_zone", "price"} | {"product", "rpm", "tpm"}
     )
 }
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),
-    ("deployments", "cloud"): frozenset({"azure", "anthropic", "aws", "google"}),
-    ("deployments", "format"): frozenset({"anthropic-messages", "bedrock-converse", "gemini"}),
-    ("deployments", "auth"): frozenset({"entra", "sigv4", "adc"}),
+    ("deployments", "cloud"): frozenset({"anthropic", "google"}),
+    ("deployments", "format"): frozenset({"anthropic-messages", "gemini"}),
+    ("deployments", "auth"): frozenset({"entra", "adc"}),
 }
 
 CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "openai": {"format": "openai-responses", "base_url": "https://api.openai.com/v1"},
+    "azure": {"format": "openai-responses"},
+    "aws": {"format": "bedrock-converse", "auth": "sigv4"},
     "openai-compatible": {"format": "openai-chat"},
     "local": {"format": "openai-chat", "auth": "none"},
 }

@@ -206,6 +206,8 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 """One provider's answer, streamed or not; a longer one is cut off and refused."""
 ANSWER_EVENT_BYTES_MAX = 32 * 1024 * 1024
 """One event of a provider's stream; the last one may repeat the whole request."""
+EVENT_HEADERS_KEPT_MAX = 64
+"""Sets of headers of an event stream that are remembered as they were read: it has a handful, and repeats them."""
 ERROR_BODY_BYTES_MAX = 64 * 1024
 """What is read of a provider's error answer."""
 PROVIDER_MESSAGE_CHARS_MAX = 2_000
@@ -228,6 +230,8 @@ UPSTREAM_READ_AHEAD_BYTES_MAX = 256 * 1024
 """Of an answer that nobody reads yet; past it the network waits."""
 UPSTREAM_DNS_TTL_S = 60.0
 """A provider's addresses are kept this long."""
+UPSTREAM_CREDENTIALS_S = 30.0
+"""Wait for credentials that a program, a metadata service or a token service gives."""
 UPSTREAM_ROUTES_MAX = 1_024
 """Deployments whose prepared headers are kept; past it they are prepared again."""
 

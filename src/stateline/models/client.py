@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterable
+import re
+from collections.abc import AsyncGenerator, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -23,6 +24,7 @@ from stateline.core.limits import (
     ERROR_BODY_BYTES_MAX,
     UPSTREAM_CONNECT_S,
     UPSTREAM_CONNECTIONS_MAX,
+    UPSTREAM_CREDENTIALS_S,
     UPSTREAM_DRAIN_S,
     UPSTREAM_FIRST_BYTE_S,
     UPSTREAM_KEEPALIVE_S,
@@ -30,6 +32,7 @@ from stateline.core.limits import (
     UPSTREAM_STALL_S,
 )
 from stateline.models.clouds import CLOUDS
+from stateline.models.clouds.cloud import Keyring
 from stateline.models.formats import FORMATS, WireFormat
 from stateline.models.http1 import Pool, TransportError, Trouble
 from stateline.models.routes import Proxies, Route, prepare
@@ -106,15 +109,17 @@ class HttpModelClient:
     """Speaks to every deployment whose cloud is reached over HTTP.
 
     Proxies come from the environment (``HTTPS_PROXY``, ``NO_PROXY``), read once; private certificate
-    authorities too (``SSL_CERT_FILE``).
+    authorities too (``SSL_CERT_FILE``). What signs for a cloud is made when it is first needed, unless
+    ``keyrings`` has it.
     """
 
-    def __init__(self, timeouts: Timeouts | None = None) -> None:
+    def __init__(self, timeouts: Timeouts | None = None, keyrings: Mapping[str, Keyring] | None = None) -> None:
         self._timeouts = timeouts or Timeouts()
         self._proxies = Proxies()
         self._routes: dict[str, Route] = {}
         self._pool: Pool | None = None
         self._proxied: Proxied | None = None
+        self._keyrings: dict[str, Keyring] = dict(keyrings or {})
 
     async def call(self, deployment: Deployment, request: ModelRequest) -> AsyncGenerator[list[ModelDelta], None]:
         """Send the request and give its answer's deltas, one batch a network read.
@@ -126,10 +131,16 @@ class HttpModelClient:
         wire = _wire(deployment)
         body = wire.encode_request(request, deployment.upstream_model, deployment.origin)
         answer: _Answer | None = None
+        signed: Mapping[str, str] = {}
         try:
-            answer = await self._ask(deployment, wire, request, body)
+            route = self._route(deployment, wire)
+            signed = await _sign(route, body, stream=request.stream)
+            answer = await self._ask(route, request, body, signed)
             if answer.status != 200:
-                raise wire.decode_error(answer.status, answer.headers(), await _read_error(answer))
+                refusal = wire.decode_error(answer.status, answer.headers(), await _read_error(answer))
+                if route.signer is not None and refusal.code == "upstream_auth_failed":
+                    route.signer.rejected()
+                raise refusal
             if not _streams(answer, request.stream):
                 yield wire.decode_response(await _read(answer))
                 return
@@ -148,6 +159,9 @@ class HttpModelClient:
             yield decoder.eof()
         except TransportError as error:
             raise _translated(deployment, error) from error
+        except ModelError as error:
+            hide_secrets(error, secrets_of(deployment, signed))
+            raise
         finally:
             if answer is not None:
                 answer.close()
@@ -157,6 +171,8 @@ class HttpModelClient:
         for deployment in deployments:
             with contextlib.suppress(ModelError, TransportError):
                 route = self._route(deployment, _wire(deployment))
+                if route.signer is not None:
+                    route.signer.warm()
                 if route.proxy is None and route.origin.tls:
                     self._connections().warm_tls()
 
@@ -169,23 +185,23 @@ class HttpModelClient:
             await self._proxied.close()
             self._proxied = None
 
-    async def _ask(self, deployment: Deployment, wire: WireFormat, request: ModelRequest, body: bytes) -> _Answer:
-        route = self._route(deployment, wire)
+    async def _ask(self, route: Route, request: ModelRequest, body: bytes, signed: Mapping[str, str]) -> _Answer:
         connect_s, first_byte_s, _ = self._timeouts
-        timeout_s, silence_s = deployment.timeout_s, first_byte_s if request.stream else inf
+        timeout_s, silence_s = route.deployment.timeout_s, first_byte_s if request.stream else inf
         if route.proxy is not None:
             if self._proxied is None:
                 from stateline.models.proxied import Proxied
 
                 self._proxied = Proxied(UPSTREAM_CONNECTIONS_MAX, UPSTREAM_KEEPALIVE_S)
             return await self._proxied.ask(
-                route, request, body, connect_s=connect_s, timeout_s=timeout_s, silence_s=silence_s
+                route, request, body, signed, connect_s=connect_s, timeout_s=timeout_s, silence_s=silence_s
             )
         pool = self._connections()
         end_at_s = asyncio.get_running_loop().time() + timeout_s
+        head = route.head(request.key, len(body), signed, stream=request.stream)
         connection = await pool.take(route.origin, min(connect_s, timeout_s))
         try:
-            await connection.ask(route.head(request.key, len(body), stream=request.stream), body, end_at_s, silence_s)
+            await connection.ask(head, body, end_at_s, silence_s)
         except BaseException:
             connection.close()
             raise
@@ -201,8 +217,52 @@ class HttpModelClient:
         if route is None or route.deployment is not deployment:
             if len(self._routes) >= UPSTREAM_ROUTES_MAX:
                 self._routes.clear()
-            route = self._routes[deployment.name] = prepare(deployment, wire.path, self._proxies)
+            route = prepare(deployment, wire, self._proxies)
+            make = CLOUDS[deployment.cloud].keyring
+            if make is not None:
+                keyring = self._keyrings.get(deployment.cloud)
+                if keyring is None:
+                    keyring = self._keyrings[deployment.cloud] = make()
+                route = route._replace(signer=keyring.signer(deployment, route.headers["Host"]))
+            self._routes[deployment.name] = route
         return route
+
+
+async def _sign(route: Route, body: bytes, *, stream: bool) -> Mapping[str, str]:
+    """The headers that say who calls, where that is not said by a key."""
+    if route.signer is None:
+        return {}
+    try:
+        async with asyncio.timeout(min(UPSTREAM_CREDENTIALS_S, route.deployment.timeout_s)):
+            return await route.signer.sign(route.asked(stream=stream).target, body)
+    except TimeoutError as error:
+        message = f"deployment {route.deployment.name!r}: its credentials did not come in time"
+        raise ModelError(message, code="upstream_timeout", status=504, retryable=True, sent=False) from error
+
+
+_HIDDEN = "[hidden]"
+_SECRET_CHARS_MIN = 8
+_SECRET_PART = re.compile(r"[A-Za-z0-9]{16,}")
+
+
+def secrets_of(deployment: Deployment, signed: Mapping[str, str]) -> list[str]:
+    """What of a request no error may repeat, even where its provider does; the longest first."""
+    # The date is no secret, and what a provider says of a wrong clock needs it.
+    values = [value for name, value in signed.items() if name != "X-Amz-Date"]
+    found = {deployment.api_key or "", *values}
+    for value in values:
+        found.update(_SECRET_PART.findall(value))
+    return sorted((each for each in found if len(each) >= _SECRET_CHARS_MIN), key=len, reverse=True)
+
+
+def hide_secrets(error: ModelError, secrets: Iterable[str]) -> None:
+    """Take the secrets out of an error's words."""
+    for secret in secrets:
+        if secret in error.message:
+            error.message = error.message.replace(secret, _HIDDEN)
+            error.args = (error.message,)
+        if error.provider_message and secret in error.provider_message:
+            error.provider_message = error.provider_message.replace(secret, _HIDDEN)
 
 
 def _wire(deployment: Deployment) -> WireFormat:
@@ -228,7 +288,7 @@ def _streams(answer: _Answer, asked: bool) -> bool:
             retryable=True,
         )
     kind = answer.header(b"content-type")
-    if kind.startswith("text/event-stream"):
+    if kind.startswith(("text/event-stream", "application/vnd.amazon.eventstream")):
         return True
     return asked and "json" not in kind
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 
 import aiohttp
+from yarl import URL
 
 from stateline.core.calls import ModelRequest
 from stateline.models.http1 import TransportError, Trouble
-from stateline.models.routes import Route
+from stateline.models.routes import Route, check_headers
 
 _BODY_BYTES_AT_ONCE = 2**20
 """aiohttp writes a larger `bytes` body in one blocking go, and warns of it."""
@@ -40,20 +42,27 @@ class Proxied:
         )
 
     async def ask(
-        self, route: Route, request: ModelRequest, body: bytes, *, connect_s: float, timeout_s: float, silence_s: float
+        self,
+        route: Route,
+        request: ModelRequest,
+        body: bytes,
+        signed: Mapping[str, str],
+        *,
+        connect_s: float,
+        timeout_s: float,
+        silence_s: float,
     ) -> ProxiedAnswer:
         """Send a request through the route's proxy, and wait for the headers of its answer.
 
         Raises:
             TransportError: translated from aiohttp's.
         """
-        headers = route.headers | {
-            "Accept": "text/event-stream" if request.stream else "application/json",
-            "Idempotency-Key": request.key,
-        }
+        check_headers(signed)
+        asked = route.asked(stream=request.stream)
+        headers = {**route.headers, **signed, "Accept": asked.accept, "Idempotency-Key": request.key}
         try:
             response = await self._session.post(
-                route.url,
+                URL(route.base + asked.target, encoded=True),
                 data=body if len(body) <= _BODY_BYTES_AT_ONCE else io.BytesIO(body),
                 headers=headers,
                 proxy=route.proxy,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from base64 import b64encode
+from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import stateline
 from stateline.models.clouds import CLOUDS
+from stateline.models.clouds.cloud import Signer
+from stateline.models.formats import WireFormat
 from stateline.models.http1 import Origin, TransportError
 from stateline.ports import Deployment
 
@@ -16,21 +19,42 @@ _PORTS = {"http": 80, "https": 443}
 _PATH_SAFE = "/%:@!$&'()*+,;=~-._"
 
 
+class Asked(NamedTuple):
+    """What the two kinds of calls of a deployment differ in: one wants JSON, one a stream."""
+
+    target: str
+    accept: str
+    prefix: bytes
+
+
 class Route(NamedTuple):
     """A deployment, prepared."""
 
     deployment: Deployment
-    url: str
+    base: str
     origin: Origin
     headers: dict[str, str]
     proxy: str | None
-    prefix: bytes
+    whole: Asked
+    streamed: Asked
+    signer: Signer | None = None
 
-    def head(self, key: str, length: int, *, stream: bool) -> bytes:
-        """The request line and headers of one call; ``key`` is the effect's, so it is ASCII."""
-        kind = b"text/event-stream" if stream else b"application/json"
-        return b"%bAccept: %b\r\nIdempotency-Key: %b\r\nContent-Length: %d\r\n\r\n" % (
-            self.prefix, kind, key.encode("ascii"), length,
+    def asked(self, *, stream: bool) -> Asked:
+        return self.streamed if stream else self.whole
+
+    def head(self, key: str, length: int, signed: Mapping[str, str] | None = None, *, stream: bool) -> bytes:
+        """The request line and headers of one call; ``key`` is the effect's, so it is ASCII.
+
+        Raises:
+            TransportError: ``bad_url``, where no header can hold what was signed.
+        """
+        if signed:
+            check_headers(signed)
+            more = "".join([f"{name}: {value}\r\n" for name, value in signed.items()]).encode("ascii")
+        else:
+            more = b""
+        return b"%b%bIdempotency-Key: %b\r\nContent-Length: %d\r\n\r\n" % (
+            self.asked(stream=stream).prefix, more, key.encode("ascii"), length,
         )  # fmt: skip
 
 
@@ -45,16 +69,35 @@ class Proxies:
         return None if proxy is None or proxy_bypass(f"{host}:{port}") else proxy
 
 
-def prepare(deployment: Deployment, path: str, proxies: Proxies) -> Route:
-    """The route to ``path`` of a deployment's cloud.
+def _target(url: str) -> str:
+    """The path of a URL, quoted where it is not, and its query as it is."""
+    parts = urlsplit(url)
+    return quote(parts.path, safe=_PATH_SAFE) + (f"?{parts.query}" if parts.query else "")
+
+
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Refuse what would end a header and begin another.
+
+    Raises:
+        TransportError: ``bad_url``.
+    """
+    if any(not value.isascii() or not value.isprintable() for value in headers.values()):
+        raise TransportError("bad_url")
+
+
+def prepare(deployment: Deployment, wire: WireFormat, proxies: Proxies) -> Route:
+    """The route to a deployment's cloud, in its wire format.
 
     Raises:
         TransportError: ``bad_url``, also for a key that no header can hold.
     """
     cloud = CLOUDS[deployment.cloud]
-    url = cloud.url(deployment, path)
+    model = quote(deployment.upstream_model, safe="")
+    path = wire.path.replace("{model}", model)
+    stream_path = wire.stream_path.replace("{model}", model) or path
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(cloud.url(deployment, path))
+        targets = [_target(cloud.url(deployment, each)) for each in (path, stream_path)]
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError as error:
         raise TransportError("bad_url", error) from error
@@ -73,16 +116,18 @@ def prepare(deployment: Deployment, path: str, proxies: Proxies) -> Route:
     if parts.username is not None and cloud.auth_header not in headers:
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers["Authorization"] = "Basic " + b64encode(login.encode()).decode()
-    target = quote(parts.path, safe=_PATH_SAFE)
-    # A line break in a key would end the header and begin another.
-    if any(not value.isascii() or not value.isprintable() for value in headers.values()):
-        raise TransportError("bad_url")
-    lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), ""]
+    check_headers(headers)
+    asked: list[Asked] = []
+    for target, accept in zip(targets, ("application/json", wire.stream_type), strict=True):
+        lines = [f"POST {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items())]
+        prefix = "\r\n".join([*lines, f"Accept: {accept}", ""]).encode("ascii")
+        asked.append(Asked(target, accept, prefix))
     return Route(
         deployment=deployment,
-        url=f"{parts.scheme}://{headers['Host']}{target}",
+        base=f"{parts.scheme}://{headers['Host']}",
         origin=Origin(parts.scheme == "https", host, port),
         headers=headers,
         proxy=proxies.find(parts.scheme, host, port),
-        prefix="\r\n".join(lines).encode("ascii"),
+        whole=asked[0],
+        streamed=asked[1],
     )

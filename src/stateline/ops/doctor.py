@@ -140,7 +140,8 @@ def _stateline_at(url: str) -> str:
 
 def deployments(subject: Subject) -> Iterator[Finding]:
     """Whether those that are reached over HTTP answer; asked only where that is wished."""
-    remote = [each for each in subject.config.deployments if each.base_url is not None]
+    # Bedrock lists its models elsewhere, to signed requests.
+    remote = [each for each in subject.config.deployments if each.base_url is not None and each.cloud != "aws"]
     if not remote:
         return
     if not subject.probe:
@@ -152,11 +153,13 @@ def deployments(subject: Subject) -> Iterator[Finding]:
 
 def _ask(deployment: Deployment) -> Finding:
     """Lists the deployment's models, which costs nothing."""
-    name, url = f"deployment {deployment.name}", f"{deployment.base_url}/models"
+    azure = deployment.cloud == "azure"
+    base = f"{(deployment.base_url or '').removesuffix('/openai/v1')}/openai/v1" if azure else deployment.base_url
+    name, url = f"deployment {deployment.name}", f"{base}/models"
     headers = {"user-agent": "stateline-doctor"}
     try:
         if key := api_key(deployment, os.environ):
-            headers["authorization"] = f"Bearer {key}"
+            headers |= {"api-key": key} if azure else {"authorization": f"Bearer {key}"}
         request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http or https, as the configuration checks
         with urllib.request.urlopen(request, timeout=DOCTOR_PROBE_S) as answer:  # noqa: S310
             return ok(name, f"{url} answers {answer.status}")

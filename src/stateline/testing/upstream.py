@@ -1,6 +1,7 @@
-"""The scripted model over HTTP: an OpenAI-compatible upstream.
+"""The scripted model over HTTP: an OpenAI-compatible upstream, which speaks Bedrock's Converse too.
 
-``/v1/chat/completions`` and ``/v1/responses``, JSON and SSE, and ``/v1/models``. In a test::
+``/v1/chat/completions`` and ``/v1/responses``, JSON and SSE, ``/v1/models``, and
+``/v1/model/{id}/converse`` and ``converse-stream``. In a test::
 
     async with ScriptedUpstream(Answer(text="hello")) as base_url: ...
 
@@ -24,6 +25,7 @@ import msgspec
 from aiohttp import ClientConnectionResetError, web
 
 from stateline.core.calls import ModelDelta
+from stateline.testing.converse import ConverseAsked, ConverseBody, converse_asked, converse_refusal
 from stateline.testing.openai_bodies import ChatBody, Json, ResponseBody
 from stateline.testing.scripted import (
     Answer,
@@ -39,6 +41,9 @@ from stateline.testing.scripted import (
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
 _JSON = "application/json"
+_SSE = "text/event-stream; charset=utf-8"
+_BROKEN_SSE = b'data: {"type": "response.output_text.delta", "delta\n\n'
+Body = ChatBody | ResponseBody | ConverseBody
 
 
 def _text_of(content: Any) -> str:
@@ -144,8 +149,8 @@ class ScriptedUpstream:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path.removeprefix("/v1")
-        if request.method == "POST" and path in ("/chat/completions", "/responses"):
-            return await self._call(request, chat=path == "/chat/completions")
+        if request.method == "POST" and (path in ("/chat/completions", "/responses") or path.startswith("/model/")):
+            return await self._call(request, request.raw_path.removeprefix("/v1"))
         if path == "/models":
             data = [{"id": name, "object": "model", "created": 0, "owned_by": "stateline"} for name in self._models]
             return _reply({"object": "list", "data": data})
@@ -162,13 +167,14 @@ class ScriptedUpstream:
         outcomes = Counter(asked.outcome for asked in kept)
         return {"total": self._ledger.serial, "outcomes": dict(outcomes), "requests": shown}
 
-    async def _call(self, request: web.BaseRequest, *, chat: bool) -> web.StreamResponse:
+    async def _call(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         raw = await _read(request)
         try:
             body = msgspec.json.decode(raw, type=dict[str, Any])
         except msgspec.DecodeError:
             return _reply(_error("the body is no JSON object", "invalid_json"), status=400)
-        asked = BodyAsked(body, request.headers.get("Idempotency-Key", ""), chat=chat)
+        key = request.headers.get("Idempotency-Key", "")
+        asked = converse_asked(path, body, key) or BodyAsked(body, key, chat=path == "/chat/completions")
         self._ledger.take(asked, hash(raw))
         answer = self._rule(asked, asked.attempt)
         try:
@@ -181,19 +187,23 @@ class ScriptedUpstream:
                 asked.outcome = "closed"
 
 
-async def _perform(request: web.BaseRequest, asked: BodyAsked, answer: Answer) -> web.StreamResponse:
+def _body(asked: BodyAsked | ConverseAsked) -> Body:
+    if isinstance(asked, ConverseAsked):
+        return ConverseBody()
+    if not asked.chat:
+        return ResponseBody(asked.serial, asked.model, asked.body)
+    options: Json = asked.body.get("stream_options") or {}
+    return ChatBody(asked.serial, asked.model, with_usage=bool(options.get("include_usage")))
+
+
+async def _perform(request: web.BaseRequest, asked: BodyAsked | ConverseAsked, answer: Answer) -> web.StreamResponse:
     if answer.first_byte_ms > 0:
         await asyncio.sleep(answer.first_byte_ms / 1000)
     if answer.status >= 400:
         asked.outcome = "error"
-        return _refused(answer)
+        return _refused(answer, converse=isinstance(asked, ConverseAsked))
     deltas = deltas_of(answer, asked.serial)
-    if asked.chat:
-        options: Json = asked.body.get("stream_options") or {}
-        with_usage = bool(options.get("include_usage"))
-        body: ChatBody | ResponseBody = ChatBody(asked.serial, asked.model, with_usage=with_usage)
-    else:
-        body = ResponseBody(asked.serial, asked.model, asked.body)
+    body = _body(asked)
     if asked.stream:
         return await _stream(request, asked, answer, body, deltas)
     return await _whole(request, asked, answer, body, deltas)
@@ -201,14 +211,13 @@ async def _perform(request: web.BaseRequest, asked: BodyAsked, answer: Answer) -
 
 async def _stream(
     request: web.BaseRequest,
-    asked: BodyAsked,
+    asked: Asked,
     answer: Answer,
-    body: ChatBody | ResponseBody,
+    body: Body,
     deltas: list[ModelDelta],
 ) -> web.StreamResponse:
-    response = web.StreamResponse(
-        headers={"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
-    )
+    kind = body.content_type if isinstance(body, ConverseBody) else _SSE
+    response = web.StreamResponse(headers={"content-type": kind, "cache-control": "no-cache"})
     await response.prepare(request)
     begin = body.begin()
     for at, group in enumerate(groups_of(answer, deltas)):
@@ -224,7 +233,7 @@ async def _stream(
     if answer.end == "stall":
         await asyncio.Event().wait()
     if answer.end == "malformed":
-        await response.write(b'data: {"type": "response.output_text.delta", "delta\n\n')
+        await response.write(body.malformed if isinstance(body, ConverseBody) else _BROKEN_SSE)
     if answer.end == "cut" and request.transport is not None:
         # Without the last chunk: the client sees that the body is not whole.
         request.transport.close()
@@ -235,9 +244,9 @@ async def _stream(
 
 async def _whole(
     request: web.BaseRequest,
-    asked: BodyAsked,
+    asked: Asked,
     answer: Answer,
-    body: ChatBody | ResponseBody,
+    body: Body,
     deltas: list[ModelDelta],
 ) -> web.StreamResponse:
     if answer.paced:
@@ -281,12 +290,17 @@ def _error(message: str, code: str | None, kind: str = "invalid_request_error") 
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-def _refused(answer: Answer) -> web.Response:
+def _refused(answer: Answer, *, converse: bool) -> web.Response:
     kind = "server_error" if answer.status >= 500 else "invalid_request_error"
     if answer.status == 429:
         kind = "rate_limit_error"
     message = answer.error_message or f"scripted error {answer.status}"
-    response = _reply(_error(message, answer.error_code, kind), status=answer.status)
+    headers: dict[str, str] = {}
+    body = _error(message, answer.error_code, kind)
+    if converse:
+        body, headers = converse_refusal(answer)
+    response = _reply(body, status=answer.status)
+    response.headers.update(headers)
     if answer.retry_after_s is not None:
         response.headers["retry-after"] = f"{answer.retry_after_s:g}"
         response.headers["retry-after-ms"] = f"{answer.retry_after_s * 1000:g}"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from stateline.models.clouds import openai, openai_compatible
+from stateline.models.clouds import aws, azure, openai, openai_compatible
 from stateline.models.clouds.cloud import Cloud
 
-CLOUDS: dict[str, Cloud] = {"openai": openai.CLOUD, "openai-compatible": openai_compatible.CLOUD}
+CLOUDS: dict[str, Cloud] = {
+    "openai": openai.CLOUD,
+    "openai-compatible": openai_compatible.CLOUD,
+    "aws": aws.CLOUD,
+    "azure": azure.CLOUD,
+}
 """By the name that a deployment's ``cloud`` has."""

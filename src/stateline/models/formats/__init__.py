@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError
-from stateline.models.formats import openai_chat, openai_responses
+from stateline.models.formats import bedrock_converse, openai_chat, openai_responses
 from stateline.models.formats.errors import decode_error
 
 
@@ -22,13 +22,21 @@ class Decoder(Protocol):
 
 
 class WireFormat(NamedTuple):
-    """A wire format: its path below the base URL, and its codecs."""
+    """A wire format: its path below the base URL, and its codecs.
+
+    Attributes:
+        path: ``{model}`` in it stands for the deployment's upstream model, quoted.
+        stream_path: where streams are asked at another one; else empty.
+        stream_type: the content type of a stream.
+    """
 
     path: str
     encode_request: Callable[[ModelRequest, str, str], bytes]
     decode_response: Callable[[bytes], list[ModelDelta]]
     stream_decoder: Callable[[], Decoder]
     decode_error: Callable[[int, Mapping[str, str], bytes], ModelError]
+    stream_path: str = ""
+    stream_type: str = "text/event-stream"
 
 
 FORMATS: dict[str, WireFormat] = {
@@ -45,6 +53,15 @@ FORMATS: dict[str, WireFormat] = {
         openai_responses.decode_response,
         openai_responses.StreamDecoder,
         decode_error,
+    ),
+    "bedrock-converse": WireFormat(
+        "/model/{model}/converse",
+        bedrock_converse.encode_request,
+        bedrock_converse.decode_response,
+        bedrock_converse.StreamDecoder,
+        bedrock_converse.decode_error,
+        stream_path="/model/{model}/converse-stream",
+        stream_type="application/vnd.amazon.eventstream",
     ),
 }
 """By the name that a deployment's ``format`` has."""

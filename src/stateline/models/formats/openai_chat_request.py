@@ -59,7 +59,7 @@ class _Dialect(NamedTuple):
 
 _OPENAI = _Dialect("max_completion_tokens", developer_role=True, allowed_tools=True)
 _OTHERS = _Dialect("max_tokens", developer_role=False, allowed_tools=False)
-_DIALECTS = {"openai-chat/openai": _OPENAI, "openai-chat/azure": _OPENAI}
+_DIALECTS = {"openai-chat/openai": _OPENAI, "openai-chat/azure": _OPENAI, "openai-chat/aws": _OPENAI}
 """By origin. OpenAI's reasoning models refuse `max_tokens`; other servers know no other name, no
 developer role (it becomes `system`), and no `allowed_tools` (only the allowed ones are offered)."""
 

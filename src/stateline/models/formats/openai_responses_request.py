@@ -63,7 +63,11 @@ class _Dialect(NamedTuple):
 
 _OPENAI = _Dialect(penalties=False, video=False)
 _OPEN = _Dialect(penalties=True, video=True)
-_DIALECTS = {"openai-responses/openai": _OPENAI, "openai-responses/azure": _OPENAI}
+_DIALECTS = {
+    "openai-responses/openai": _OPENAI,
+    "openai-responses/azure": _OPENAI,
+    "openai-responses/aws": _OPENAI,
+}
 """By origin; all others speak Open Responses."""
 
 _REASONING_MODELS = ("gpt-5", "o1", "o3", "o4")
