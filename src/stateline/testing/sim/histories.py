@@ -7,7 +7,6 @@ same.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from random import Random
 
@@ -106,7 +105,7 @@ class Scribe:
                 for_one = (words,) if isinstance(words, str) else words
                 events = [self._event(word, head + at) for at, word in enumerate(for_one, 1)]
                 head = await self._store.append(own, head, events)
-                await asyncio.sleep(self._random.random() * 0.3)
+                await self._world.loop.pause(self._random.random() * 0.3)
         except StatelineError:
             pass
         self._world.crash(self.host)
