@@ -59,6 +59,8 @@ Transition = tuple[TurnState | None, type]
 TABLE: tuple[Transition, ...] = tuple(TRANSITIONS)
 PLACES: dict[Transition, int] = {transition: at for at, transition in enumerate(TABLE)}
 PAIRS = len(TABLE) * len(FAULTS)
+COVERING_SEEDS = 2_000
+"""A series of so many must have struck every pair of a transition and a fault; it aims at each four times."""
 TARGET_HITS_MAX = 2
 """Commits that a run's target strikes."""
 
@@ -126,6 +128,10 @@ class Faults:
             self.hits[place, fault] = self.hits.get((place, fault), 0) + 1
         if self._left and fault == self.target[1] and self.target[0] in places:
             self._left -= 1
+
+    @property
+    def target_struck(self) -> bool:
+        return self.target in self.hits
 
     def stop(self) -> None:
         """No more of them."""
