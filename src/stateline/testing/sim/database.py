@@ -123,8 +123,8 @@ class Database:
     def append(self, own: Ownership, expected_seq: int, events: Sequence[Event], release: bool) -> int:
         if len(events) > APPEND_EVENTS_MAX:
             raise BadRequest(f"{len(events)} events in one append", code="append_too_large")
-        row = self._row(own.session)
-        adopts = self._check_writer(row, own)
+        row = self.rows.get(own.session) or self._row(own.session)
+        adopts = (row.owner != own.owner or row.epoch != own.epoch) and self._check_writer(row, own)
         if row.head != expected_seq:
             raise HeadMoved(f"session {row.ref.id} is at {row.head}")
         posts: set[int] = set()
@@ -157,9 +157,7 @@ class Database:
         return row.head
 
     def _check_writer(self, row: Row, own: Ownership) -> bool:
-        """Whether the append adopts the session; raises Fenced where it is not its writer's."""
-        if row.owner == own.owner and row.epoch == own.epoch:
-            return False
+        """Whether the append of another than its writer adopts the session; raises Fenced where it may not."""
         if row.owner is None and not row.crashed and row.epoch + 1 == own.epoch:
             return True
         raise Fenced(f"session {row.ref.id} has another owner")

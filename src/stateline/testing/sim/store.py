@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 REWIND_SHARE = 0.04
 """Tails that begin again with what was given before."""
 POLL_S = 1.0
-"""A tail that nobody wakes looks again by itself."""
+"""Tails that nobody wakes look again by themselves, at the latest after this."""
 NEWS_S_MAX = 0.25
 """Who follows a log hears of what is new within this, as with a store that is asked so often."""
 
@@ -100,6 +100,7 @@ class SimStore:
         self._open: dict[SessionRef | None, _Commit] = {}
         self._last_s: dict[SessionRef, float] = {}
         self.waiting: list[_Waiter] = []
+        self._polling = False
 
     # -- the port ------------------------------------------------------------------------------------
 
@@ -144,7 +145,9 @@ class SimStore:
         if out or wait_s <= 0:
             return out
         wake: asyncio.Future[None] = loop.create_future()
-        loop.at(loop.now_s + min(wait_s, POLL_S), ring, wake)
+        if not self._polling:
+            self._polling = True
+            loop.at(loop.now_s + POLL_S, self._poll, None)
         waiter = _Waiter(frozenset([watch.session for watch in watched]), wake)
         self.waiting.append(waiter)
         try:
@@ -187,6 +190,14 @@ class SimStore:
             if not waiter.told and session in waiter.sessions:
                 waiter.told = True
                 self._loop.at(self._loop.now_s + self._random.random() * NEWS_S_MAX, ring, waiter.wake)
+
+    def _poll(self, _: None) -> None:
+        """All tails look by themselves, told or not."""
+        self._polling = bool(self.waiting) and self._host.alive
+        for waiter in self.waiting:
+            ring(waiter.wake)
+        if self._polling:
+            self._loop.at(self._loop.now_s + POLL_S, self._poll, None)
 
     # -- requests on their way -----------------------------------------------------------------------------
 

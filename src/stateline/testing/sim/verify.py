@@ -64,7 +64,11 @@ def _check_folds(audit: Audit, rows: Sequence[Row], logs: dict[SessionRef, list[
         wanted = forks.get(row, ())
         if row.start in wanted:
             folds[row, row.start] = whole
-        for event in row.events:
+        last = len(row.events) - 1
+        for at, event in enumerate(row.events):
+            if at < last and type(row.events[at + 1].body) is type(event.body) is e.Chunk and event.seq not in wanted:
+                # Of chunks in a row the last one's fold is the fold of all: they only move the number on.
+                continue
             whole = fold(whole, event)
             if event.seq in wanted:
                 folds[row, event.seq] = whole
