@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,9 @@ from stateline.core.events import Chunk
 from stateline.core.transitions import TRANSITIONS
 from stateline.testing import InvariantBroken, simulate
 from stateline.testing.sim import STEPS, database
-from stateline.testing.sim.faults import FAULTS, PAIRS, TABLE, is_calm, target_of
+from stateline.testing.sim.faults import COVERING_SEEDS, FAULTS, PAIRS, TABLE, is_calm, target_of
 from stateline.testing.sim.mutants import MUTANTS, planted
+from stateline.testing.sim.series import Totals, verdict
 
 CALM = 15
 STORMY = (5, 10)
@@ -27,6 +29,7 @@ def test_every_invariant_holds(seed: int) -> None:
     assert report.turns
     assert report.calls >= report.turns // 2
     assert bool(report.struck) == (seed != CALM)
+    assert report.aimed
 
 
 def test_a_seed_replays_exactly_in_another_process_with_another_hash_seed() -> None:
@@ -86,3 +89,24 @@ def test_a_round_of_seeds_aims_at_every_pair() -> None:
         (place, fault) for place in range(len(TRANSITIONS)) for fault in FAULTS
     }
     assert len(TABLE) == len(TRANSITIONS)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "missing", "failed", "code"),
+    [
+        (COVERING_SEEDS, [], {}, 0),
+        (COVERING_SEEDS - 1, ["ready + TurnFailed x slow"], {}, 0),
+        (COVERING_SEEDS, ["ready + TurnFailed x slow"], {}, 1),
+        (1, [], {"7": ["contiguous log"]}, 1),
+    ],
+)
+def test_a_long_series_fails_when_a_pair_was_left_out(
+    seeds: int, missing: list[str], failed: dict[str, list[str]], code: int
+) -> None:
+    assert verdict(Totals(seeds=seeds, missing=missing, failed=failed)) == code
+
+
+def test_a_long_series_aims_at_every_pair_more_than_once() -> None:
+    aims = Counter(target_of(seed) for seed in range(COVERING_SEEDS) if not is_calm(seed))
+    assert len(aims) == PAIRS
+    assert min(aims.values()) >= 4

@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ import msgspec
 from stateline.testing.sim.audit import InvariantBroken
 from stateline.testing.sim.clients import Client, Told
 from stateline.testing.sim.faults import FAULTS, TABLE, Fault, is_calm
-from stateline.testing.sim.histories import Scribe, scripts_for
+from stateline.testing.sim.histories import SCRIPTS, Scribe, Word, scripts_for
 from stateline.testing.sim.verify import digest_of, verify
 from stateline.testing.sim.world import World
 
@@ -26,6 +26,9 @@ __all__ = ["FAULTS", "STEPS", "TABLE", "Fault", "InvariantBroken", "Report", "si
 STEPS = 5_000
 """Steps of one seed: appends attempted and effects dispatched."""
 _CLIENTS = 6
+_SCRIPTS_MAX = 6
+_WRITINGS_MAX = 12
+"""How often a script is written, in other sessions, for a target that keeps out of the way."""
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +37,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         digest: of everything that it left in the log; the same on every run of the seed.
         simulated_s: how long it lasted in its own time.
+        aimed: its target was struck, or it is calm and has none.
         hits: commits struck, by transition (its place in ``TABLE``) and fault.
         struck: commits struck, by fault.
         events: events in the log, by type.
@@ -46,6 +50,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     turns: int
     calls: int
     starts: int
+    aimed: bool
     hits: dict[tuple[int, Fault], int]
     struck: dict[Fault, int]
     ended: dict[str, int]
@@ -104,13 +109,20 @@ def _actors(world: World, told: Told) -> list[Callable[[], Coroutine[Any, Any, N
         Client(world, told, number).run for number in range(_CLIENTS)
     ]
     if not world.calm:
-        actors += [partial(_write, world, number, script) for number, script in enumerate(scripts_for(world))]
+        scripts = [world.random.choice(SCRIPTS), *scripts_for(world)]
+        actors += [partial(_write, world, number, script) for number, script in enumerate(scripts)]
     return actors
 
 
-async def _write(world: World, number: int, script: Any) -> None:
-    scribe = Scribe(world, number, script)
-    world.loop.spawn(scribe.host, scribe.write(), "scribe")
+async def _write(world: World, number: int, script: Sequence[Word]) -> None:
+    """Have a script written; one that leads to the run's target again, until the target was struck."""
+    for _ in range(_WRITINGS_MAX if number else 1):
+        scribe = Scribe(world, number, script)
+        world.loop.spawn(scribe.host, scribe.write(), "scribe")
+        await world.loop.pause(3.0 + world.random.random() * 6.0)
+        if world.closing or world.faults.target_struck:
+            return
+        number += _SCRIPTS_MAX
 
 
 def _report(world: World, seed: int) -> Report:
@@ -125,6 +137,7 @@ def _report(world: World, seed: int) -> Report:
         turns=len(world.audit.turns),
         calls=world.model.calls,
         starts=sum(slot.starts for slot in world.slots),
+        aimed=world.calm or world.faults.target_struck,
         hits=world.faults.hits,
         struck=world.faults.struck,
         ended=ended,

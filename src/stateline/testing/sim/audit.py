@@ -84,12 +84,6 @@ class Audit:
 
     # -- the log --------------------------------------------------------------------------------------
 
-    def facts(self, ref: SessionRef, head: int = 0) -> Facts:
-        facts = self._facts.get(ref)
-        if facts is None:
-            facts = self._facts[ref] = Facts(head)
-        return facts
-
     def attempted(self, ref: SessionRef, events: Sequence[e.Event]) -> tuple[int, ...]:
         """An append was sent; the places of its transitions in the table."""
         self.steps += 1
@@ -102,7 +96,9 @@ class Audit:
 
     def appending(self, ref: SessionRef, own: Ownership, head: int, events: Sequence[e.Event]) -> None:
         """The database is about to take ``events`` in, on a log that it says ends at ``head``."""
-        facts = self.facts(ref, head)
+        facts = self._facts.get(ref)
+        if facts is None:
+            facts = self._facts[ref] = Facts(head)
         if own.epoch < facts.epoch or (own.epoch == facts.epoch and own.owner != facts.owner):
             self.broken("one writer per epoch", f"{own.owner} wrote epoch {own.epoch} after {facts.epoch} of {ref.id}")
         facts.epoch, facts.owner = own.epoch, own.owner
@@ -175,12 +171,12 @@ class Audit:
 
     def excuse(self, host: Host, for_s: float = EXCUSED_S) -> None:
         """A fault struck the node: its lease may run out."""
-        self._excused[host] = max(self._excused.get(host, 0.0), self._loop.time() + for_s)
+        self._excused[host] = max(self._excused.get(host, 0.0), self._loop.now_s + for_s)
 
     def lapsed(self, owner: str) -> None:
         """Sessions are being taken from ``owner`` as from a dead node."""
         host = self._hosts.get(owner)
-        if host is not None and host.alive and not host.stalled and self._excused.get(host, 0.0) < self._loop.time():
+        if host is not None and host.alive and not host.stalled and self._excused.get(host, 0.0) < self._loop.now_s:
             self.broken("a working node keeps its lease", f"{host.name} lost it with no fault")
 
     def died(self, what: str, error: BaseException) -> None:

@@ -67,7 +67,7 @@ class Client:
 
     async def run(self) -> None:
         while not self._world.closing:
-            await asyncio.sleep(self._random.random() ** 2 * 4)
+            await self._world.loop.pause(self._random.random() ** 2 * 4)
             try:
                 await self._something()
             except Exception as error:
@@ -99,7 +99,7 @@ class Client:
             try:
                 return await self._world.ask(make)
             except (ConnectionLost, StoreUnavailable, Overloaded):
-                await asyncio.sleep(self._random.random() * 3)
+                await self._world.loop.pause(self._random.random() * 3)
             except (BadRequest, NotFound, Conflict):
                 return None
             except StatelineError as error:
@@ -116,7 +116,7 @@ class Client:
         self._told.accepted[accepted.response_id] = accepted.session
         background = submission.request.background
         if self._random.random() < (0.35 if background else 0.1):
-            await asyncio.sleep(self._random.random() ** 2 * 3)
+            await self._world.loop.pause(self._random.random() ** 2 * 3)
             cancelling = self._try(lambda engine: engine.cancel(self._tenant, accepted.response_id, _DIALECT))
             response = await cancelling
             if response is not None and response.status in ("queued", "in_progress"):
@@ -203,7 +203,7 @@ class Client:
                 if await self._world.ask(lambda engine, s=start, n=limit: self._pump(engine, accepted, s, n, seen)):
                     return
             except (ConnectionLost, StoreUnavailable, Overloaded):
-                await asyncio.sleep(random.random())
+                await self._world.loop.pause(random.random())
             except NotFound:
                 return
 

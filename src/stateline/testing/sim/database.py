@@ -6,7 +6,7 @@ is asked of it and holds is in its tables for good: a crash is of nodes, never o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -65,11 +65,19 @@ class Row:
         self.events: list[Event] = []
         self.snapshots: list[Event] = []
 
-    def all(self, after: int, until: int) -> Iterator[Event]:
-        """Events in ``(after, until]``, a fork's prefix first; snapshots and chunks included."""
-        if self.parent is not None and after < self.start:
-            yield from self.parent.all(after, min(until, self.start))
-        yield from self.events[max(after - self.start, 0) : max(until - self.start, 0)]
+    def between(self, after: int, until: int) -> list[Event]:
+        """Events in ``(after, until]``, a fork's prefix first; chunks included, snapshots not."""
+        start = self.start
+        own = self.events[after - start if after > start else 0 : until - start if until > start else 0]
+        if self.snapshots:
+            own = [event for event in own if type(event.body) is not Snapshot]
+        if self.parent is not None and after < start:
+            return self.parent.between(after, min(until, start)) + own
+        return own
+
+    def whole(self) -> list[Event]:
+        """The log from its first event on, snapshots included."""
+        return self.events[:] if self.parent is None else self.parent.whole()[: self.start] + self.events
 
     def snapshot(self, after: int, until: int) -> Event | None:
         for found in reversed(self.snapshots):
@@ -115,29 +123,33 @@ class Database:
     def append(self, own: Ownership, expected_seq: int, events: Sequence[Event], release: bool) -> int:
         if len(events) > APPEND_EVENTS_MAX:
             raise BadRequest(f"{len(events)} events in one append", code="append_too_large")
-        row = self._row(own.session)
-        posts = {event.post for event in events if event.post is not None}
-        adopts = self._check_writer(row, own)
+        row = self.rows.get(own.session) or self._row(own.session)
+        adopts = (row.owner != own.owner or row.epoch != own.epoch) and self._check_writer(row, own)
         if row.head != expected_seq:
             raise HeadMoved(f"session {row.ref.id} is at {row.head}")
-        if (adopts and row.inbox) or any(post not in row.inbox for post in posts):
-            raise HeadMoved(f"the inbox of session {row.ref.id} is not as it was thought")
-        if release and len(row.inbox) > len(posts):
-            raise HeadMoved(f"the inbox of session {row.ref.id} is not empty")
-        for event in events:
-            if event.dedup:
-                self._check_dedup(row.ref.tenant, event.dedup)
+        posts: set[int] = set()
+        dedup: list[Dedup] = []
+        if adopts or release or len(events) != 1 or events[0].post is not None or events[0].dedup:
+            # All but a chunk or the like, which have no part in what follows.
+            posts = {event.post for event in events if event.post is not None}
+            if (adopts and row.inbox) or any(post not in row.inbox for post in posts):
+                raise HeadMoved(f"the inbox of session {row.ref.id} is not as it was thought")
+            if release and len(row.inbox) > len(posts):
+                raise HeadMoved(f"the inbox of session {row.ref.id} is not empty")
+            dedup = [entry for event in events for entry in event.dedup]
+            self._check_dedup(row.ref.tenant, dedup)
         kept = [_stored(event, seq, own.epoch) for seq, event in enumerate(events, expected_seq + 1)]
         self._audit.appending(row.ref, own, row.head, kept)
         if adopts:
             self._take(row, own.owner, own.epoch)
         for post in posts:
             del row.inbox[post]
-        for event in events:
-            if event.dedup:
-                self._write_dedup(row.ref.tenant, event.dedup)
+        if dedup:
+            self._write_dedup(row.ref.tenant, dedup)
         row.events += kept
-        row.snapshots += [event for event in kept if type(event.body) is Snapshot]
+        for event in kept:
+            if type(event.body) is Snapshot:
+                row.snapshots.append(event)
         row.head = expected_seq + len(kept)
         if release:
             self._give_back(row)
@@ -145,9 +157,7 @@ class Database:
         return row.head
 
     def _check_writer(self, row: Row, own: Ownership) -> bool:
-        """Whether the append adopts the session; raises Fenced where it is not its writer's."""
-        if row.owner == own.owner and row.epoch == own.epoch:
-            return False
+        """Whether the append of another than its writer adopts the session; raises Fenced where it may not."""
         if row.owner is None and not row.crashed and row.epoch + 1 == own.epoch:
             return True
         raise Fenced(f"session {row.ref.id} has another owner")
@@ -157,19 +167,18 @@ class Database:
         row = self._row(session)
         end = row.head if until is None else min(until, row.head)
         first = row.snapshot(after, end) if snapshot else None
-        events = row.all(after if first is None else first.seq, end)
-        kept = [event for event in events if type(event.body) is not Snapshot]
-        return kept if first is None else [first, *kept]
+        return row.between(after, end) if first is None else [first, *row.between(first.seq, end)]
 
     def since(self, watched: Sequence[Watch]) -> list[Event | Posted]:
         out: list[Event | Posted] = []
+        rows = self.rows
         for watch in watched:
-            row = self.rows.get(watch.session)
+            row = rows.get(watch.session)
             if row is None:
                 continue
             if watch.after < row.head:
-                out += [event for event in row.all(watch.after, row.head) if type(event.body) is not Snapshot]
-            if watch.post is not None and row.inbox:
+                out += row.between(watch.after, row.head)
+            if row.inbox and watch.post is not None:
                 out += [posted for posted in row.inbox.values() if posted.post > watch.post]
         return out
 

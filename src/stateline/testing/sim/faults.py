@@ -59,6 +59,8 @@ Transition = tuple[TurnState | None, type]
 TABLE: tuple[Transition, ...] = tuple(TRANSITIONS)
 PLACES: dict[Transition, int] = {transition: at for at, transition in enumerate(TABLE)}
 PAIRS = len(TABLE) * len(FAULTS)
+COVERING_SEEDS = 2_000
+"""A series of so many must have struck every pair of a transition and a fault; it aims at each four times."""
 TARGET_HITS_MAX = 2
 """Commits that a run's target strikes."""
 
@@ -108,25 +110,28 @@ class Faults:
         self.struck: dict[Fault, int] = {}
         self._left = TARGET_HITS_MAX if rate else 0
 
-    def strike(self, places: tuple[int, ...], appends: bool, stealable: bool) -> Fault | None:
-        """The fault that meets a commit now, if any. A session that nobody else knows cannot be stolen."""
-        if self._left and self.target[0] in places and (stealable or self.target[1] != "stolen"):
-            self._left -= 1
-            return self._note(self.target[1], places)
+    def drawn(self, places: tuple[int, ...], appends: bool) -> Fault | None:
+        """The fault that is to meet a commit now, if any; ``note`` it when it does."""
+        if self._left and self.target[0] in places:
+            return self.target[1]
         if self.rate and self.random.random() < self.rate:
             # Most commits are chunks; those that move a turn are struck more often.
             if appends and not places and self.random.random() < 0.5:
                 return None
-            fault = self.random.choice(FAULTS if appends else ANY_COMMIT)
-            if stealable or fault != "stolen":
-                return self._note(fault, places)
+            return self.random.choice(FAULTS if appends else ANY_COMMIT)
         return None
 
-    def _note(self, fault: Fault, places: tuple[int, ...]) -> Fault:
+    def note(self, fault: Fault, places: tuple[int, ...]) -> None:
+        """A commit was struck."""
         self.struck[fault] = self.struck.get(fault, 0) + 1
         for place in places:
             self.hits[place, fault] = self.hits.get((place, fault), 0) + 1
-        return fault
+        if self._left and fault == self.target[1] and self.target[0] in places:
+            self._left -= 1
+
+    @property
+    def target_struck(self) -> bool:
+        return self.target in self.hits
 
     def stop(self) -> None:
         """No more of them."""

@@ -7,7 +7,6 @@ same.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from random import Random
 
@@ -106,7 +105,7 @@ class Scribe:
                 for_one = (words,) if isinstance(words, str) else words
                 events = [self._event(word, head + at) for at, word in enumerate(for_one, 1)]
                 head = await self._store.append(own, head, events)
-                await asyncio.sleep(self._random.random() * 0.3)
+                await self._world.loop.pause(self._random.random() * 0.3)
         except StatelineError:
             pass
         self._world.crash(self.host)
@@ -159,15 +158,15 @@ class Scribe:
 
 
 def scripts_for(world: World) -> list[Sequence[Word]]:
-    """One script by chance, and those that lead to the run's target."""
+    """Those that lead to the run's target."""
     state, kind = TABLE[world.faults.target[0]]
-    chosen: list[Sequence[Word]] = [world.random.choice(SCRIPTS)]
+    chosen: list[Sequence[Word]] = []
     for script in SCRIPTS:
         words = [word for words in script for word in ((words,) if isinstance(words, str) else words)]
         at = _state_before(words, kind)
         if at is not None and state in at:
             chosen.append(script)
-    return chosen[:6]
+    return chosen[:5]
 
 
 def _state_before(words: Sequence[str], kind: type) -> set[str | None] | None:

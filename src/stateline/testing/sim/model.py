@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator
 from random import Random
 
@@ -21,6 +20,7 @@ from stateline.core.calls import (
 from stateline.core.errors import BadRequest, ModelError
 from stateline.ports import Deployment
 from stateline.testing.sim.audit import Audit
+from stateline.testing.sim.loop import SimLoop
 
 MODELS = ("steady", "chatty", "flaky", "tools")
 """What each does is in ``_plan``."""
@@ -32,9 +32,10 @@ _WORDS = 24
 class SimModel:
     """A ``stateline.ports.ModelClient``. Every call that goes out is told to the audit."""
 
-    def __init__(self, audit: Audit, random: Random) -> None:
+    def __init__(self, loop: SimLoop, audit: Audit, random: Random) -> None:
         self.calls = 0
         self.calm = False
+        self._loop = loop
         self._audit = audit
         self._random = random
 
@@ -43,7 +44,7 @@ class SimModel:
         self.calls += 1
         random, serial = self._random, self.calls
         draw = random.random()
-        await asyncio.sleep(0.005 + draw * draw * 0.6)
+        await self._loop.pause(0.005 + draw * draw * 0.6)
         trouble = 0.0 if self.calm else {"flaky": 0.75, "tools": 0.15}.get(deployment.model, 0.05)
         if random.random() < trouble:
             await self._refuse(random.randrange(8), deployment)
@@ -52,9 +53,12 @@ class SimModel:
         for deltas in self._said(deployment.model, serial):
             if said == after:
                 await self._break_off(random.randrange(3), deployment)
+            if self.calm and type(deltas[0]) is TextDelta:
+                # The run is over but for what began; nobody needs more words.
+                continue
             yield deltas
             said += 1
-            await asyncio.sleep(0.02 + random.random() * 0.06)
+            await self._loop.pause(0.02 + random.random() * 0.06)
         yield [Finish(reason=self._reason(deployment.model), usage=Usage(input_tokens=9, output_tokens=said))]
 
     def _said(self, model: str, serial: int) -> list[list[ModelDelta]]:
@@ -98,7 +102,7 @@ class SimModel:
     async def _break_off(self, kind: int, deployment: Deployment) -> None:
         """The ways of failing in the middle of an answer."""
         if kind == 0:
-            await asyncio.sleep(deployment.timeout_s)
+            await self._loop.pause(deployment.timeout_s)
             raise ModelError("no byte came", code="upstream_timeout", retryable=True)
         if kind == 1:
             raise ModelError("the answer was cut", code="answer_cut", retryable=True)

@@ -17,13 +17,15 @@ from stateline.ports import Duplicate, Hold, Ownership, Posted, Watch
 from stateline.testing.sim.audit import Audit
 from stateline.testing.sim.database import Database
 from stateline.testing.sim.faults import Fault, Faults
-from stateline.testing.sim.loop import Host, SimLoop
+from stateline.testing.sim.loop import Host, SimLoop, ring
 
 _T = TypeVar("_T")
 REWIND_SHARE = 0.04
 """Tails that begin again with what was given before."""
 POLL_S = 1.0
-"""A tail that nobody wakes looks again by itself."""
+"""Tails that nobody wakes look again by themselves, at the latest after this."""
+NEWS_S_MAX = 0.25
+"""Who follows a log hears of what is new within this, as with a store that is asked so often."""
 
 
 class World(Protocol):
@@ -47,14 +49,20 @@ class World(Protocol):
         ...
 
 
+_Ask = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any]"]
+"""One request: what to do, with which values, and who waits for the outcome."""
+
+
 class _Commit:
+    """The requests that travel together. ``places`` are those of its transitions."""
+
     __slots__ = ("appends", "asks", "claims", "places", "session", "tick")
 
-    def __init__(self, session: SessionRef | None, tick: int) -> None:
+    def __init__(self, session: SessionRef | None, tick: int, ask: _Ask, places: tuple[int, ...]) -> None:
         self.session = session
         self.tick = tick
-        self.asks: list[tuple[Callable[[], Any], asyncio.Future[Any]]] = []
-        self.places: tuple[int, ...] = ()
+        self.asks = [ask]
+        self.places = places
         self.appends = False
         self.claims = False
 
@@ -62,7 +70,7 @@ class _Commit:
 class _Waiter:
     __slots__ = ("sessions", "told", "wake")
 
-    def __init__(self, sessions: set[SessionRef], wake: asyncio.Future[None]) -> None:
+    def __init__(self, sessions: frozenset[SessionRef], wake: asyncio.Future[None]) -> None:
         self.sessions = sessions
         self.wake = wake
         self.told = False
@@ -75,6 +83,7 @@ class SimStore:
         cut: while True nothing reaches the database: a network that is down.
         renewals_lost: while True its renewals do not arrive.
         rewind: the next tail begins again with what it gave before.
+        waiting: tails that nobody has woken yet.
     """
 
     def __init__(self, world: World, database: Database, audit: Audit, faults: Faults, host: Host) -> None:
@@ -88,15 +97,15 @@ class SimStore:
         self._random = faults.random
         self._host = host
         self._loop = world.loop
-        self._outside = world.outside.context
         self._open: dict[SessionRef | None, _Commit] = {}
         self._last_s: dict[SessionRef, float] = {}
-        self._waiting: list[_Waiter] = []
+        self.waiting: list[_Waiter] = []
+        self._polling = False
 
     # -- the port ------------------------------------------------------------------------------------
 
     def create(self, session: SessionRef, parent: tuple[SessionRef, int] | None = None) -> Coroutine[Any, Any, None]:
-        return self._ask(session, lambda: self._database.create(session, parent))
+        return self._ask(session, self._database.create, (session, parent))
 
     def append(
         self,
@@ -108,9 +117,7 @@ class SimStore:
         release: bool = False,
     ) -> Coroutine[Any, Any, int]:
         places = self._audit.attempted(own.session, events)
-        return self._ask(
-            own.session, lambda: self._database.append(own, expected_seq, events, release), places, appends=True
-        )
+        return self._ask(own.session, self._database.append, (own, expected_seq, events, release), places, appends=True)
 
     async def read(
         self,
@@ -127,8 +134,9 @@ class SimStore:
                 yield event
 
     async def tail(self, watched: Sequence[Watch], wait_s: float = 0.0) -> list[Event | Posted]:
+        loop = self._loop
         if self.cut:
-            await asyncio.sleep(POLL_S)
+            await loop.pause(POLL_S)
             raise StoreUnavailable("the network is down")
         if self.rewind or (self._faults.rate and self._random.random() < REWIND_SHARE):
             self.rewind = False
@@ -136,39 +144,40 @@ class SimStore:
         out = self._database.since(watched)
         if out or wait_s <= 0:
             return out
-        wake: asyncio.Future[None] = self._loop.create_future()
-        timer = self._loop.call_later(min(wait_s, POLL_S), _set, wake)
-        waiter = _Waiter({watch.session for watch in watched}, wake)
-        self._waiting.append(waiter)
+        wake: asyncio.Future[None] = loop.create_future()
+        if not self._polling:
+            self._polling = True
+            loop.at(loop.now_s + POLL_S, self._poll, None)
+        waiter = _Waiter(frozenset([watch.session for watch in watched]), wake)
+        self.waiting.append(waiter)
         try:
             await wake
         finally:
-            timer.cancel()
-            self._waiting.remove(waiter)
+            self.waiting.remove(waiter)
         return self._database.since(watched)
 
     def post(self, session: SessionRef, event: Event, dedup_key: str | None = None) -> Coroutine[Any, Any, None]:
-        return self._ask(session, lambda: self._database.post(session, event, dedup_key))
+        return self._ask(session, self._database.post, (session, event, dedup_key))
 
     async def find_duplicate(self, tenant: str, dedup_key: str) -> Duplicate | None:
         await self._look()
         return self._database.find_duplicate(tenant, dedup_key)
 
     async def claim(self, node: str, limit: int) -> list[Ownership]:
-        return await self._ask(None, lambda: self._database.claim(node, limit), claims=True)
+        return await self._ask(None, self._database.claim, (node, limit), claims=True)
 
     def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, None]:
-        def renew() -> None:
-            if not self.renewals_lost:
-                self._database.renew(node, ttl_s)
+        return self._ask(None, self._renew, (node, ttl_s))
 
-        return self._ask(None, renew)
+    def _renew(self, node: str, ttl_s: float) -> None:
+        if not self.renewals_lost:
+            self._database.renew(node, ttl_s)
 
     def release(self, own: Ownership, seen: int, wake_at_ms: int | None = None) -> Coroutine[Any, Any, bool]:
-        return self._ask(own.session, lambda: self._database.release(own, seen, wake_at_ms))
+        return self._ask(own.session, self._database.release, (own, seen, wake_at_ms))
 
     async def erase(self, session: SessionRef) -> None:
-        await self._ask(session, lambda: self._database.erase(session))
+        await self._ask(session, self._database.erase, (session,))
 
     async def close(self) -> None:
         """There is nothing to release."""
@@ -177,10 +186,18 @@ class SimStore:
 
     def wake(self, session: SessionRef) -> None:
         """Something of ``session`` changed: whoever follows it looks a little later, once for several."""
-        for waiter in self._waiting:
+        for waiter in self.waiting:
             if not waiter.told and session in waiter.sessions:
                 waiter.told = True
-                self._loop.call_later(self._random.random() / 10, _set, waiter.wake, context=self._outside)
+                self._loop.at(self._loop.now_s + self._random.random() * NEWS_S_MAX, ring, waiter.wake)
+
+    def _poll(self, _: None) -> None:
+        """All tails look by themselves, told or not."""
+        self._polling = bool(self.waiting) and self._host.alive
+        for waiter in self.waiting:
+            ring(waiter.wake)
+        if self._polling:
+            self._loop.at(self._loop.now_s + POLL_S, self._poll, None)
 
     # -- requests on their way -----------------------------------------------------------------------------
 
@@ -194,36 +211,50 @@ class SimStore:
             delay_s = self._random.random() * 6
         if self._faults.rate:
             self._audit.excuse(self._host)
-        await asyncio.sleep(delay_s)
+        await self._loop.pause(delay_s)
         if self.cut or (self._faults.rate and self._random.random() < 3 * self._faults.rate):
             raise StoreUnavailable("the connection was cut while reading")
 
     def _ask(
         self,
         session: SessionRef | None,
-        apply: Callable[[], _T],
+        apply: Callable[..., _T],
+        values: tuple[Any, ...],
         places: tuple[int, ...] = (),
         *,
         appends: bool = False,
         claims: bool = False,
     ) -> Coroutine[Any, Any, _T]:
-        """Send a request now; the coroutine waits for its answer."""
+        """Send a request now; what is returned waits for its answer.
+
+        It is a future, which is awaited as a coroutine is, and costs half.
+        """
         loop = self._loop
-        answer: asyncio.Future[_T] = loop.create_future()
-        commit = self._open.get(session)
-        if commit is None or commit.tick != loop.tick or session is None:
-            commit = self._open[session] = _Commit(session, loop.tick)
+        answer: asyncio.Future[_T] = asyncio.Future(loop=loop)
+        ask = (apply, values, answer)
+        if session is None:
             draw = self._random.random()
-            at_s = loop.time() + draw * draw * 0.012
-            if session is not None:
-                # A little past the one before, as one connection would have it.
-                at_s = self._last_s[session] = max(at_s, self._last_s.get(session, 0.0) + 1e-6)
-            loop.call_at(at_s, self._arrive, commit, context=self._outside)
-        commit.asks.append((apply, answer))
-        commit.places += places
-        commit.appends |= appends
-        commit.claims |= claims
-        return _answered(answer)
+            commit = _Commit(None, 0, ask, places)
+            commit.claims = claims
+            loop.at(loop.now_s + draw * draw * 0.012, self._arrive, commit)
+            return answer  # pyright: ignore[reportReturnType]
+        commit = self._open.get(session)
+        if commit is not None and commit.tick == loop.tick:
+            commit.asks.append(ask)
+            commit.places += places
+            commit.appends |= appends
+            return answer  # pyright: ignore[reportReturnType]
+        commit = self._open[session] = _Commit(session, loop.tick, ask, places)
+        commit.appends = appends
+        draw = self._random.random()
+        at_s = loop.now_s + draw * draw * 0.012
+        # A little past the one before, as one connection would have it.
+        last_s = self._last_s.get(session)
+        if last_s is not None and last_s >= at_s:
+            at_s = last_s + 1e-6
+        self._last_s[session] = at_s
+        loop.at(at_s, self._arrive, commit)
+        return answer  # pyright: ignore[reportReturnType]
 
     def _arrive(self, commit: _Commit) -> None:
         """The requests of one commit have come to the database, or not."""
@@ -239,12 +270,15 @@ class SimStore:
         if self.cut:
             self._fail(commit, 1.0)
             return
-        row = self._database.rows.get(commit.session) if commit.session is not None else None
-        stealable = row is not None and (row.owner is not None or row.head > row.start)
-        fault = self._faults.strike(commit.places, commit.appends, stealable)
+        fault = self._faults.drawn(commit.places, commit.appends)
+        if fault == "stolen" and not self._stealable(commit.session):
+            fault = None
         if fault is None:
+            if not commit.claims:
+                _serve(commit)
+                return
             outcomes = self._apply(commit)
-            if commit.claims and outcomes != [[]] and random.random() < 20 * self._faults.rate:
+            if outcomes != [[]] and random.random() < 20 * self._faults.rate:
                 # Claims that find something are few, so chance alone would seldom meet one.
                 self._audit.excuse(host)
                 self._undo(outcomes)
@@ -252,6 +286,7 @@ class SimStore:
             else:
                 self._answer(commit, outcomes)
             return
+        self._faults.note(fault, commit.places)
         self._audit.excuse(host)
         match fault:
             case "refused":
@@ -268,7 +303,7 @@ class SimStore:
             case "crash_before":
                 self._world.crash(host)
             case "stall_before":
-                self._again(commit, self._world.stall(host) - self._loop.time())
+                self._again(commit, self._world.stall(host) - self._loop.now_s)
             case _:
                 self._strike_done(commit, fault)
 
@@ -288,8 +323,7 @@ class SimStore:
             case "stall_after":
                 self._world.stall(host)
             case "delivered_twice":
-                later_s = self._random.random() * 0.2
-                self._loop.call_later(later_s, self._apply, commit, context=self._outside)
+                self._loop.at(self._loop.now_s + self._random.random() * 0.2, self._apply, commit)
             case "renew_lost":
                 self._world.lose_renewals(host)
             case "wake_twice":
@@ -298,21 +332,20 @@ class SimStore:
                 pass
         self._answer(commit, outcomes)
 
+    def _stealable(self, session: SessionRef | None) -> bool:
+        """A session that nobody else knows cannot be stolen."""
+        row = self._database.rows.get(session) if session is not None else None
+        return row is not None and (row.owner is not None or row.head > row.start)
+
     def _again(self, commit: _Commit, delay_s: float) -> None:
         """It arrives later; what the session asks after it, later still."""
-        at_s = self._loop.time() + delay_s
+        at_s = self._loop.now_s + delay_s
         if commit.session is not None:
             self._last_s[commit.session] = at_s
-        self._loop.call_at(at_s, self._arrive, commit, context=self._outside)
+        self._loop.at(at_s, self._arrive, commit)
 
     def _apply(self, commit: _Commit) -> list[object]:
-        outcomes: list[object] = []
-        for apply, _ in commit.asks:
-            try:
-                outcomes.append(apply())
-            except StatelineError as error:
-                outcomes.append(error)
-        return outcomes
+        return [_outcome(apply, values) for apply, values, _ in commit.asks]
 
     def _undo(self, outcomes: list[object]) -> None:
         """A store finds out what an unheard claim took, and gives it back, before it fails.
@@ -326,29 +359,40 @@ class SimStore:
 
     def _fail(self, commit: _Commit, delay_s: float) -> None:
         error = StoreUnavailable("the commit was cut off; whether it was made is not known")
-        self._loop.call_later(delay_s, self._answer, commit, [error for _ in commit.asks], context=self._outside)
+        self._loop.at(self._loop.now_s + delay_s, self._failed, (commit, error))
+
+    def _failed(self, what: tuple[_Commit, StoreUnavailable]) -> None:
+        commit, error = what
+        self._answer(commit, [error] * len(commit.asks))
 
     def _answer(self, commit: _Commit, outcomes: list[object]) -> None:
-        if not self._host.alive:
-            return
-        for (_, answer), outcome in zip(commit.asks, outcomes, strict=True):
-            if answer.done():
-                continue
-            if isinstance(outcome, StatelineError):
-                answer.set_exception(outcome)
-            else:
-                answer.set_result(outcome)
+        if self._host.alive:
+            for (_, _, answer), outcome in zip(commit.asks, outcomes, strict=True):
+                _tell(answer, outcome)
 
 
-async def _answered(answer: asyncio.Future[_T]) -> _T:
-    return await answer
+def _serve(commit: _Commit) -> None:
+    """Make a commit that nothing happens to, and answer it."""
+    for apply, values, answer in commit.asks:
+        _tell(answer, _outcome(apply, values))
+
+
+def _outcome(apply: Callable[..., object], values: tuple[Any, ...]) -> object:
+    try:
+        return apply(*values)
+    except StatelineError as error:
+        return error
+
+
+def _tell(answer: asyncio.Future[Any], outcome: object) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, StatelineError):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
 
 
 def _before(watch: Watch) -> Watch:
     post = None if watch.post is None else max(watch.post - 2, 0)
     return Watch(session=watch.session, after=max(watch.after - 3, 0), post=post)
-
-
-def _set(wake: asyncio.Future[None]) -> None:
-    if not wake.done():
-        wake.set_result(None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
+from itertools import islice
+
+import msgspec
 
 from stateline.core import events as e
 from stateline.core.ids import SessionRef, parse_response_id
@@ -15,15 +18,14 @@ from stateline.testing.sim.audit import Audit
 from stateline.testing.sim.clients import Told
 from stateline.testing.sim.database import Database, Row
 
-_HEAD_MAX = 1 << 60
+_encoder = msgspec.json.Encoder()
 
 
 def verify(database: Database, audit: Audit, told: Told) -> None:
     """Judge the run; what is broken goes to the audit."""
-    logs = {row.ref: list(row.all(0, row.head)) for row in database.created if not row.erased}
-    for row in database.created:
-        if not row.erased:
-            _check_fold(audit, row, logs[row.ref])
+    rows = [row for row in database.created if not row.erased]
+    logs = {row.ref: row.whole() for row in rows}
+    _check_folds(audit, rows, logs)
     for (ref, post), event in audit.waiting.items():
         audit.broken("a posted input is never lost", f"post {post} of {ref.id}: {type(event.body).__name__}")
     for response_id, ref in audit.turns.items():
@@ -43,24 +45,52 @@ def verify(database: Database, audit: Audit, told: Told) -> None:
 # -- folds -------------------------------------------------------------------------------------------------
 
 
-def _check_fold(audit: Audit, row: Row, log: list[e.Event]) -> None:
-    """The log is whole, can be folded, and is the same from each of its snapshots."""
-    if [event.seq for event in log] != list(range(1, row.head + 1)):
-        audit.broken("contiguous log", f"the numbers of {row.ref.id}")
-        return
-    whole = new_session(row.ref)
-    snapshots: list[int] = []
-    for at, event in enumerate(log):
-        whole = fold(whole, event)
-        if type(event.body) is e.Snapshot:
-            snapshots.append(at)
-    for at in snapshots[-2:]:
-        short = fold_all(new_session(row.ref), log[at:])
-        if _essence(short) != _essence(whole):
-            audit.broken("a snapshot is the fold up to it", f"snapshot {log[at].seq} of {row.ref.id}")
-        alone = fold(new_session(row.ref), log[at])
-        if alone.seq != log[at].seq:
-            audit.broken("a snapshot is the fold up to it", f"snapshot {log[at].seq} of {row.ref.id} says {alone.seq}")
+def _check_folds(audit: Audit, rows: Sequence[Row], logs: dict[SessionRef, list[e.Event]]) -> None:
+    """Logs are whole, can be folded, and are the same from each of their last snapshots.
+
+    A fork goes on from the fold of its parent's log up to there, so that no event is folded for each fork
+    again; parents were created before their forks.
+    """
+    origins = {row: _origin(row) for row in rows if row.parent is not None}
+    forks: dict[Row, set[int]] = {}
+    for row, start in origins.values():
+        forks.setdefault(row, set()).add(start)
+    folds: dict[tuple[Row, int], Session] = {}
+    for row in rows:
+        if [event.seq for event in row.events] != list(range(row.start + 1, row.head + 1)):
+            audit.broken("contiguous log", f"the numbers of {row.ref.id}")
+            return
+        whole = new_session(row.ref) if row.parent is None else folds[origins[row]]
+        wanted = forks.get(row, ())
+        if row.start in wanted:
+            folds[row, row.start] = whole
+        last = len(row.events) - 1
+        for at, event in enumerate(row.events):
+            if at < last and type(row.events[at + 1].body) is type(event.body) is e.Chunk and event.seq not in wanted:
+                # Of chunks in a row the last one's fold is the fold of all: they only move the number on.
+                continue
+            whole = fold(whole, event)
+            if event.seq in wanted:
+                folds[row, event.seq] = whole
+        for snapshot in row.snapshots[-2:]:
+            _check_snapshot(audit, row, logs[row.ref], snapshot, whole)
+
+
+def _origin(row: Row) -> tuple[Row, int]:
+    """The row whose own events end with a fork's prefix: its parent, or an ancestor of that."""
+    parent = row.parent
+    assert parent is not None
+    while parent.parent is not None and row.start < parent.start:
+        parent = parent.parent
+    return parent, row.start
+
+
+def _check_snapshot(audit: Audit, row: Row, log: list[e.Event], snapshot: e.Event, whole: Session) -> None:
+    alone = fold(new_session(row.ref), snapshot)
+    if alone.seq != snapshot.seq:
+        audit.broken("a snapshot is the fold up to it", f"snapshot {snapshot.seq} of {row.ref.id} says {alone.seq}")
+    if _essence(fold_all(alone, log[snapshot.seq :])) != _essence(whole):
+        audit.broken("a snapshot is the fold up to it", f"snapshot {snapshot.seq} of {row.ref.id}")
 
 
 def _essence(session: Session) -> tuple[object, ...]:
@@ -119,12 +149,21 @@ def _marker(items: Iterable[Item]) -> str:
 # -- streams -----------------------------------------------------------------------------------------------------
 
 
+def _from_turn(response_id: str, log: list[e.Event]) -> Iterator[e.Event]:
+    """The log from a turn's beginning on."""
+    parsed = parse_response_id(response_id)
+    assert parsed is not None
+    return islice(log, parsed.after, None)
+
+
 def _check_answer(audit: Audit, answer: Response, log: list[e.Event]) -> None:
     """What a client got for a whole response is what the log says of it."""
     view = TurnView(answer.id, cursor=NO_EVENTS)
-    for event in log:
+    for event in _from_turn(answer.id, log):
         if type(event.body) is not e.Chunk:
             view.apply(event)
+            if view.finished:
+                break
     if view.requested is None or view.response() != answer:
         audit.broken("an answer is what the log says", answer.id)
 
@@ -133,11 +172,9 @@ def _check_stream(
     audit: Audit, response_id: str, log: list[e.Event], readings: list[tuple[int, list[StreamEvent]]]
 ) -> None:
     """All readers saw the same numbers with the same events, and the texts that are kept."""
-    parsed = parse_response_id(response_id)
-    assert parsed is not None
     view = TurnView(response_id)
     whole: list[StreamEvent] = []
-    for event in log[parsed.after :]:
+    for event in _from_turn(response_id, log):
         whole += view.apply(event)
         if view.finished:
             break
@@ -177,12 +214,10 @@ def _check_texts(audit: Audit, response_id: str, whole: list[StreamEvent], respo
 # -- the name of a run ---------------------------------------------------------------------------------------------
 
 
-def digest_of(database: Database, encode: Callable[[e.Body], bytes] = e.encode_body) -> str:
+def digest_of(database: Database) -> str:
     """A digest of everything that the run left: two runs of a seed have the same."""
     hasher = blake2b(digest_size=16)
     for row in database.created:
-        hasher.update(f"{row.ref.id}/{row.start}/{row.epoch}/{row.erased}".encode())
-        for event in row.events:
-            hasher.update(f"{event.seq}/{event.at_ms}/{event.epoch}/{event.post}".encode())
-            hasher.update(encode(event.body))
+        log = [(event.seq, event.at_ms, event.epoch, event.post, event.body) for event in row.events]
+        hasher.update(_encoder.encode((row.ref.id, row.start, row.epoch, row.erased, log)))
     return hasher.hexdigest()

@@ -44,10 +44,10 @@ class SimClock:
         self._loop = loop
 
     def now_ms(self) -> int:
-        return START_MS + int(self._loop.time() * 1000)
+        return START_MS + int(self._loop.now_s * 1000)
 
     async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+        await self._loop.pause(seconds)
 
 
 class SimCatalogue:
@@ -119,7 +119,7 @@ class World:
         self.faults = Faults(seed, self.random, 0.0 if calm else self.random.choice((0.002, 0.006, 0.015)))
         self.clock = SimClock(self.loop)
         self.database = Database(self.clock.now_ms, self.audit, self._changed)
-        self.model = SimModel(self.audit, self.random)
+        self.model = SimModel(self.loop, self.audit, self.random)
         self.slots = [Slot(f"node{at}") for at in range(NODES)]
         self.hosts: list[Host] = [self.outside]
         self.limits = self._limits()
@@ -138,8 +138,9 @@ class World:
         if self.silent:
             return
         for slot in self.slots:
-            if slot.store is not None:
-                slot.store.wake(session)
+            store = slot.store
+            if store is not None and store.waiting:
+                store.wake(session)
 
     def rewind(self) -> None:
         for slot in self.slots:
@@ -185,7 +186,7 @@ class World:
         """All tasks of the node vanish where they stand; it starts again some time later."""
         if not host.alive:
             return
-        host.alive = False
+        host.die()
         for slot in self.slots:
             if slot.host is host:
                 self._down(slot)
@@ -197,14 +198,14 @@ class World:
             if not answer.done():
                 answer.set_exception(ConnectionLost(slot.name))
         down_s = 0.1 + self.random.random() ** 2 * 25
-        self.loop.call_later(down_s, self.start, slot, context=self.outside.context)
+        self.loop.at(self.loop.now_s + down_s, self.start, slot)
 
     def stall(self, host: Host) -> float:
-        until_s = self.loop.time() + LEASE_TTL_S * (1.05 + self.random.random())
+        until_s = self.loop.now_s + LEASE_TTL_S * (1.05 + self.random.random())
         if not host.stalled and host.alive:
-            host.stalled = True
-            self.audit.excuse(host, until_s - self.loop.time() + EXCUSED_S)
-            self.loop.call_at(until_s, self.loop.resume, host, context=self.outside.context)
+            host.stall()
+            self.audit.excuse(host, until_s - self.loop.now_s + EXCUSED_S)
+            self.loop.at(until_s, self.loop.resume, host)
         return until_s
 
     def lose_renewals(self, host: Host) -> None:
@@ -213,7 +214,7 @@ class World:
                 slot.store.renewals_lost = True
                 lost_s = LEASE_TTL_S * (1.1 + self.random.random())
                 self.audit.excuse(host, lost_s + EXCUSED_S)
-                self.loop.call_later(lost_s, _renewals_arrive, slot.store, context=self.outside.context)
+                self.loop.at(self.loop.now_s + lost_s, _renewals_arrive, slot.store)
 
     def cut(self, slot: Slot) -> None:
         """The node's network is down for some seconds."""
@@ -222,7 +223,7 @@ class World:
             store.cut = True
             down_s = self.random.random() * 20
             self.audit.excuse(slot.host, down_s + EXCUSED_S)
-            self.loop.call_later(down_s, _network_up, store, context=self.outside.context)
+            self.loop.at(self.loop.now_s + down_s, _network_up, store)
 
     def hand_over(self, slot: Slot) -> None:
         """The node is stopped in order, and starts again."""
@@ -247,7 +248,7 @@ class World:
         slot = slot or self.random.choice(self.slots)
         engine, host = slot.engine, slot.host
         if engine is None or host is None:
-            await asyncio.sleep(0.2)
+            await self.loop.pause(0.2)
             raise ConnectionLost(slot.name)
         answer: asyncio.Future[_T] = self.loop.create_future()
         slot.open[answer] = None
@@ -279,7 +280,7 @@ class World:
         loop = self.loop
         running = [loop.create_task(client()) for client in clients]
         while self.audit.steps < steps:
-            await asyncio.sleep(self.random.random() * 2)
+            await self.loop.pause(self.random.random() * 2)
             if not self.calm:
                 self._trouble()
         self.closing = True
@@ -288,12 +289,12 @@ class World:
         for slot in self.slots:
             if slot.store is not None:
                 slot.store.cut = slot.store.renewals_lost = False
-        deadline_s = loop.time() + REST_S_MAX
+        deadline_s = loop.now_s + REST_S_MAX
         while not (all(task.done() for task in running) and self._at_rest()):
-            if loop.time() > deadline_s:
+            if loop.now_s > deadline_s:
                 self.audit.broken("everything comes to rest", self._unrest(running))
                 break
-            await asyncio.sleep(2.0)
+            await self.loop.pause(2.0)
         for task in running:
             if task.done() and task.exception() is not None:
                 raise task.exception() or AssertionError
