@@ -187,6 +187,12 @@ ACTIVE_TURNS_MAX = 4_096
 """Turns that one node runs at a time; past it requests are answered 503."""
 LEASE_TTL_S = 12.0
 CLAIM_POLL_S = 1.0
+SHUTDOWN_GRACE_S = 5.0
+"""How long running turns may end by themselves at a stop, where no other node can go on with them."""
+HANDOVER_GRACE_S = 0.25
+"""The same where others can: a call that is about to end is not paid for twice, and nobody waits for the rest."""
+HANDOVER_ASK_S = 1.0
+"""A stop waits this long to hear whether there are others."""
 SNAPSHOT_WASTE_BYTES_MIN = 4_096
 """A snapshot is worth its writing once reading a session takes this much more than its context."""
 

@@ -14,13 +14,20 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from stateline.core import events as e
 from stateline.core.errors import NotFound, Overloaded, StoreUnavailable
 from stateline.core.ids import SessionRef, base32, session_id
-from stateline.core.limits import ACTIVE_TURNS_MAX, CLAIM_POLL_S, LEASE_TTL_S, TurnLimits
+from stateline.core.limits import (
+    ACTIVE_TURNS_MAX,
+    CLAIM_POLL_S,
+    HANDOVER_ASK_S,
+    HANDOVER_GRACE_S,
+    LEASE_TTL_S,
+    TurnLimits,
+)
 from stateline.core.session import Session
 from stateline.engine.lease import Lease
 from stateline.engine.live import Live
 from stateline.engine.place import Catalogue, Slots
 from stateline.engine.sessions import Sessions
-from stateline.engine.work import Worker
+from stateline.engine.work import DUE_NOW_MS, Worker
 from stateline.ports import Clock, Fenced, HeadMoved, ModelClient, Ownership, SessionMissing, Store
 
 log = logging.getLogger("stateline.engine")
@@ -69,6 +76,7 @@ class Node:
         self._kick = asyncio.Event()
         self._stopping = False
         self._draining = False
+        self._handing_over = False
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -77,6 +85,8 @@ class Node:
         await self._lease.begin()
         self._spawn(self._lease.keep(), "lease")
         self._spawn(self._claim(), "claim")
+        if self.shared:
+            self.store.on_due(self.kick)
         if self.volatile is not None:
             await self.volatile.start()
 
@@ -95,6 +105,30 @@ class Node:
         """Keep nothing of sessions that the store has erased."""
         for ref in erased:
             self.sessions.forget(ref)
+
+    async def hand_over(self) -> bool:
+        """Leave what runs here to other nodes, at once, and claim no more. False where there are none.
+
+        What comes all the same is still taken, and handed back by ``stop``. A call under way is lost
+        with what it cost, unless it ends within HANDOVER_GRACE_S: a session that stood still for as long
+        as calls may take would cost its user more.
+        """
+        if not self.shared or not self._lease.held.is_set():
+            return False
+        try:
+            async with asyncio.timeout(HANDOVER_ASK_S):
+                others = await self.store.renew(self.owner, LEASE_TTL_S)
+        except (StoreUnavailable, TimeoutError):
+            return False
+        if not others:
+            return False
+        self._handing_over = True
+        log.info("handing %d sessions over to %d other nodes", len(self.workers), others)
+        await self._drained(HANDOVER_GRACE_S)
+        for worker in list(self.workers.values()):
+            worker.hand_back()
+        await self._drained(grace_s=2.0)
+        return True
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
         """Take no more turns, let running ones end for ``grace_s``, then hand them back."""
@@ -126,7 +160,9 @@ class Node:
         while True:
             try:
                 await self._lease.held.wait()
-                room = ACTIVE_TURNS_MAX - len(self.workers)
+                # Before it looks: who kicks meanwhile has something that it may not find.
+                self._kick.clear()
+                room = 0 if self._leaving else ACTIVE_TURNS_MAX - len(self.workers)
                 owned = await self.store.claim(self.owner, min(room, 64)) if room > 0 else []
                 for own in owned:
                     await self._take_up(own)
@@ -134,10 +170,13 @@ class Node:
                     continue
             except StoreUnavailable as error:
                 log.warning("cannot claim sessions: %s", error.message)
-            self._kick.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLAIM_POLL_S):
                     await self._kick.wait()
+
+    @property
+    def _leaving(self) -> bool:
+        return self._stopping or self._handing_over
 
     def _new_owner(self) -> str:
         return base32(int.from_bytes(self.entropy(10), "big"), 16)
@@ -165,6 +204,12 @@ class Node:
         self._kick.set()
 
     async def _take_up(self, own: Ownership) -> None:
+        if self._leaving:
+            # It was claimed while the stop began; others need not wait until this process is gone.
+            with contextlib.suppress(Fenced):
+                seen = max((posted.post for posted in own.inbox), default=0)
+                await self.store.release(own, seen, DUE_NOW_MS)
+            return
         fenced = self.workers.get(own.session)
         if fenced is not None:
             # It was taken from this node as dead, and given back to it under a new epoch. Its first

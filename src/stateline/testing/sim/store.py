@@ -157,12 +157,14 @@ class SimStore:
     async def claim(self, node: str, limit: int) -> list[Ownership]:
         return await self._ask(None, lambda: self._database.claim(node, limit), claims=True)
 
-    def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, None]:
-        def renew() -> None:
-            if not self.renewals_lost:
-                self._database.renew(node, ttl_s)
+    def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, int]:
+        def renew() -> int:
+            return 0 if self.renewals_lost else self._database.renew(node, ttl_s)
 
         return self._ask(None, renew)
+
+    def on_due(self, call: Callable[[], None]) -> None:
+        """Nobody is told: polling is the truth."""
 
     def release(self, own: Ownership, seen: int, wake_at_ms: int | None = None) -> Coroutine[Any, Any, bool]:
         return self._ask(own.session, lambda: self._database.release(own, seen, wake_at_ms))
