@@ -27,7 +27,7 @@ from stateline.engine.lease import Lease
 from stateline.engine.live import Live
 from stateline.engine.place import Catalogue, Slots
 from stateline.engine.sessions import Sessions
-from stateline.engine.work import DUE_NOW_MS, Worker
+from stateline.engine.work import DUE_NOW_MS, EVERY_POST, Worker
 from stateline.ports import Clock, Fenced, HeadMoved, ModelClient, Ownership, SessionMissing, Store
 
 log = logging.getLogger("stateline.engine")
@@ -77,6 +77,8 @@ class Node:
         self._stopping = False
         self._draining = False
         self._handing_over = False
+        self._left: list[Ownership] = []
+        self._lapsed = False
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -160,6 +162,11 @@ class Node:
         while True:
             try:
                 await self._lease.held.wait()
+                if self._lapsed:
+                    # Where the store was away from all, the others must say first what they left in order:
+                    # what is found without its owner counts as crashed.
+                    self._lapsed = False
+                    await self.clock.sleep(CLAIM_POLL_S)
                 # Before it looks: who kicks meanwhile has something that it may not find.
                 self._kick.clear()
                 room = 0 if self._leaving else ACTIVE_TURNS_MAX - len(self.workers)
@@ -184,9 +191,10 @@ class Node:
     async def lapse(self) -> None:
         """The lease may be over: stop all work, which others may have taken up already.
 
-        From now on this is another node. What the old one owned is free once its lease is over, for
-        whoever claims it.
+        From now on this is another node. What the old one owned is given back as soon as the store can be
+        told, or else is free once its lease is over, for whoever claims it.
         """
+        self._lapsed = True
         log.warning("the lease could not be renewed in time; %d turns end here", len(self.workers))
         self.owner = self._new_owner()
         stopped = list(self.workers.values())
@@ -198,6 +206,21 @@ class Node:
             worker.abandon(Overloaded("this node lost its lease; try again", retry_after_s=1.0))
             self.retired(worker)
             self.sessions.forget(worker.session.ref)
+        self._left += [worker.own for worker in stopped]
+
+    async def regained(self) -> None:
+        """Give back what a lapsed lease left, so that it does not count as a crash of those sessions."""
+        told = await asyncio.gather(*[self._give_back(own) for own in self._left])
+        self._left = [own for own, done in zip(self._left, told, strict=True) if not done]
+
+    async def _give_back(self, own: Ownership) -> bool:
+        """Release a session that has no worker here, unless others have it; False if the store is away."""
+        with contextlib.suppress(Fenced, SessionMissing):
+            try:
+                await self.store.release(own, EVERY_POST, DUE_NOW_MS)
+            except StoreUnavailable:
+                return False
+        return True
 
     def kick(self) -> None:
         """Something was posted to a session that nobody may own."""
@@ -206,9 +229,7 @@ class Node:
     async def _take_up(self, own: Ownership) -> None:
         if self._leaving:
             # It was claimed while the stop began; others need not wait until this process is gone.
-            with contextlib.suppress(Fenced):
-                seen = max((posted.post for posted in own.inbox), default=0)
-                await self.store.release(own, seen, DUE_NOW_MS)
+            await self._give_back(own)
             return
         fenced = self.workers.get(own.session)
         if fenced is not None:
@@ -226,8 +247,10 @@ class Node:
             log.warning("cannot take up session %s yet: %s", own.session.id, error.message)
             self.crashed(own, clean=not own.crashed)
             return
-        # Claimed before the lease lapsed: it is free again once that is over.
-        if not self._stopping and own.owner == self.owner:
+        if self._leaving or own.owner != self.owner:
+            # The lease lapsed since it was claimed, or a stop began.
+            await self._give_back(own)
+        else:
             self.workers[own.session] = Worker(self, own, session)
 
     def adopt(
@@ -291,7 +314,9 @@ class Node:
                 # Only a commit tells whether the store takes writes again.
                 await self.store.renew(self.owner, LEASE_TTL_S)
                 if own.owner != self.owner:
-                    return  # Whoever this node was has lost it.
+                    # Whoever this node was has lost it.
+                    await self._give_back(own)
+                    return
             except StoreUnavailable:
                 continue
             except (SessionMissing, Fenced):

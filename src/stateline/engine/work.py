@@ -29,6 +29,8 @@ from stateline.ports import Clock, Deployment, Duplicate, Fenced, HeadMoved, Mod
 
 log = logging.getLogger("stateline.engine")
 
+EVERY_POST = 2**62
+"""As ``seen``: the session is given back whatever waits for it."""
 DUE_NOW_MS = 1
 """A time that is past by whatever clock: a session with it waits for nobody's."""
 
@@ -102,6 +104,10 @@ class Worker:
     def busy(self) -> bool:
         """Whether a turn runs."""
         return self.session.turn is not None
+
+    @property
+    def own(self) -> Ownership:
+        return self._own
 
     def deliver(self, posted: Posted) -> None:
         """An inbox row arrived (the tailer calls this)."""
