@@ -170,6 +170,11 @@ DOCTOR_SYNCS = 8
 SYNC_SLOW_MS = 20.0
 SYNC_FAST_MS = 0.02
 """No disk makes a write durable faster; a file system in memory, or one that lies, does."""
+CERTIFICATE_WARN_S = 14 * 24 * 3600
+"""A certificate that is over sooner than this is warned of."""
+CLOCK_APART_WARN_S = 1.0
+"""Between this machine's clock and the database's; timers and deadlines go by both."""
+CLOCK_APART_FAIL_S = 60.0
 DISK_FREE_WARN_BYTES = 1024 * 1024 * 1024
 DISK_FREE_FAIL_BYTES = 100 * 1024 * 1024
 DOCTOR_PROBES = 8
