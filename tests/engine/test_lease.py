@@ -182,3 +182,22 @@ async def test_a_gentle_stop_leaves_a_running_turn_to_another_node_at_once(url: 
             await logged(a, again.session, "ModelCallStarted", 3)
             await a.stop(grace_s=0.0)
             assert texts((await b.wait(again, "open-responses")).output) == ["two"]
+
+
+async def test_a_stop_that_hears_nothing_of_others_keeps_its_turns(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stateline.engine.node.HANDOVER_ASK_S", 0.05)
+    gate = Gate()
+    async with node(url, Answer(text="said", gate=gate)) as a, node(url, echo) as b, asyncio.timeout(60):
+        accepted = await a.submit(asking("one", background=True))
+        await logged(a, accepted.session, "ModelCallStarted", 1)
+
+        async def unanswered(*_: object) -> int:
+            return await asyncio.get_running_loop().create_future()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(a.store, "renew", unanswered)
+            assert not await a.hand_over()
+        with away(a):
+            assert not await a.hand_over()
+        gate.open()
+        assert texts((await b.wait(accepted, "open-responses")).output) == ["said"]
