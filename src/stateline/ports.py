@@ -215,8 +215,18 @@ class Store(Protocol):
         """
         ...
 
-    def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, None]:
-        """Say that this node is alive for another ``ttl_s``: one row, whatever it owns."""
+    def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, int]:
+        """Say that this node is alive for another ``ttl_s``: one row, whatever it owns.
+
+        Returns how many others are alive, as far as their own rows tell.
+        """
+        ...
+
+    def on_due(self, call: Callable[[], None]) -> None:
+        """Have ``call`` called when another process has made a session due, where the store can tell.
+
+        It only makes a claim sooner; whoever owns sessions claims every so often all the same.
+        """
         ...
 
     def release(self, own: Ownership, seen: int, wake_at_ms: int | None = None) -> Coroutine[Any, Any, bool]:

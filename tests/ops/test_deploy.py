@@ -18,7 +18,7 @@ from tests.ops.gotemplate import Chart, Refused
 
 from stateline import __version__
 from stateline.config import load
-from stateline.wiring import SHUTDOWN_GRACE_S
+from stateline.core.limits import SHUTDOWN_GRACE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"

@@ -8,6 +8,7 @@ import os
 import shutil
 import socket
 import sqlite3
+import subprocess
 import time
 from contextlib import closing
 from pathlib import Path
@@ -17,10 +18,12 @@ from tests.crash.harness import free_port, running_server, upstream_process
 from tests.ops.server import stateline
 
 from stateline.config import load
-from stateline.ops import checks_sqlite, doctor
+from stateline.core.limits import CLOCK_APART_FAIL_S, CLOCK_APART_WARN_S
+from stateline.ops import checks_postgres, checks_sqlite, doctor
 from stateline.ops.findings import Finding
 from stateline.stores.sqlite import open_sqlite
 from stateline.testing import Answer, ScriptedUpstream
+from stateline.testing.postgres_server import PostgresServer
 
 DEPLOYMENT = """
 [[deployments]]
@@ -216,3 +219,39 @@ async def test_a_clock_behind_the_log_is_a_failure(tmp_path: Path) -> None:
         )
         db.commit()
     assert examined(tmp_path)["clock and log"].state == "fail"
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not here")
+@pytest.mark.parametrize(("days", "state"), [(90, "ok"), (3, "warn"), (-1, "fail")])
+def test_a_certificate_that_ends_soon_is_warned_of(tmp_path: Path, days: int, state: str) -> None:
+    for command in (
+        "openssl req -new -newkey rsa:2048 -nodes -subj /CN=here -keyout key.pem -out request.pem",
+        f"openssl x509 -req -in request.pem -signkey key.pem -days {days} -out cert.pem",
+    ):
+        subprocess.run(command.split(), check=True, capture_output=True, cwd=tmp_path)
+    text = f'[server]\nport = {free_port()}\ntls_cert = "cert.pem"\ntls_key = "key.pem"\n'
+    found = examined(tmp_path, text)["certificate"]
+    assert found.state == state
+    if days > 0:
+        assert time.strftime("%Y-%m-%d", time.gmtime(time.time() + days * 24 * 3600)) in found.message
+    else:
+        assert "expired" in found.message
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "state", "words"),
+    [
+        (0.2, "ok", "0.2 s ahead of"),
+        (-CLOCK_APART_WARN_S, "warn", "1.0 s behind"),
+        (CLOCK_APART_FAIL_S, "fail", "60.0 s ahead of"),
+    ],
+)
+def test_a_clock_apart_from_the_databases_is_told(ahead_s: float, state: str, words: str) -> None:
+    found = checks_postgres.clocks(ahead_s)
+    assert (found.check, found.state) == ("database clock", state)
+    assert words in found.message
+
+
+def test_the_databases_own_clock_is_asked(tmp_path: Path, postgres: PostgresServer) -> None:
+    found = examined(tmp_path, f'[store]\nurl = "{postgres.url(tcp=True)}"\n')
+    assert (found["postgresql"].state, found["database clock"].state) == ("ok", "ok")

@@ -170,6 +170,11 @@ DOCTOR_SYNCS = 8
 SYNC_SLOW_MS = 20.0
 SYNC_FAST_MS = 0.02
 """No disk makes a write durable faster; a file system in memory, or one that lies, does."""
+CERTIFICATE_WARN_S = 14 * 24 * 3600
+"""A certificate that is over sooner than this is warned of."""
+CLOCK_APART_WARN_S = 1.0
+"""Between this machine's clock and the database's; timers and deadlines go by both."""
+CLOCK_APART_FAIL_S = 60.0
 DISK_FREE_WARN_BYTES = 1024 * 1024 * 1024
 DISK_FREE_FAIL_BYTES = 100 * 1024 * 1024
 DOCTOR_PROBES = 8
@@ -187,6 +192,12 @@ ACTIVE_TURNS_MAX = 4_096
 """Turns that one node runs at a time; past it requests are answered 503."""
 LEASE_TTL_S = 12.0
 CLAIM_POLL_S = 1.0
+SHUTDOWN_GRACE_S = 5.0
+"""How long running turns may end by themselves at a stop, where no other node can go on with them."""
+HANDOVER_GRACE_S = 0.25
+"""The same where others can: a call that is about to end is not paid for twice, and nobody waits for the rest."""
+HANDOVER_ASK_S = 1.0
+"""A stop waits this long to hear whether there are others."""
 SNAPSHOT_WASTE_BYTES_MIN = 4_096
 """A snapshot is worth its writing once reading a session takes this much more than its context."""
 

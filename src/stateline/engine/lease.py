@@ -28,6 +28,10 @@ class Leaseholder(Protocol):
         """Stop all work, and become another owner."""
         ...
 
+    async def regained(self) -> None:
+        """The store takes renewals again; called before there may be new work."""
+        ...
+
 
 class Lease:
     """Says to the store that the node lives.
@@ -83,5 +87,7 @@ class Lease:
     async def _renew(self) -> None:
         sent_s = asyncio.get_running_loop().time()
         await self._node.store.renew(self._node.owner, self._ttl_s)
+        if not self.held.is_set():
+            await self._node.regained()
         self._sent_s = sent_s
         self.held.set()

@@ -15,13 +15,20 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from stateline.core import events as e
 from stateline.core.errors import NotFound, Overloaded, StoreUnavailable
 from stateline.core.ids import SessionRef, base32, session_id
-from stateline.core.limits import ACTIVE_TURNS_MAX, CLAIM_POLL_S, LEASE_TTL_S, TurnLimits
+from stateline.core.limits import (
+    ACTIVE_TURNS_MAX,
+    CLAIM_POLL_S,
+    HANDOVER_ASK_S,
+    HANDOVER_GRACE_S,
+    LEASE_TTL_S,
+    TurnLimits,
+)
 from stateline.core.session import Session
 from stateline.engine.lease import Lease
 from stateline.engine.live import Live
 from stateline.engine.place import Catalogue, Slots
 from stateline.engine.sessions import Sessions
-from stateline.engine.work import Worker
+from stateline.engine.work import DUE_NOW_MS, EVERY_POST, Worker
 from stateline.ports import Clock, Fenced, HeadMoved, ModelClient, Ownership, SessionMissing, Store
 
 log = logging.getLogger("stateline.engine")
@@ -70,6 +77,9 @@ class Node:
         self._kick = asyncio.Event()
         self._stopping = False
         self._draining = False
+        self._handing_over = False
+        self._left: list[Ownership] = []
+        self._lapsed = False
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -78,6 +88,8 @@ class Node:
         await self._lease.begin()
         self._spawn(self._lease.keep(), "lease")
         self._spawn(self._claim(), "claim")
+        if self.shared:
+            self.store.on_due(self.kick)
         if self.volatile is not None:
             await self.volatile.start()
 
@@ -96,6 +108,30 @@ class Node:
         """Keep nothing of sessions that the store has erased."""
         for ref in erased:
             self.sessions.forget(ref)
+
+    async def hand_over(self) -> bool:
+        """Leave what runs here to other nodes, at once, and claim no more. False where there are none.
+
+        What comes all the same is still taken, and handed back by ``stop``. A call under way is lost
+        with what it cost, unless it ends within HANDOVER_GRACE_S: a session that stood still for as long
+        as calls may take would cost its user more.
+        """
+        if not self.shared or not self._lease.held.is_set():
+            return False
+        try:
+            async with asyncio.timeout(HANDOVER_ASK_S):
+                others = await self.store.renew(self.owner, LEASE_TTL_S)
+        except (StoreUnavailable, TimeoutError):
+            return False
+        if not others:
+            return False
+        self._handing_over = True
+        log.info("handing %d sessions over to %d other nodes", len(self.workers), others)
+        await self._drained(HANDOVER_GRACE_S)
+        for worker in list(self.workers.values()):
+            worker.hand_back()
+        await self._drained(grace_s=2.0)
+        return True
 
     async def stop(self, *, grace_s: float = 5.0) -> None:
         """Take no more turns, let running ones end for ``grace_s``, then hand them back."""
@@ -127,7 +163,14 @@ class Node:
         while True:
             try:
                 await self._lease.held.wait()
-                room = ACTIVE_TURNS_MAX - len(self.workers)
+                if self._lapsed:
+                    # Where the store was away from all, the others must say first what they left in order:
+                    # what is found without its owner counts as crashed.
+                    self._lapsed = False
+                    await self.clock.sleep(CLAIM_POLL_S)
+                # Before it looks: who kicks meanwhile has something that it may not find.
+                self._kick.clear()
+                room = 0 if self._leaving else ACTIVE_TURNS_MAX - len(self.workers)
                 owned = await self.store.claim(self.owner, min(room, 64)) if room > 0 else []
                 for own in owned:
                     await self._take_up(own)
@@ -135,10 +178,13 @@ class Node:
                     continue
             except StoreUnavailable as error:
                 log.warning("cannot claim sessions: %s", error.message)
-            self._kick.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLAIM_POLL_S):
                     await self._kick.wait()
+
+    @property
+    def _leaving(self) -> bool:
+        return self._stopping or self._handing_over
 
     def _new_owner(self) -> str:
         return base32(int.from_bytes(self.entropy(10), "big"), 16)
@@ -146,9 +192,10 @@ class Node:
     async def lapse(self) -> None:
         """The lease may be over: stop all work, which others may have taken up already.
 
-        From now on this is another node. What the old one owned is free once its lease is over, for
-        whoever claims it.
+        From now on this is another node. What the old one owned is given back as soon as the store can be
+        told, or else is free once its lease is over, for whoever claims it.
         """
+        self._lapsed = True
         log.warning("the lease could not be renewed in time; %d turns end here", len(self.workers))
         self.owner = self._new_owner()
         stopped = list(self.workers.values())
@@ -160,12 +207,31 @@ class Node:
             worker.abandon(Overloaded("this node lost its lease; try again", retry_after_s=1.0))
             self.retired(worker)
             self.sessions.forget(worker.session.ref)
+        self._left += [worker.own for worker in stopped]
+
+    async def regained(self) -> None:
+        """Give back what a lapsed lease left, so that it does not count as a crash of those sessions."""
+        told = await asyncio.gather(*[self._give_back(own) for own in self._left])
+        self._left = [own for own, done in zip(self._left, told, strict=True) if not done]
+
+    async def _give_back(self, own: Ownership) -> bool:
+        """Release a session that has no worker here, unless others have it; False if the store is away."""
+        with contextlib.suppress(Fenced, SessionMissing):
+            try:
+                await self.store.release(own, EVERY_POST, DUE_NOW_MS)
+            except StoreUnavailable:
+                return False
+        return True
 
     def kick(self) -> None:
         """Something was posted to a session that nobody may own."""
         self._kick.set()
 
     async def _take_up(self, own: Ownership) -> None:
+        if self._leaving:
+            # It was claimed while the stop began; others need not wait until this process is gone.
+            await self._give_back(own)
+            return
         fenced = self.workers.get(own.session)
         if fenced is not None:
             # It was taken from this node as dead, and given back to it under a new epoch. Its first
@@ -182,8 +248,10 @@ class Node:
             log.warning("cannot take up session %s yet: %s", own.session.id, error.message)
             self.crashed(own, clean=not own.crashed)
             return
-        # Claimed before the lease lapsed: it is free again once that is over.
-        if not self._stopping and own.owner == self.owner:
+        if self._leaving or own.owner != self.owner:
+            # The lease lapsed since it was claimed, or a stop began.
+            await self._give_back(own)
+        else:
             self.workers[own.session] = Worker(self, own, session)
 
     def adopt(
@@ -247,7 +315,9 @@ class Node:
                 # Only a commit tells whether the store takes writes again.
                 await self.store.renew(self.owner, LEASE_TTL_S)
                 if own.owner != self.owner:
-                    return  # Whoever this node was has lost it.
+                    # Whoever this node was has lost it.
+                    await self._give_back(own)
+                    return
             except StoreUnavailable:
                 continue
             except (SessionMissing, Fenced):

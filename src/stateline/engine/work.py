@@ -29,6 +29,11 @@ from stateline.ports import Clock, Deployment, Duplicate, Fenced, HeadMoved, Mod
 
 log = logging.getLogger("stateline.engine")
 
+EVERY_POST = 2**62
+"""As ``seen``: the session is given back whatever waits for it."""
+DUE_NOW_MS = 1
+"""A time that is past by whatever clock: a session with it waits for nobody's."""
+
 
 class Home(Protocol):
     """What a worker needs of the node that runs it."""
@@ -100,6 +105,10 @@ class Worker:
     def busy(self) -> bool:
         """Whether a turn runs."""
         return self.session.turn is not None
+
+    @property
+    def own(self) -> Ownership:
+        return self._own
 
     def deliver(self, posted: Posted) -> None:
         """An inbox row arrived (the tailer calls this)."""
@@ -183,7 +192,8 @@ class Worker:
             if self._released:
                 self._home.retired(self)
                 return
-            if self._handing_back:
+            # An answer that is here already is kept.
+            if self._handing_back and not self._call_done():
                 await self._finish(handing_back=True)
                 return
             if self.session.turn is None:
@@ -209,7 +219,7 @@ class Worker:
             self._call = None
         if not handing_back:
             await self._maybe_snapshot()
-        wake_at_ms = self._home.clock.now_ms() if self.session.turn is not None else None
+        wake_at_ms = DUE_NOW_MS if self.session.turn is not None else None
         released = await self._home.store.release(self._own, self._seen, wake_at_ms)
         if released or handing_back:
             self._home.retired(self)

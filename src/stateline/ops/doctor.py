@@ -5,6 +5,7 @@ A check is a function from a subject to findings. Those of a store are listed by
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -18,7 +19,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from stateline.config import Config, ConfigError, Deployment, api_key
-from stateline.core.limits import DOCTOR_ANSWER_BYTES_MAX, DOCTOR_PROBE_S, DOCTOR_PROBES
+from stateline.core.limits import CERTIFICATE_WARN_S, DOCTOR_ANSWER_BYTES_MAX, DOCTOR_PROBE_S, DOCTOR_PROBES
 from stateline.ops import checks_postgres, checks_sqlite
 from stateline.ops.asking import local
 from stateline.ops.findings import Finding, fail, ok, warn
@@ -80,18 +81,50 @@ def certificate(subject: Subject) -> Iterator[Finding]:
     server = subject.config.server
     if server.tls_cert is None:
         return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    renew = "renew it; SIGHUP makes a running server take the new one"
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(server.tls_cert, server.tls_key)
+        context.load_cert_chain(server.tls_cert, server.tls_key)
+        ends_s = _ends(context, server.tls_cert)
+    except ssl.SSLCertVerificationError as error:
+        yield fail("certificate", f"{server.tls_cert}: {error.verify_message}", renew)
     except (OSError, ssl.SSLError) as error:
         yield fail("certificate", f"{server.tls_cert}: {error.strerror or error}", "give PEM files that go together")
     else:
-        yield ok("certificate", f"{server.tls_cert} and its key go together")
+        message = f"{server.tls_cert} and its key go together; it is good until {_day(ends_s)}"
+        soon = ends_s - time.time() < CERTIFICATE_WARN_S
+        yield warn("certificate", message, renew) if soon else ok("certificate", message)
+
+
+def _ends(context: ssl.SSLContext, path: str) -> float:
+    """When the certificate is over, Unix seconds: what a client sees that trusts this very certificate.
+
+    Raises:
+        ssl.SSLCertVerificationError: it is over, or not good yet.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(path)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    there = client.wrap_bio(to_client, to_server)
+    sides = (there, context.wrap_bio(to_server, to_client, server_side=True))
+    for _ in range(4):
+        for side in sides:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                side.do_handshake()
+    shown = there.getpeercert() or {}
+    return ssl.cert_time_to_seconds(str(shown["notAfter"]))
+
+
+def _day(at_s: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(at_s))
 
 
 def clock(_: Subject) -> Iterator[Finding]:
     now_s = time.time()
     if now_s < _EARLIEST_S:
-        yield fail("clock", f"it is {time.strftime('%Y-%m-%d', time.gmtime(now_s))} here", "set the machine's clock")
+        yield fail("clock", f"it is {_day(now_s)} here", "set the machine's clock")
     else:
         yield ok("clock", time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(now_s)))
 

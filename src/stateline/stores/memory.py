@@ -6,7 +6,7 @@ For sessions of ``store: false``, for tests, and as the model that other stores 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import chain, count, islice
 
 from stateline.core.errors import BadRequest, StatelineError, StoreUnavailable
@@ -230,9 +230,14 @@ class MemoryStore:
                         del queues[tenant]
         return [self._take(session, node) for session in taken]
 
-    async def renew(self, node: str, ttl_s: float) -> None:
+    async def renew(self, node: str, ttl_s: float) -> int:
         self._check_open()
-        self._nodes[node] = self._clock.now_ms() + round(ttl_s * 1000)
+        now_ms = self._clock.now_ms()
+        self._nodes[node] = now_ms + round(ttl_s * 1000)
+        return sum(expires_ms > now_ms for other, expires_ms in self._nodes.items() if other != node)
+
+    def on_due(self, call: Callable[[], None]) -> None:
+        """There is no other process."""
 
     async def release(self, own: Ownership, seen: int, wake_at_ms: int | None = None) -> bool:
         self._check_open()

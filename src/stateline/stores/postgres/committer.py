@@ -45,7 +45,7 @@ _PROOF = (
 class Committer:
     """Owns the committing connection. Requests come from the event loop that made it."""
 
-    def __init__(self, writer: Writer, blobs: Blobs, recent: Recent, committed: Callable[[bool], None]) -> None:
+    def __init__(self, writer: Writer, blobs: Blobs, recent: Recent, committed: Callable[[bool, bool], None]) -> None:
         self._writer = writer
         self._blobs = blobs
         self._recent = recent
@@ -108,7 +108,7 @@ class Committer:
 
     def _answer(self, requests: Iterable[Request], error: Exception | None = None) -> None:
         """Resolve requests; those that were answered already are left as they are."""
-        published = unshown = False
+        published = unshown = due = False
         for request in requests:
             future = request.future
             if request.answered:
@@ -120,6 +120,7 @@ class Committer:
                 request.publish(self._recent)
                 published = True
                 unshown = unshown or request.unshown
+                due = due or request.due
             if future.done():
                 continue  # The caller was cancelled; what it asked for is done all the same.
             if failed is None:
@@ -127,7 +128,7 @@ class Committer:
             else:
                 future.set_exception(failed)
         if published:
-            self._committed(unshown)
+            self._committed(unshown, due)
 
     async def _run(self, batch: list[Request]) -> None:
         if isinstance(batch[0], Solo):
@@ -379,7 +380,7 @@ class Committer:
         if fate.committed:
             # A statement by memory may have moved some of its sessions only; the others have not this epoch.
             await self._alone(GiveBack(taken))
-            self._committed(True)
+            self._committed(True, True)
 
     def _keep(self, row: Row) -> None:
         if len(self._kept) >= RECENT_SESSIONS_MAX:

@@ -66,6 +66,11 @@ class Request:
         """Whether followers find what it did in the database alone."""
         return False
 
+    @property
+    def due(self) -> bool:
+        """Whether it left a session to whoever takes it."""
+        return False
+
     def publish(self, recent: Recent) -> None:
         """After the commit, where ``run`` did not raise."""
 
@@ -168,12 +173,13 @@ class Append(Request):
 
 
 class Post(Request):
-    __slots__ = ("event", "key")
+    __slots__ = ("event", "key", "unowned")
 
     def __init__(self, session: SessionRef, event: Event, key: str | None) -> None:
         super().__init__(session, (event,))
         self.event = event
         self.key = key
+        self.unowned = False
 
     def keys(self, row: Row) -> Sequence[Dedup]:
         return () if self.key is None else (rules.post_key(row.number, self.key, self.event),)
@@ -186,6 +192,7 @@ class Post(Request):
         batch.check_keys(row.tenant, dedup)
         if row.inbox >= INBOX_POSTS_MAX:
             raise InboxFull(f"{INBOX_POSTS_MAX} inputs wait in session {self.session.id} already")
+        self.unowned = row.owner is None
         batch.post(row, self.event.at_ms, rules.written_dedup(self.event), self.bodies[0])
         batch.write_keys(row.tenant, row.number, dedup)
         if self.blobs:
@@ -194,6 +201,10 @@ class Post(Request):
     @property
     def unshown(self) -> bool:
         return True
+
+    @property
+    def due(self) -> bool:
+        return self.unowned
 
     def publish(self, recent: Recent) -> None:
         recent.changed(self.session)
@@ -216,3 +227,7 @@ class Release(Request):
             return False
         batch.release(row, self.wake_at_ms)
         return True
+
+    @property
+    def due(self) -> bool:
+        return self.wake_at_ms is not None and self.result is True

@@ -192,6 +192,10 @@ class Leave(Solo):
         super().__init__(_NOBODY)
         self.nodes = nodes
 
+    @property
+    def due(self) -> bool:
+        return True
+
     async def execute(self, db: Connection, now_ms: int | None) -> None:
         await db.execute("DELETE FROM stateline_nodes WHERE owner = ANY($1::text[])", self.nodes)
         await db.execute(
@@ -210,6 +214,10 @@ class GiveBack(Solo):
     def __init__(self, taken: Sequence[Taken]) -> None:
         super().__init__(_NOBODY)
         self._taken = taken
+
+    @property
+    def due(self) -> bool:
+        return True
 
     async def execute(self, db: Connection, now_ms: int | None) -> None:
         for number, owner, epoch in sorted(self._taken):

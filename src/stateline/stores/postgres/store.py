@@ -64,7 +64,8 @@ class PostgresStore:
         self._blobs = Blobs(secret)
         self._reader = Reader(self._blobs)
         self._pool = Pool(place)
-        self._bells = Bells(place, self._heard)
+        self._due: Callable[[], None] | None = None
+        self._bells = Bells(place, self._heard, self._heard_due)
         self._committer = Committer(Writer(place, self._now_ms), self._blobs, self._recent, self._committed)
         self.maintenance = PostgresMaintenance(self._pool.run, self._apart, self._now_ms)
         self._turns = Turns()
@@ -165,19 +166,25 @@ class PostgresStore:
             return ()
         return tuple(await self._pool.run(lambda db: self._reader.inbox(db, row.session, row.inbox)))
 
-    async def renew(self, node: str, ttl_s: float) -> None:
+    async def renew(self, node: str, ttl_s: float) -> int:
         self._nodes.add(node)
 
-        async def renew(db: Connection) -> None:
-            await db.execute(
+        async def renew(db: Connection) -> int:
+            others: int = await db.fetchval(
                 f"INSERT INTO stateline_nodes (owner, expires_ms) VALUES ($2, {now_sql()} + $3)"
-                " ON CONFLICT (owner) DO UPDATE SET expires_ms = excluded.expires_ms",
+                " ON CONFLICT (owner) DO UPDATE SET expires_ms = excluded.expires_ms"
+                " RETURNING (SELECT count(*) FROM stateline_nodes n WHERE n.owner <> $2"
+                f" AND n.expires_ms > {now_sql()})",
                 self._now_ms(),
                 node,
                 round(ttl_s * 1000),
             )
+            return others
 
-        await self._pool.run(renew)
+        return await self._pool.run(renew)
+
+    def on_due(self, call: Callable[[], None]) -> None:
+        self._due = call
 
     def release(self, own: Ownership, seen: int, wake_at_ms: int | None = None) -> Coroutine[Any, Any, bool]:
         return self._submit(Release, own, seen, wake_at_ms)
@@ -277,15 +284,20 @@ class PostgresStore:
         if not looking.cancelled():
             looking.exception()
 
-    def _committed(self, unshown: bool) -> None:
+    def _committed(self, unshown: bool, due: bool) -> None:
         """This node committed something."""
         self._look_due = self._look_due or unshown
-        self._bells.ring()
+        self._bells.ring(due=due)
 
     def _heard(self) -> None:
         """Another node committed something."""
         self._look_due = True
         self._recent.wake_all()
+
+    def _heard_due(self) -> None:
+        """Another node left a session to whoever takes it."""
+        if self._due is not None:
+            self._due()
 
     # -- housekeeping --------------------------------------------------------------------------------------
 

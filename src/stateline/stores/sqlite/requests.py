@@ -236,8 +236,12 @@ class Renew(Request):
         self.node = node
         self.ttl_ms = round(ttl_s * 1000)
 
-    def run(self, tx: Transaction) -> None:
+    def run(self, tx: Transaction) -> int:
         tx.db.execute("INSERT OR REPLACE INTO nodes VALUES (?,?)", (self.node, tx.now_ms + self.ttl_ms))
+        others = tx.db.execute(
+            "SELECT count(*) FROM nodes WHERE owner <> ? AND expires_ms > ?", (self.node, tx.now_ms)
+        ).fetchone()
+        return int(others[0])
 
 
 class Release(Request):

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -180,8 +180,11 @@ class SqliteStore:
             return tuple(self._readers.inbox(row.session, row.inbox))
         return tuple(await self._readers.run(lambda _: self._readers.inbox(row.session, row.inbox)))
 
-    def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, None]:
+    def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, int]:
         return self._submit(Renew(node, ttl_s))
+
+    def on_due(self, call: Callable[[], None]) -> None:
+        """There is no other process."""
 
     def release(self, own: Ownership, seen: int, wake_at_ms: int | None = None) -> Coroutine[Any, Any, bool]:
         return self._submit(Release(own, seen, wake_at_ms))

@@ -294,8 +294,10 @@ class Database:
         else:
             row.epoch += 1
 
-    def renew(self, node: str, ttl_s: float) -> None:
-        self._nodes[node] = self._now_ms() + round(ttl_s * 1000)
+    def renew(self, node: str, ttl_s: float) -> int:
+        now_ms = self._now_ms()
+        self._nodes[node] = now_ms + round(ttl_s * 1000)
+        return sum(expires_ms > now_ms for other, expires_ms in self._nodes.items() if other != node)
 
     def release(self, own: Ownership, seen: int, wake_at_ms: int | None) -> bool:
         row = self.rows.get(own.session)

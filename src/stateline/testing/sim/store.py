@@ -166,12 +166,14 @@ class SimStore:
     async def claim(self, node: str, limit: int) -> list[Ownership]:
         return await self._ask(None, self._database.claim, (node, limit), claims=True)
 
-    def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, None]:
+    def renew(self, node: str, ttl_s: float) -> Coroutine[Any, Any, int]:
         return self._ask(None, self._renew, (node, ttl_s))
 
-    def _renew(self, node: str, ttl_s: float) -> None:
-        if not self.renewals_lost:
-            self._database.renew(node, ttl_s)
+    def _renew(self, node: str, ttl_s: float) -> int:
+        return 0 if self.renewals_lost else self._database.renew(node, ttl_s)
+
+    def on_due(self, call: Callable[[], None]) -> None:
+        """Nobody is told: polling is the truth."""
 
     def release(self, own: Ownership, seen: int, wake_at_ms: int | None = None) -> Coroutine[Any, Any, bool]:
         return self._ask(own.session, self._database.release, (own, seen, wake_at_ms))
