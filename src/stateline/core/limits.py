@@ -218,7 +218,7 @@ ANSWER_BYTES_MAX = 64 * 1024 * 1024
 ANSWER_EVENT_BYTES_MAX = 32 * 1024 * 1024
 """One event of a provider's stream; the last one may repeat the whole request."""
 EVENT_HEADERS_KEPT_MAX = 64
-"""Sets of headers of an event stream that are remembered as they were read: it has a handful, and repeats them."""
+"""Sets of headers of event streams that are remembered as they were read: there is a handful, always repeated."""
 ERROR_BODY_BYTES_MAX = 64 * 1024
 """What is read of a provider's error answer."""
 PROVIDER_MESSAGE_CHARS_MAX = 2_000

@@ -8,7 +8,9 @@ Smithy specification, "Amazon Event Stream specification".
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from struct import Struct, error
+from types import MappingProxyType
 from typing import NamedTuple
 from zlib import crc32
 
@@ -49,22 +51,16 @@ _NAMES = {"event": ":event-type", "exception": ":exception-type", "error": ":err
 class MessageSplitter:
     """Cuts a byte stream into messages, whatever pieces it comes in."""
 
-    __slots__ = ("_held", "_known", "_needed")
+    __slots__ = ("_held", "_needed")
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._needed = _PRELUDE.size
-        self._known: dict[bytes, Headers] = {}
 
     @property
     def partial(self) -> bool:
         """Whether a message has begun and is not complete."""
         return bool(self._held)
-
-    @property
-    def known(self) -> int:
-        """How many sets of headers are remembered."""
-        return len(self._known)
 
     def feed(self, data: bytes) -> list[Message]:
         """The messages that ``data`` completes, in order.
@@ -80,7 +76,7 @@ class MessageSplitter:
                 return []
             data = bytes(self._held)
         messages: list[Message] = []
-        known, prelude, last = self._known, _PRELUDE.unpack_from, _CHECKSUM.unpack_from
+        prelude, last = _PRELUDE.unpack_from, _CHECKSUM.unpack_from
         at, end = 0, len(data)
         needed = _PRELUDE.size
         while end - at >= _PRELUDE.size:
@@ -96,11 +92,7 @@ class MessageSplitter:
             if (crc32(data[at + 8 : stop], checksum),) != last(data, stop):
                 raise _malformed("the checksum of a message does not fit")
             begin = at + _PRELUDE.size + headers_bytes
-            raw = data[at + _PRELUDE.size : begin]
-            headers = known.get(raw)
-            if headers is None:
-                headers = self._learn(raw)
-            messages.append((headers, data[begin:stop]))
+            messages.append((headers_of(data[at + _PRELUDE.size : begin]), data[begin:stop]))
             at = stop + 4
             needed = _PRELUDE.size
         self._needed = needed
@@ -108,13 +100,17 @@ class MessageSplitter:
             self._held = bytearray(data[at:])
         return messages
 
-    def _learn(self, raw: bytes) -> Headers:
-        values = read_headers(raw)
-        kind = str(values.get(":message-type", "event"))
-        headers = Headers(kind, str(values.get(_NAMES.get(kind, ""), "")), values)
-        if len(self._known) < EVENT_HEADERS_KEPT_MAX:
-            self._known[raw] = headers
-        return headers
+
+@lru_cache(maxsize=EVENT_HEADERS_KEPT_MAX)
+def headers_of(data: bytes) -> Headers:
+    """The headers of a message. There are few sets of them, which all streams repeat.
+
+    Raises:
+        ModelError: ``malformed_stream``.
+    """
+    values = read_headers(data)
+    kind = str(values.get(":message-type", "event"))
+    return Headers(kind, str(values.get(_NAMES.get(kind, ""), "")), MappingProxyType(values))
 
 
 def read_headers(data: bytes) -> dict[str, HeaderValue]:
