@@ -165,22 +165,25 @@ class Node:
         self._kick.set()
 
     async def _take_up(self, own: Ownership) -> None:
-        fenced = self.workers.get(own.session)
-        if fenced is not None:
-            # It was taken from this node as dead, and given back to it under a new epoch. Its first
-            # append must be answered before: whoever submitted waits for that.
-            await asyncio.wait([fenced.started])
-            fenced.task.cancel()
-            await asyncio.wait([fenced.task])
-        try:
-            session = await self.sessions.read(own.session)
-        except SessionMissing:
-            return
-        except StoreUnavailable as error:
-            # It is this node's all the same, and no other can have it while this node lives.
-            log.warning("cannot take up session %s yet: %s", own.session.id, error.message)
-            self.crashed(own, clean=not own.crashed)
-            return
+        session: Session | None = None
+        while session is None or own.session in self.workers:
+            # A submission may adopt the session while it is read, under the very epoch of this claim.
+            fenced = self.workers.get(own.session)
+            if fenced is not None:
+                # It was taken from this node as dead, and given back to it under a new epoch. Its first
+                # append must be answered before: whoever submitted waits for that.
+                await asyncio.wait([fenced.started])
+                fenced.task.cancel()
+                await asyncio.wait([fenced.task])
+            try:
+                session = await self.sessions.read(own.session)
+            except SessionMissing:
+                return
+            except StoreUnavailable as error:
+                # It is this node's all the same, and no other can have it while this node lives.
+                log.warning("cannot take up session %s yet: %s", own.session.id, error.message)
+                self.crashed(own, clean=not own.crashed)
+                return
         # Claimed before the lease lapsed: it is free again once that is over.
         if not self._stopping and own.owner == self.owner:
             self.workers[own.session] = Worker(self, own, session)
