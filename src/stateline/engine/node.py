@@ -232,22 +232,25 @@ class Node:
             # It was claimed while the stop began; others need not wait until this process is gone.
             await self._give_back(own)
             return
-        fenced = self.workers.get(own.session)
-        if fenced is not None:
-            # It was taken from this node as dead, and given back to it under a new epoch. Its first
-            # append must be answered before: whoever submitted waits for that.
-            await asyncio.wait([fenced.started])
-            fenced.task.cancel()
-            await asyncio.wait([fenced.task])
-        try:
-            session = await self.sessions.read(own.session)
-        except SessionMissing:
-            return
-        except StoreUnavailable as error:
-            # It is this node's all the same, and no other can have it while this node lives.
-            log.warning("cannot take up session %s yet: %s", own.session.id, error.message)
-            self.crashed(own, clean=not own.crashed)
-            return
+        session: Session | None = None
+        while session is None or own.session in self.workers:
+            # A submission may adopt the session while it is read, under the very epoch of this claim.
+            fenced = self.workers.get(own.session)
+            if fenced is not None:
+                # It was taken from this node as dead, and given back to it under a new epoch. Its first
+                # append must be answered before: whoever submitted waits for that.
+                await fenced.answered()
+                fenced.task.cancel()
+                await asyncio.wait([fenced.task])
+            try:
+                session = await self.sessions.read(own.session)
+            except SessionMissing:
+                return
+            except StoreUnavailable as error:
+                # It is this node's all the same, and no other can have it while this node lives.
+                log.warning("cannot take up session %s yet: %s", own.session.id, error.message)
+                self.crashed(own, clean=not own.crashed)
+                return
         if self._leaving or own.owner != self.owner:
             # The lease lapsed since it was claimed, or a stop began.
             await self._give_back(own)
@@ -314,6 +317,8 @@ class Node:
                 session = await self.sessions.read(own.session)
                 # Only a commit tells whether the store takes writes again.
                 await self.store.renew(self.owner, LEASE_TTL_S)
+                if own.session in self.workers:
+                    return  # A submission has taken it meanwhile, under the same ownership.
                 if own.owner != self.owner:
                     # Whoever this node was has lost it.
                     await self._give_back(own)

@@ -97,6 +97,7 @@ class Worker:
         self._handing_back = False
         self._released = False
         self._begun = False
+        self._answered: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._main())
 
     # -- from outside ----------------------------------------------------------------------------------
@@ -168,6 +169,7 @@ class Worker:
             return False
         if not self.started.done():
             self.started.set_exception(error)
+        self._tell()
         return True
 
     def _begin(self) -> None:
@@ -175,6 +177,18 @@ class Worker:
         self._begun = True
         if not self.started.done():
             self.started.set_result(None)
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(None)
+
+    async def answered(self) -> None:
+        """Return once its first append was answered, whether or not its submitter still waits for that."""
+        if not (self._begun or self.task.done()):
+            if self._answered is None:
+                self._answered = asyncio.get_running_loop().create_future()
+            await asyncio.wait([self._answered, self.task], return_when=asyncio.FIRST_COMPLETED)
 
     async def _run(self) -> None:
         if self._first:

@@ -153,8 +153,8 @@ class Client:
             model=model,
             previous_response_id=previous,
             in_conversation=talk is not None,
-            stream=mode < 0.7,
-            background=mode > 0.55,
+            stream=mode < 0.64,
+            background=0.5 < mode < 0.94,
         )
         keyed = random.random() < 0.5
         submission = Submission(
