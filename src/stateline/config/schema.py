@@ -26,8 +26,8 @@ ENVIRON_PREFIX = "STATELINE_"
 LOCAL_MODEL = "qwen2.5-coder-0.5b-instruct"
 """The model that needs no key: what is served where no deployment is configured."""
 
-Cloud = Literal["openai", "openai-compatible", "local"]
-Format = Literal["openai-responses", "openai-chat"]
+Cloud = Literal["openai", "anthropic", "openai-compatible", "local"]
+Format = Literal["openai-responses", "openai-chat", "anthropic-messages"]
 
 
 class ConfigError(StatelineError):
@@ -158,13 +158,14 @@ LATER_KEYS = {
 }
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),
-    ("deployments", "cloud"): frozenset({"azure", "anthropic", "aws", "google"}),
-    ("deployments", "format"): frozenset({"anthropic-messages", "bedrock-converse", "gemini"}),
+    ("deployments", "cloud"): frozenset({"azure", "aws", "google"}),
+    ("deployments", "format"): frozenset({"bedrock-converse", "gemini"}),
     ("deployments", "auth"): frozenset({"entra", "sigv4", "adc"}),
 }
 
 CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "openai": {"format": "openai-responses", "base_url": "https://api.openai.com/v1"},
+    "anthropic": {"format": "anthropic-messages", "base_url": "https://api.anthropic.com/v1"},
     "openai-compatible": {"format": "openai-chat"},
     "local": {"format": "openai-chat", "auth": "none"},
 }

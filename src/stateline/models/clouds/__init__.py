@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from stateline.models.clouds import openai, openai_compatible
+from stateline.models.clouds import anthropic, openai, openai_compatible
 from stateline.models.clouds.cloud import Cloud
 
-CLOUDS: dict[str, Cloud] = {"openai": openai.CLOUD, "openai-compatible": openai_compatible.CLOUD}
+CLOUDS: dict[str, Cloud] = {
+    "openai": openai.CLOUD,
+    "anthropic": anthropic.CLOUD,
+    "openai-compatible": openai_compatible.CLOUD,
+}
 """By the name that a deployment's ``cloud`` has."""
