@@ -1,6 +1,6 @@
-"""The scripted model over HTTP: an OpenAI-compatible upstream.
+"""The scripted model over HTTP: an OpenAI-compatible upstream, which speaks Anthropic's Messages too.
 
-``/v1/chat/completions`` and ``/v1/responses``, JSON and SSE, and ``/v1/models``. In a test::
+``/v1/chat/completions``, ``/v1/responses`` and ``/v1/messages``, JSON and SSE, and ``/v1/models``. In a test::
 
     async with ScriptedUpstream(Answer(text="hello")) as base_url: ...
 
@@ -24,6 +24,7 @@ import msgspec
 from aiohttp import ClientConnectionResetError, web
 
 from stateline.core.calls import ModelDelta
+from stateline.testing.anthropic_bodies import MessageBody, MessagesAsked, refused_body
 from stateline.testing.openai_bodies import ChatBody, Json, ResponseBody
 from stateline.testing.scripted import (
     Answer,
@@ -39,6 +40,7 @@ from stateline.testing.scripted import (
 
 BODY_BYTES_MAX = 64 * 1024 * 1024
 _JSON = "application/json"
+_Body = ChatBody | ResponseBody | MessageBody
 
 
 def _text_of(content: Any) -> str:
@@ -110,6 +112,9 @@ class BodyAsked(Asked):
         return cast("Json", form.get("json_schema", form)).get("schema") or {}
 
 
+_Asked = BodyAsked | MessagesAsked
+
+
 class ScriptedUpstream:
     """Serves a script while its context lasts; entering gives the base URL, ``/v1`` included."""
 
@@ -144,8 +149,8 @@ class ScriptedUpstream:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path.removeprefix("/v1")
-        if request.method == "POST" and path in ("/chat/completions", "/responses"):
-            return await self._call(request, chat=path == "/chat/completions")
+        if request.method == "POST" and path in ("/chat/completions", "/responses", "/messages"):
+            return await self._call(request, path)
         if path == "/models":
             data = [{"id": name, "object": "model", "created": 0, "owned_by": "stateline"} for name in self._models]
             return _reply({"object": "list", "data": data})
@@ -162,15 +167,18 @@ class ScriptedUpstream:
         outcomes = Counter(asked.outcome for asked in kept)
         return {"total": self._ledger.serial, "outcomes": dict(outcomes), "requests": shown}
 
-    async def _call(self, request: web.BaseRequest, *, chat: bool) -> web.StreamResponse:
+    async def _call(self, request: web.BaseRequest, path: str) -> web.StreamResponse:
         raw = await _read(request)
         try:
             body = msgspec.json.decode(raw, type=dict[str, Any])
         except msgspec.DecodeError:
             return _reply(_error("the body is no JSON object", "invalid_json"), status=400)
-        asked = BodyAsked(body, request.headers.get("Idempotency-Key", ""), chat=chat)
+        key = request.headers.get("Idempotency-Key", "")
+        asked = MessagesAsked(body, key) if path == "/messages" else BodyAsked(body, key, chat=path != "/responses")
         self._ledger.take(asked, hash(raw))
         answer = self._rule(asked, asked.attempt)
+        if isinstance(asked, MessagesAsked) and (problem := asked.problem()):
+            answer = Answer(status=400, error_message=problem)
         try:
             return await _perform(request, asked, answer)
         except (ClientConnectionResetError, ConnectionResetError):
@@ -181,17 +189,19 @@ class ScriptedUpstream:
                 asked.outcome = "closed"
 
 
-async def _perform(request: web.BaseRequest, asked: BodyAsked, answer: Answer) -> web.StreamResponse:
+async def _perform(request: web.BaseRequest, asked: _Asked, answer: Answer) -> web.StreamResponse:
     if answer.first_byte_ms > 0:
         await asyncio.sleep(answer.first_byte_ms / 1000)
     if answer.status >= 400:
         asked.outcome = "error"
-        return _refused(answer)
+        return _refused(answer, messages=isinstance(asked, MessagesAsked))
     deltas = deltas_of(answer, asked.serial)
-    if asked.chat:
+    if isinstance(asked, MessagesAsked):
+        body: _Body = MessageBody(asked.serial, asked.model)
+    elif asked.chat:
         options: Json = asked.body.get("stream_options") or {}
         with_usage = bool(options.get("include_usage"))
-        body: ChatBody | ResponseBody = ChatBody(asked.serial, asked.model, with_usage=with_usage)
+        body = ChatBody(asked.serial, asked.model, with_usage=with_usage)
     else:
         body = ResponseBody(asked.serial, asked.model, asked.body)
     if asked.stream:
@@ -201,9 +211,9 @@ async def _perform(request: web.BaseRequest, asked: BodyAsked, answer: Answer) -
 
 async def _stream(
     request: web.BaseRequest,
-    asked: BodyAsked,
+    asked: _Asked,
     answer: Answer,
-    body: ChatBody | ResponseBody,
+    body: _Body,
     deltas: list[ModelDelta],
 ) -> web.StreamResponse:
     response = web.StreamResponse(
@@ -235,9 +245,9 @@ async def _stream(
 
 async def _whole(
     request: web.BaseRequest,
-    asked: BodyAsked,
+    asked: _Asked,
     answer: Answer,
-    body: ChatBody | ResponseBody,
+    body: _Body,
     deltas: list[ModelDelta],
 ) -> web.StreamResponse:
     if answer.paced:
@@ -281,12 +291,15 @@ def _error(message: str, code: str | None, kind: str = "invalid_request_error") 
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-def _refused(answer: Answer) -> web.Response:
+def _refused(answer: Answer, *, messages: bool) -> web.Response:
     kind = "server_error" if answer.status >= 500 else "invalid_request_error"
     if answer.status == 429:
         kind = "rate_limit_error"
     message = answer.error_message or f"scripted error {answer.status}"
-    response = _reply(_error(message, answer.error_code, kind), status=answer.status)
+    if messages:
+        response = web.Response(body=refused_body(answer), status=answer.status, content_type=_JSON)
+    else:
+        response = _reply(_error(message, answer.error_code, kind), status=answer.status)
     if answer.retry_after_s is not None:
         response.headers["retry-after"] = f"{answer.retry_after_s:g}"
         response.headers["retry-after-ms"] = f"{answer.retry_after_s * 1000:g}"
