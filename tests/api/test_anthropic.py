@@ -87,7 +87,7 @@ async def test_text_and_reasoning_come_over_both_apis_streamed_and_whole(
     reasoning = final.output[0]
     assert reasoning.type == "reasoning"
     assert [part.text for part in reasoning.content or ()] == [THOUGHT]
-    assert reasoning.encrypted_content == f"thinking:{SIGNED}{THOUGHT}"
+    assert reasoning.encrypted_content == f"signature:{SIGNED}{THOUGHT}"
     assert final.usage is not None
     assert final.usage.input_tokens == 10
     first = upstream.requests[0]
@@ -112,9 +112,7 @@ async def test_a_session_changes_to_it_and_back_in_the_middle_of_a_tool_loop(
     server: Server, upstream: ScriptedUpstream, other: str
 ) -> None:
     async with server.client(max_retries=0) as client:
-        step = await client.responses.create(
-            model=other, input="look it up", tools=[TOOL], reasoning={"effort": "low"}
-        )
+        step = await client.responses.create(model=other, input="look it up", tools=[TOOL], reasoning={"effort": "low"})
         for model in (CLAUDE, CLAUDE, other, CLAUDE):
             step = await _go_on(client, model, step, "not yet")
         step = await _go_on(client, other, step, "last: a bird")
@@ -129,14 +127,18 @@ async def test_a_session_changes_to_it_and_back_in_the_middle_of_a_tool_loop(
 
 
 async def test_thinking_that_a_client_keeps_itself_goes_back_signed(server: Server, upstream: ScriptedUpstream) -> None:
-    asked: Any = {"model": CLAUDE, "tools": [TOOL], "store": False, "reasoning": {"effort": "low"}}
+    async def ask(client: openai.AsyncOpenAI, context: Any) -> Response:
+        return await client.responses.create(
+            model=CLAUDE, input=context, tools=[TOOL], store=False, reasoning={"effort": "low"}
+        )
+
     async with server.client(max_retries=0) as client:
-        first = await client.responses.create(input="look it up", **asked)
+        first = await ask(client, "look it up")
         history: list[Any] = [{"role": "user", "content": "look it up"}, *(item.to_dict() for item in first.output)]
         for item in first.output:
             if isinstance(item, ResponseFunctionToolCall):
                 history.append({"type": "function_call_output", "call_id": item.call_id, "output": "last: a bird"})
-        second = await client.responses.create(input=history, **asked)
+        second = await ask(client, history)
     assert second.output_text == "It is last: a bird."
     last = upstream.requests[-1]
     assert isinstance(last, MessagesAsked)
@@ -162,6 +164,12 @@ async def test_its_errors_keep_their_words_and_its_key_is_nowhere(server: Server
     assert (failed.value.status_code, failed.value.code) == (503, "upstream_overloaded")
     assert "Overloaded" in failed.value.message
     await server.kill()
-    for path in tmp_path.rglob("*"):
-        if path.is_file():
-            assert KEY.encode() not in path.read_bytes(), path
+    files = [path for path in _files(tmp_path) if KEY.encode() in path.read_bytes()]
+    assert not files
+
+
+def _files(folder: Path) -> list[Path]:
+    """The database, its journal, the log."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    assert found
+    return found

@@ -153,7 +153,7 @@ def test_signatures_and_redacted_thinking_are_kept_for_their_origin(row: Json) -
     thoughts = [item for item in items if isinstance(item, Reasoning)]
     blocks = [block for block in _blocks(row) if "thinking" in block["type"]]
     for item, block in zip(thoughts, blocks, strict=True):
-        sealed = f"{block['type']}:{block.get('signature') or block.get('data')}"
+        sealed = f"redacted:{block['data']}" if "data" in block else f"signature:{block['signature']}"
         assert builder.sidecars[item.id]["encrypted_content"] == sealed
         assert item.encrypted_content == sealed
 

@@ -83,7 +83,8 @@ class MessagesAsked(Asked):
 
     @property
     def schema(self) -> Mapping[str, Any] | None:
-        form = cast("Json", (self.body.get("output_config") or {}).get("format") or {})
+        config = cast("Json", self.body.get("output_config") or {})
+        form = cast("Json", config.get("format") or {})
         return form.get("schema")
 
     def problem(self) -> str | None:

@@ -32,8 +32,7 @@ from stateline.core.calls import (
     Usage,
 )
 from stateline.core.errors import ModelError
-from stateline.core.items import UrlCitation
-from stateline.models.formats.anthropic_messages_items import REDACTED, THINKING
+from stateline.core.items import REDACTED, SIGNATURE, UrlCitation
 from stateline.models.formats.anthropic_messages_request import encode_request
 from stateline.models.formats.errors import ErrorBody, translate
 from stateline.models.formats.openai_shared import cut_stream, malformed
@@ -393,7 +392,7 @@ class _Reader:
         elif self._kind == "tool_use" and self._input:
             out.append(CallDelta(self._calls - 1, self._input))
         elif self._kind == "thinking" and self._signature:
-            out.append(SidecarDelta({"encrypted_content": THINKING + "".join(self._signature)}))
+            out.append(SidecarDelta({"encrypted_content": SIGNATURE + "".join(self._signature)}))
         self.at, self.texts, self._kind = -1, False, ""
 
     def _check(self, index: int) -> None:

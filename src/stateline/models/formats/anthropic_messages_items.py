@@ -17,6 +17,8 @@ import msgspec
 
 from stateline.core.calls import ModelRequest
 from stateline.core.items import (
+    REDACTED,
+    SIGNATURE,
     Compaction,
     Content,
     FunctionCall,
@@ -34,9 +36,6 @@ from stateline.core.items import (
 from stateline.models.formats.openai_shared import image_url, refused
 
 WIRE = "Messages"
-THINKING = "thinking:"
-REDACTED = "redacted_thinking:"
-"""What a reasoning item's encrypted content begins with: which kind of block it goes back as."""
 
 _Json = dict[str, Any]
 _ID = re.compile(r"[a-zA-Z0-9_-]+")
@@ -130,6 +129,8 @@ class Messages:
 
     def _answer(self, output: FunctionCallOutput) -> None:
         block: _Json = {"type": "tool_result", "tool_use_id": self._id(output.call_id)}
+        if output.status == "incomplete":
+            block["is_error"] = True
         if isinstance(output.output, str):
             block["content"] = output.output
         else:
@@ -159,11 +160,11 @@ class Messages:
             return None
         if sealed.startswith(REDACTED):
             return {"type": "redacted_thinking", "data": sealed.removeprefix(REDACTED)}
-        if not sealed.startswith(THINKING):
+        if not sealed.startswith(SIGNATURE):
             return None
         parts = () if isinstance(item.content, msgspec.UnsetType) else item.content
         thought = "".join(part.text for part in parts)
-        return {"type": "thinking", "thinking": thought, "signature": sealed.removeprefix(THINKING)}
+        return {"type": "thinking", "thinking": thought, "signature": sealed.removeprefix(SIGNATURE)}
 
     def _part(self, part: Content) -> _Json:
         match part:

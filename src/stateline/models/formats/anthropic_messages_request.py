@@ -178,12 +178,13 @@ def _think(body: _Json, params: ModelParams, facts: Facts, *, cut_off: bool) -> 
         body["thinking"] = {"type": "disabled"}
         return
     if facts.adaptive:
-        body["thinking"] = {"type": "adaptive"}
+        thinking = {"type": "adaptive"}
         if asked.effort is not None:
             effort = "xhigh" if asked.effort == "xhigh" and facts.xhigh else EFFORTS[asked.effort]
             body.setdefault("output_config", {})["effort"] = effort
         if asked.summary is not None:
-            body["thinking"]["display"] = "summarized"
+            thinking["display"] = "summarized"
+        body["thinking"] = thinking
         return
     if cut_off:
         return
@@ -215,8 +216,9 @@ def _cache(body: _Json, system: list[_Json]) -> None:
         body["system"] = [*system[:-1], system[-1] | {"cache_control": _EPHEMERAL}]
     elif "tools" in body:
         body["tools"][-1]["cache_control"] = _EPHEMERAL
-    if messages := body["messages"]:
-        last = messages[-1]["content"]
+    messages: list[_Json] = body["messages"]
+    if messages:
+        last: str | list[_Json] = messages[-1]["content"]
         if isinstance(last, str):
             last = messages[-1]["content"] = [{"type": "text", "text": last}]
         if last[-1]["type"] not in ("thinking", "redacted_thinking"):
