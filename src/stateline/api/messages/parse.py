@@ -143,6 +143,8 @@ def _reasoning(params: p.CreateMessage | p.CountMessageTokens) -> ReasoningConfi
     if isinstance(thinking, p.ThinkingEnabled) and found is None:
         budget = thinking.budget_tokens
         found = next((name for limit, name in _BUDGETS if budget < limit), "xhigh")
+    # Without an effort, adaptive thinking has the format's default.
+    found = found or "high"
     shown = "auto" if thinking.display == "summarized" else None
     return msgspec.convert({"effort": found, "summary": shown}, ReasoningConfig)
 

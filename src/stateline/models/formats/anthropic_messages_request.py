@@ -153,7 +153,7 @@ def _tools(body: _Json, params: ModelParams) -> None:
 
 def _tool(tool: FunctionTool) -> _Json:
     fields: _Json = {"name": tool.name}
-    if tool.description:
+    if tool.description is not None:
         fields["description"] = tool.description
     fields["input_schema"] = {"type": "object", **(tool.parameters or {})}
     if tool.strict:
