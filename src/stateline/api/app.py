@@ -66,7 +66,7 @@ def create_app(
         path = route.path.replace(":path", "")
         allow = ", ".join(sorted(each.method for each in ROUTES if each.path == route.path))
         handler = partial(route.handler, service)
-        bound = Bound(handler, path, route.scope, allow=allow, openai_only=route.openai_only)
+        bound = Bound(handler, path, route.scope, allow=allow, openai_only=route.openai_only, anthropic=route.anthropic)
         routes.append(Route(route.path, bound, methods=[route.method]))
         if route.hot:
             hot[route.method, route.path] = bound

@@ -16,7 +16,7 @@ import msgspec
 from starlette.types import Receive, Scope, Send
 
 from stateline.api.auth import Principal
-from stateline.api.errors import ClientGone, Header
+from stateline.api.errors import ClientGone, Header, Shape
 from stateline.core.errors import BadRequest, StatelineError
 from stateline.core.limits import BODY_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX
 from stateline.core.response import Dialect
@@ -46,9 +46,11 @@ class Call:
     """``headers`` have lower-case names; of a repeated one the last counts.
 
     ``durable`` is set once the request's turn is in the log: from then on no answer invites a retry.
+    ``anthropic``: the path is one of Anthropic's API, and so are the errors.
     """
 
     __slots__ = (
+        "anthropic",
         "bytes_sent",
         "dialect",
         "dialect_is_known",
@@ -82,10 +84,16 @@ class Call:
         self.dialect: Dialect = dialect or "open-responses"
         self.dialect_is_known = dialect is not None
         self.durable = False
+        self.anthropic = False
         self.route = ""
         self.status = 0
         self.bytes_sent = 0
         self.started_at = perf_counter()
+
+    @property
+    def shape(self) -> Shape:
+        """Whose errors it is answered with."""
+        return "anthropic" if self.anthropic else self.dialect
 
     @property
     def path_params(self) -> dict[str, str]:
@@ -162,6 +170,8 @@ class Call:
 
     async def start(self, status: int, headers: list[Header]) -> None:
         headers.append((b"x-request-id", self.request_id.encode("latin-1")))
+        if self.anthropic:
+            headers.append((b"request-id", self.request_id.encode("latin-1")))
         if self.durable and status == 200:
             headers.append((b"x-should-retry", b"false"))
         self.status = status

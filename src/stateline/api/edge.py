@@ -44,20 +44,24 @@ class MethodNotAllowed(BadRequest):
 class Bound:
     """A handler as an ASGI application, with what its route requires."""
 
-    __slots__ = ("_handler", "_openai_only", "_scope", "allow", "path")
+    __slots__ = ("_anthropic", "_handler", "_openai_only", "_scope", "allow", "path")
 
-    def __init__(self, handler: Handler, path: str, scope: str | None, *, allow: str, openai_only: bool) -> None:
+    def __init__(
+        self, handler: Handler, path: str, scope: str | None, *, allow: str, openai_only: bool, anthropic: bool
+    ) -> None:
         self.path = path
         self.allow = allow
         self._handler = handler
         self._scope = scope
         self._openai_only = openai_only
+        self._anthropic = anthropic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.run(cast(Call, scope["stateline.call"]), cast(Authenticator, scope["stateline.auth"]))
 
     async def run(self, call: Call, auth: Authenticator) -> None:
         call.route = self.path
+        call.anthropic = self._anthropic
         if not call.dialect_is_known:
             raise BadRequest(
                 "Unknown Stateline-Dialect: send open-responses or openai.",
@@ -138,7 +142,7 @@ class Edge:
             headers.append((b"allow", error.allow.encode()))
         if error.status == 401:
             headers.append((b"www-authenticate", b"Bearer"))
-        await call.reply(error_body(error, call.dialect), error.status, headers)
+        await call.reply(error_body(error, call.shape), error.status, headers)
 
     def _finish(self, call: Call) -> None:
         duration_s = perf_counter() - call.started_at

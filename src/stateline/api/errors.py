@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from stateline.core.errors import ModelError, StatelineError
 from stateline.core.response import Dialect, ErrorEvent, ErrorPayload, FlatErrorEvent
 
 Header = tuple[bytes, bytes]
+Shape = Dialect | Literal["anthropic"]
+"""Whose error object a request is answered with."""
 
 _OPENAI_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 _OPEN_RESPONSES_TYPES = {404: "not_found", 429: "too_many_requests"}
 
 _encode = msgspec.json.Encoder().encode
@@ -19,13 +32,15 @@ class ClientGone(Exception):
     """The client hung up before its request was whole; there is nobody to answer."""
 
 
-def error_type(error: StatelineError, dialect: Dialect) -> str:
+def error_type(error: StatelineError, dialect: Shape) -> str:
     """The dialect's word for a kind of error.
 
     Open Responses has invalid_request, not_found, too_many_requests, model_error and server_error;
-    OpenAI names its own.
+    OpenAI and Anthropic name their own.
     """
     status = error.status
+    if dialect == "anthropic":
+        return _ANTHROPIC_TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
     if dialect == "openai":
         return _OPENAI_TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
     if isinstance(error, ModelError) and status != 429:
@@ -33,12 +48,14 @@ def error_type(error: StatelineError, dialect: Dialect) -> str:
     return _OPEN_RESPONSES_TYPES.get(status) or ("invalid_request" if status < 500 else "server_error")
 
 
-def payload(error: StatelineError, dialect: Dialect) -> ErrorPayload:
+def payload(error: StatelineError, dialect: Shape) -> ErrorPayload:
     return ErrorPayload(type=error_type(error, dialect), code=error.code, message=error.message, param=error.param)
 
 
-def error_body(error: StatelineError, dialect: Dialect) -> bytes:
-    """``{"error": {"type", "code", "message", "param"}}``."""
+def error_body(error: StatelineError, dialect: Shape) -> bytes:
+    """``{"error": {"type", "code", "message", "param"}}``; Anthropic's says that it is one, too."""
+    if dialect == "anthropic":
+        return _encode({"type": "error", "error": payload(error, dialect)})
     return _encode({"error": payload(error, dialect)})
 
 

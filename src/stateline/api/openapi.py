@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -37,6 +37,13 @@ class ErrorObject(msgspec.Struct, frozen=True):
     error: ErrorPayload
 
 
+class AnthropicError(msgspec.Struct, frozen=True):
+    """The same in Anthropic's shape."""
+
+    type: Literal["error"]
+    error: ErrorPayload
+
+
 _QUERY: dict[str, dict[str, Any]] = {
     "after": {"type": "string", "minLength": 1, "maxLength": ITEM_ID_CHARS_MAX},
     "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_ITEMS_MAX, "default": 20},
@@ -62,7 +69,7 @@ _IDEMPOTENCY_KEY = {
 
 def document(routes: Sequence[Route]) -> bytes:
     """The document as JSON."""
-    types: list[Any] = [ErrorObject, Include, *_ITEM_PARAMS]
+    types: list[Any] = [ErrorObject, AnthropicError, Include, *_ITEM_PARAMS]
     for route in routes:
         types += [each for each in (route.body, route.answer) if each is not None and each not in types]
     shown, components = msgspec.json.schema_components(types, ref_template=_REF)
@@ -124,7 +131,7 @@ def _operation(route: Route, path: str, schemas: dict[int, Any]) -> dict[str, An
         "operationId": f"{route.handler.__module__.rsplit('.', 1)[-1]}_{route.handler.__name__}",
         "summary": route.summary,
         "tags": [path.removeprefix("/v1/").strip("/").split("/")[0]],
-        "responses": {"200": _answer(route, schemas), "default": _error(schemas)},
+        "responses": {"200": _answer(route, schemas), "default": _error(route, schemas)},
     }
     if parameters:
         operation["parameters"] = parameters
@@ -148,8 +155,8 @@ def _answer(route: Route, schemas: dict[int, Any]) -> dict[str, Any]:
     return {"description": "OK", "content": content}
 
 
-def _error(schemas: dict[int, Any]) -> dict[str, Any]:
+def _error(route: Route, schemas: dict[int, Any]) -> dict[str, Any]:
     return {
         "description": "The request failed; docs/errors.md lists the codes.",
-        "content": {"application/json": {"schema": schemas[id(ErrorObject)]}},
+        "content": {"application/json": {"schema": schemas[id(AnthropicError if route.anthropic else ErrorObject)]}},
     }

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import msgspec
 
 from stateline.api.call import Call, WhileConnected
-from stateline.api.errors import Header, error_event, internal_error
+from stateline.api.errors import ClientGone, Header, error_body, error_event, internal_error
+from stateline.core.calls import ModelDelta
 from stateline.core.errors import StatelineError
 from stateline.core.limits import STREAM_KEEPALIVE_S
 from stateline.core.response import StreamEvent
@@ -74,6 +75,60 @@ class Heartbeat:
         if not self._call.status:
             await self._call.start(200, list(STREAM_HEADERS))
         await self._call.write(KEEPALIVE)
+
+
+async def gather(call: Call, deltas: AsyncIterator[list[ModelDelta]], add: Callable[[list[ModelDelta]], None]) -> None:
+    """Take all of a bare call's deltas in.
+
+    Raises:
+        ClientGone: the client hung up, which ends the call.
+    """
+    async with WhileConnected(call) as connected:
+        async for batch in deltas:
+            add(batch)
+    if connected.gone:
+        raise ClientGone
+
+
+async def send_relayed(
+    call: Call,
+    deltas: AsyncIterator[list[ModelDelta]],
+    encode: Callable[[list[ModelDelta]], bytearray],
+    *,
+    end: bytes,
+    failed: Callable[[bytes], bytes],
+) -> None:
+    """Stream a bare call: each batch as ``encode`` has it, then ``end``.
+
+    The headers wait for the first delta or a long silence, so that a call that fails at once has its own
+    status. A failure after them ends the stream with what ``failed`` makes of the dialect's error.
+
+    Raises:
+        ClientGone: the client hung up, which ends the call.
+    """
+    last = end
+    beat = Heartbeat(call)
+    async with WhileConnected(call) as connected:
+        try:
+            async for batch in deltas:
+                if not call.status:
+                    await call.start(200, list(STREAM_HEADERS))
+                await call.write(encode(batch))
+                beat.beat()
+        except StatelineError as error:
+            if not call.status:
+                raise
+            last = failed(error_body(error, call.shape))
+        except Exception:
+            if not call.status:
+                raise
+            _log.exception("stream failed: request %s", call.request_id)
+            last = failed(error_body(internal_error(call.request_id), call.shape))
+        finally:
+            beat.stop()
+    if connected.gone:
+        raise ClientGone
+    await call.write(last, last=True)
 
 
 async def send_events(call: Call, batches: AsyncIterator[list[StreamEvent]], cursor: int = -1) -> None:

@@ -11,6 +11,8 @@ from stateline.api.auth import SCOPE_ADMIN, SCOPE_API
 from stateline.api.call import Call
 from stateline.api.chat.encode import ChatCompletion
 from stateline.api.chat.params import CreateChatCompletion
+from stateline.api.messages.encode import AnthropicMessage
+from stateline.api.messages.params import CountMessageTokens, CreateMessage
 from stateline.api.operator import BackupState, Reloaded, ServerStatus
 from stateline.api.params import (
     AddConversationItems,
@@ -20,7 +22,7 @@ from stateline.api.params import (
     UpdateConversation,
 )
 from stateline.api.query import ItemList
-from stateline.api.routes import chat, conversations, health, keys, models, operator, responses
+from stateline.api.routes import chat, conversations, health, keys, messages, models, operator, responses
 from stateline.api.service import Service
 from stateline.core.items import Item
 from stateline.core.response import Response
@@ -40,6 +42,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         streams: the answer may be server-sent events instead.
         hot: found without the router.
         openai_only: the errors are OpenAI's whatever the dialect header says.
+        anthropic: the errors are Anthropic's.
     """
 
     method: str
@@ -54,6 +57,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     streams: bool = False
     hot: bool = False
     openai_only: bool = False
+    anthropic: bool = False
 
 
 _PAGE = ("after", "limit", "order", "include")
@@ -192,6 +196,26 @@ ROUTES: tuple[Route, ...] = (
         streams=True,
         hot=True,
         openai_only=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/messages",
+        handler=messages.create,
+        summary="Create a message, as Anthropic's API does; nothing of it is kept",
+        body=CreateMessage,
+        answer=AnthropicMessage,
+        streams=True,
+        hot=True,
+        anthropic=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/messages/count_tokens",
+        handler=messages.count_tokens,
+        summary="Estimate the input tokens of a message",
+        body=CountMessageTokens,
+        answer=messages.MessageTokens,
+        anthropic=True,
     ),
     Route(
         method="GET",

@@ -26,8 +26,8 @@ ENVIRON_PREFIX = "STATELINE_"
 LOCAL_MODEL = "qwen2.5-coder-0.5b-instruct"
 """The model that needs no key: what is served where no deployment is configured."""
 
-Cloud = Literal["openai", "azure", "aws", "openai-compatible", "local"]
-Format = Literal["openai-responses", "openai-chat", "bedrock-converse"]
+Cloud = Literal["openai", "azure", "anthropic", "aws", "openai-compatible", "local"]
+Format = Literal["openai-responses", "openai-chat", "anthropic-messages", "bedrock-converse"]
 
 
 class ConfigError(StatelineError):
@@ -159,8 +159,8 @@ LATER_KEYS = {
 }
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),
-    ("deployments", "cloud"): frozenset({"anthropic", "google"}),
-    ("deployments", "format"): frozenset({"anthropic-messages", "gemini"}),
+    ("deployments", "cloud"): frozenset({"google"}),
+    ("deployments", "format"): frozenset({"gemini"}),
     ("deployments", "auth"): frozenset({"entra", "adc"}),
 }
 
@@ -168,6 +168,7 @@ CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "openai": {"format": "openai-responses", "base_url": "https://api.openai.com/v1"},
     "azure": {"format": "openai-responses"},
     "aws": {"format": "bedrock-converse", "auth": "sigv4"},
+    "anthropic": {"format": "anthropic-messages", "base_url": "https://api.anthropic.com/v1"},
     "openai-compatible": {"format": "openai-chat"},
     "local": {"format": "openai-chat", "auth": "none"},
 }

@@ -112,6 +112,12 @@ class Reasoning(_Item, tag="reasoning", frozen=True, gc=False, kw_only=True):
     status: ItemStatus | UnsetType = UNSET
 
 
+SIGNATURE = "signature:"
+REDACTED = "redacted:"
+"""What the encrypted content of Claude's reasoning begins with, on every cloud: a signature of the text
+beside it, or all of the reasoning, redacted. Without a sidecar this tells it from other providers'."""
+
+
 class Compaction(_Item, tag="compaction", frozen=True, gc=False, kw_only=True):
     """Stands for everything before it in the context."""
 

@@ -1,6 +1,6 @@
-"""The scripted model over HTTP: an OpenAI-compatible upstream, which speaks Bedrock's Converse too.
+"""The scripted model over HTTP: an OpenAI-compatible upstream, which speaks Anthropic's and Bedrock's formats too.
 
-``/v1/chat/completions`` and ``/v1/responses``, JSON and SSE, ``/v1/models``, and
+``/v1/chat/completions``, ``/v1/responses`` and ``/v1/messages``, JSON and SSE, ``/v1/models``, and
 ``/v1/model/{id}/converse`` and ``converse-stream``. In a test::
 
     async with ScriptedUpstream(Answer(text="hello")) as base_url: ...
@@ -25,6 +25,7 @@ import msgspec
 from aiohttp import ClientConnectionResetError, web
 
 from stateline.core.calls import ModelDelta
+from stateline.testing.anthropic_bodies import MessageBody, MessagesAsked, refused_body
 from stateline.testing.converse import ConverseAsked, ConverseBody, converse_asked, converse_refusal
 from stateline.testing.openai_bodies import ChatBody, Json, ResponseBody
 from stateline.testing.scripted import (
@@ -43,7 +44,7 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 _JSON = "application/json"
 _SSE = "text/event-stream; charset=utf-8"
 _BROKEN_SSE = b'data: {"type": "response.output_text.delta", "delta\n\n'
-Body = ChatBody | ResponseBody | ConverseBody
+Body = ChatBody | ResponseBody | MessageBody | ConverseBody
 
 
 def _text_of(content: Any) -> str:
@@ -115,6 +116,9 @@ class BodyAsked(Asked):
         return cast("Json", form.get("json_schema", form)).get("schema") or {}
 
 
+_Asked = BodyAsked | MessagesAsked
+
+
 class ScriptedUpstream:
     """Serves a script while its context lasts; entering gives the base URL, ``/v1`` included."""
 
@@ -149,7 +153,8 @@ class ScriptedUpstream:
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path.removeprefix("/v1")
-        if request.method == "POST" and (path in ("/chat/completions", "/responses") or path.startswith("/model/")):
+        paths = ("/chat/completions", "/responses", "/messages")
+        if request.method == "POST" and (path in paths or path.startswith("/model/")):
             return await self._call(request, request.raw_path.removeprefix("/v1"))
         if path == "/models":
             data = [{"id": name, "object": "model", "created": 0, "owned_by": "stateline"} for name in self._models]
@@ -174,9 +179,13 @@ class ScriptedUpstream:
         except msgspec.DecodeError:
             return _reply(_error("the body is no JSON object", "invalid_json"), status=400)
         key = request.headers.get("Idempotency-Key", "")
-        asked = converse_asked(path, body, key) or BodyAsked(body, key, chat=path == "/chat/completions")
+        asked = converse_asked(path, body, key) or (
+            MessagesAsked(body, key) if path == "/messages" else BodyAsked(body, key, chat=path != "/responses")
+        )
         self._ledger.take(asked, hash(raw))
         answer = self._rule(asked, asked.attempt)
+        if isinstance(asked, MessagesAsked) and (problem := asked.problem()):
+            answer = Answer(status=400, error_message=problem)
         try:
             return await _perform(request, asked, answer)
         except (ClientConnectionResetError, ConnectionResetError):
@@ -187,21 +196,26 @@ class ScriptedUpstream:
                 asked.outcome = "closed"
 
 
-def _body(asked: BodyAsked | ConverseAsked) -> Body:
+_AnyAsked = BodyAsked | MessagesAsked | ConverseAsked
+
+
+def _body(asked: _AnyAsked) -> Body:
     if isinstance(asked, ConverseAsked):
         return ConverseBody()
+    if isinstance(asked, MessagesAsked):
+        return MessageBody(asked.serial, asked.model)
     if not asked.chat:
         return ResponseBody(asked.serial, asked.model, asked.body)
     options: Json = asked.body.get("stream_options") or {}
     return ChatBody(asked.serial, asked.model, with_usage=bool(options.get("include_usage")))
 
 
-async def _perform(request: web.BaseRequest, asked: BodyAsked | ConverseAsked, answer: Answer) -> web.StreamResponse:
+async def _perform(request: web.BaseRequest, asked: _AnyAsked, answer: Answer) -> web.StreamResponse:
     if answer.first_byte_ms > 0:
         await asyncio.sleep(answer.first_byte_ms / 1000)
     if answer.status >= 400:
         asked.outcome = "error"
-        return _refused(answer, converse=isinstance(asked, ConverseAsked))
+        return _refused(answer, asked)
     deltas = deltas_of(answer, asked.serial)
     body = _body(asked)
     if asked.stream:
@@ -290,17 +304,19 @@ def _error(message: str, code: str | None, kind: str = "invalid_request_error") 
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
-def _refused(answer: Answer, *, converse: bool) -> web.Response:
+def _refused(answer: Answer, asked: _AnyAsked) -> web.Response:
     kind = "server_error" if answer.status >= 500 else "invalid_request_error"
     if answer.status == 429:
         kind = "rate_limit_error"
     message = answer.error_message or f"scripted error {answer.status}"
-    headers: dict[str, str] = {}
-    body = _error(message, answer.error_code, kind)
-    if converse:
+    if isinstance(asked, MessagesAsked):
+        response = web.Response(body=refused_body(answer), status=answer.status, content_type=_JSON)
+    elif isinstance(asked, ConverseAsked):
         body, headers = converse_refusal(answer)
-    response = _reply(body, status=answer.status)
-    response.headers.update(headers)
+        response = _reply(body, status=answer.status)
+        response.headers.update(headers)
+    else:
+        response = _reply(_error(message, answer.error_code, kind), status=answer.status)
     if answer.retry_after_s is not None:
         response.headers["retry-after"] = f"{answer.retry_after_s:g}"
         response.headers["retry-after-ms"] = f"{answer.retry_after_s * 1000:g}"

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from time import time
 
-from stateline.api.call import Call, WhileConnected
+from stateline.api.call import Call
 from stateline.api.chat.encode import ChatAnswer, ChatChunks
 from stateline.api.chat.parse import ParsedChat, parse_chat
-from stateline.api.errors import ClientGone, error_body, internal_error
 from stateline.api.service import Service
-from stateline.api.stream import DONE, STREAM_HEADERS, Heartbeat
+from stateline.api.stream import DONE, gather, send_relayed
 from stateline.core.calls import ModelDelta
-from stateline.core.errors import StatelineError
-
-_log = logging.getLogger("stateline.api")
 
 
 async def create(service: Service, call: Call) -> None:
@@ -34,42 +29,14 @@ async def create(service: Service, call: Call) -> None:
 
 async def _whole(call: Call, parsed: ParsedChat, deltas: AsyncIterator[list[ModelDelta]]) -> None:
     answer = ChatAnswer()
-    async with WhileConnected(call) as connected:
-        async for batch in deltas:
-            answer.add(batch)
-    if connected.gone:
-        raise ClientGone
-    model = parsed.request.params.model
-    await call.reply_json(answer.completion(_completion_id(), int(time()), model))
+    await gather(call, deltas, answer.add)
+    await call.reply_json(answer.completion(_completion_id(), int(time()), parsed.request.params.model))
 
 
 async def _stream(call: Call, parsed: ParsedChat, deltas: AsyncIterator[list[ModelDelta]]) -> None:
-    """The headers wait for the first delta or a long silence, so that a call that fails at once has its own status."""
     model = parsed.request.params.model
     chunks = ChatChunks(_completion_id(), int(time()), model, include_usage=parsed.include_usage)
-    last = DONE
-    beat = Heartbeat(call)
-    async with WhileConnected(call) as connected:
-        try:
-            async for batch in deltas:
-                if not call.status:
-                    await call.start(200, list(STREAM_HEADERS))
-                await call.write(chunks.encode(batch))
-                beat.beat()
-        except StatelineError as error:
-            if not call.status:
-                raise
-            last = b"data: " + error_body(error, "openai") + b"\n\n"
-        except Exception:
-            if not call.status:
-                raise
-            _log.exception("stream failed: request %s", call.request_id)
-            last = b"data: " + error_body(internal_error(call.request_id), "openai") + b"\n\n"
-        finally:
-            beat.stop()
-    if connected.gone:
-        raise ClientGone
-    await call.write(last, last=True)
+    await send_relayed(call, deltas, chunks.encode, end=DONE, failed=lambda error: b"data: %b\n\n" % error)
 
 
 def _completion_id() -> str:

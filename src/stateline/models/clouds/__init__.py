@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from stateline.models.clouds import aws, azure, openai, openai_compatible
+from stateline.models.clouds import anthropic, aws, azure, openai, openai_compatible
 from stateline.models.clouds.cloud import Cloud
 
 CLOUDS: dict[str, Cloud] = {
     "openai": openai.CLOUD,
+    "anthropic": anthropic.CLOUD,
     "openai-compatible": openai_compatible.CLOUD,
     "aws": aws.CLOUD,
     "azure": azure.CLOUD,

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError
-from stateline.models.formats import bedrock_converse, openai_chat, openai_responses
+from stateline.models.formats import anthropic_messages, bedrock_converse, openai_chat, openai_responses
 from stateline.models.formats.errors import decode_error
 
 
@@ -52,6 +52,13 @@ FORMATS: dict[str, WireFormat] = {
         openai_responses.encode_request,
         openai_responses.decode_response,
         openai_responses.StreamDecoder,
+        decode_error,
+    ),
+    "anthropic-messages": WireFormat(
+        "/messages",
+        anthropic_messages.encode_request,
+        anthropic_messages.decode_response,
+        anthropic_messages.StreamDecoder,
         decode_error,
     ),
     "bedrock-converse": WireFormat(

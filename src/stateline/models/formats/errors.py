@@ -67,6 +67,9 @@ _BY_CODE: dict[str, Rule] = {
     "rate_limit_exceeded": _RATE,
     "rate_limit_error": _RATE,
     "ratelimiterror": _RATE,
+    "billing_error": _QUOTA,
+    "not_found_error": _NO_MODEL,
+    "request_too_large": _TOO_LARGE,
     "tokens": _RATE,
     "requests": _RATE,
     "overloaded_error": _OVERLOADED,
@@ -74,9 +77,11 @@ _BY_CODE: dict[str, Rule] = {
     "unavailable_error": _OVERLOADED,
     "slow_down": _OVERLOADED,
     "timeout": _TIMEOUT,
+    "timeout_error": _TIMEOUT,
     "vector_store_timeout": _TIMEOUT,
     "server_error": _FAILED,
     "internal_error": _FAILED,
+    "api_error": _FAILED,
     "internalservererror": _FAILED,
 }
 """By the provider's `code` or `type`, lower-case: OpenAI's, and those of the servers that copy it."""
@@ -85,6 +90,11 @@ _BY_WORDS: tuple[tuple[str, Rule], ...] = (
     ("maximum context length", _CONTEXT),
     ("exceeds the available context size", _CONTEXT),
     ("context window", _CONTEXT),
+    # Anthropic, whose every refusal has the type invalid_request_error.
+    ("prompt is too long", _CONTEXT),
+    ("exceed context limit", _CONTEXT),
+    ("content filtering policy", _FILTERED),
+    ("credit balance is too low", _QUOTA),
 )
 """By a phrase of the message, for client errors of servers that send no code of their own."""
 
@@ -140,7 +150,7 @@ def decode_error(status: int, headers: Mapping[str, str], body: bytes) -> ModelE
     error.retry_after_s = after if error.retryable else None
     if (hint := headers.get("x-should-retry")) in ("true", "false"):
         error.retryable = hint == "true"
-    if request_id := headers.get("x-request-id"):
+    if request_id := headers.get("x-request-id") or headers.get("request-id"):
         error.message = f"{error.message} (provider's request {request_id[:100]})"
         error.args = (error.message,)
     return error

@@ -24,6 +24,8 @@ from stateline.core.calls import (
     ModelRequest,
 )
 from stateline.core.items import (
+    REDACTED,
+    SIGNATURE,
     Compaction,
     Content,
     FunctionCall,
@@ -269,7 +271,9 @@ class _Items:
         own = self._own(item)
         encrypted = own.get("encrypted_content")
         if not own and not self._is_foreign(item) and isinstance(item.encrypted_content, str):
-            encrypted = item.encrypted_content
+            # A client that kept the context itself may have changed from Claude, whose secrets it sends too.
+            foreign = item.encrypted_content.startswith((SIGNATURE, REDACTED))
+            encrypted = None if foreign else item.encrypted_content
         fields: _Json = {"type": "reasoning"}
         if own.get("id"):
             fields["id"] = own["id"]

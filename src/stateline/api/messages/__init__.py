@@ -1,0 +1,1 @@
+"""Anthropic's Messages: its bodies into model requests, and deltas into its objects and events."""

@@ -1,0 +1,37 @@
+"""``/v1/messages``: the stateless plane for clients of Anthropic's API. Nothing of it is kept."""
+
+from __future__ import annotations
+
+import os
+from contextlib import aclosing
+
+import msgspec
+
+from stateline.api.call import Call
+from stateline.api.messages.encode import STOP, MessageAnswer, MessageEvents, error_bytes
+from stateline.api.messages.parse import parse_count_tokens, parse_message
+from stateline.api.service import Service
+from stateline.api.stream import gather, send_relayed
+
+
+class MessageTokens(msgspec.Struct, frozen=True):
+    input_tokens: int
+
+
+async def create(service: Service, call: Call) -> None:
+    """One bare model call; it ends when the client hangs up."""
+    request = parse_message(await call.body())
+    message_id, model = "msg_" + os.urandom(14).hex(), request.params.model
+    async with aclosing(service.engine.relay(call.tenant, call.principal.id, request)) as deltas:
+        if request.stream:
+            await send_relayed(call, deltas, MessageEvents(message_id, model).encode, end=STOP, failed=error_bytes)
+            return
+        answer = MessageAnswer()
+        await gather(call, deltas, answer.add)
+        await call.reply_json(answer.message(message_id, model))
+
+
+async def count_tokens(service: Service, call: Call) -> None:
+    """An estimate of what ``create`` would send for the same body."""
+    request = parse_count_tokens(await call.body())
+    await call.reply_json(MessageTokens(service.engine.input_tokens(request)))
