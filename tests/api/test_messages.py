@@ -56,8 +56,8 @@ class Weather(BaseModel):
     degrees: int
 
 
-def _client(server: Served, **options: Any) -> anthropic.Anthropic:
-    return anthropic.Anthropic(**{"base_url": server.url, "api_key": "unused", "max_retries": 0, **options})
+def _client(server: Served, api_key: str = "unused") -> anthropic.Anthropic:
+    return anthropic.Anthropic(base_url=server.url, api_key=api_key, max_retries=0)
 
 
 @pytest.fixture
@@ -114,10 +114,13 @@ auth = "none"
 
 async def _ask(client: anthropic.AsyncAnthropic, model: str, messages: list[Any], *, stream: bool) -> Message:
     thinking: Any = {"type": "enabled", "budget_tokens": 2048}
-    asked: Any = {"model": model, "max_tokens": 4096, "messages": messages, "tools": [TOOL], "thinking": thinking}
     if not stream:
-        return await client.messages.create(**asked)
-    async with client.messages.stream(**asked) as events:
+        return await client.messages.create(
+            model=model, max_tokens=4096, messages=messages, tools=[TOOL], thinking=thinking
+        )
+    async with client.messages.stream(
+        model=model, max_tokens=4096, messages=messages, tools=[TOOL], thinking=thinking
+    ) as events:
         return await events.get_final_message()
 
 

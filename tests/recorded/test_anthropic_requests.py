@@ -202,12 +202,13 @@ _ITEMS = st.lists(
     ),
     max_size=5,
 )
+_OBJECT: Json = {"type": "object", "properties": {}}
 _TOOLS = st.lists(
     st.builds(
         FunctionTool,
         name=_NAME,
         description=st.none() | _WORD,
-        parameters=st.none() | st.just({"type": "object", "properties": {}}),
+        parameters=st.none() | st.just(_OBJECT),
         strict=st.none() | st.booleans(),
     ),
     max_size=3,
