@@ -25,7 +25,7 @@ from stateline.api import Options, create_app
 from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
-from stateline.core.limits import HANDOVER_GRACE_S, LISTEN_BACKLOG, SHUTDOWN_GRACE_S
+from stateline.core.limits import LISTEN_BACKLOG, SHUTDOWN_GRACE_S
 from stateline.engine import Engine
 from stateline.identity.admin_file import admin_file, new_token
 from stateline.identity.keys import Keys, OpenAuthenticator
@@ -275,16 +275,16 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._engine.drain()
         # Others go on with what ran here, while this node answers from the log what it is still asked.
-        grace_s = HANDOVER_GRACE_S if await self._engine.hand_over() else SHUTDOWN_GRACE_S
+        await self._engine.hand_over()
         # A person at a terminal has no load balancer to wait for.
         drain_s = 0.0 if self._interrupted else self._drains_for_s()
         if drain_s > 0:
             log.info("draining for %g s: not ready, and still answering", drain_s)
             await asyncio.sleep(drain_s)
-        log.info("stopping: running turns have %g s, then they are handed back", grace_s)
+        log.info("stopping: running turns have %g s, then they are handed back", SHUTDOWN_GRACE_S)
         for server in self.servers:
             server.close()
-        await self._engine.stop(grace_s=grace_s)
+        await self._engine.stop(grace_s=SHUTDOWN_GRACE_S)
         await super().shutdown(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

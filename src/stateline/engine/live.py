@@ -82,6 +82,11 @@ class Live:
         self._stopped = False
         self._asking = False
 
+    @property
+    def followed(self) -> bool:
+        """Whether anybody follows a session, or owns one."""
+        return bool(self._watched)
+
     async def stop(self) -> None:
         """End the tailer, and tell its readers."""
         self._stopped = True

@@ -138,7 +138,11 @@ class Node:
         self._stopping = True
         if self.volatile is not None:
             await self.volatile.stop(grace_s=grace_s)
+        ends_s = asyncio.get_running_loop().time() + grace_s
         await self._drained(grace_s)
+        # Whoever reads here what other nodes go on with reads it to its end, if that comes in this time.
+        while self._handing_over and self.live.followed and asyncio.get_running_loop().time() < ends_s:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
         for worker in list(self.workers.values()):
             worker.hand_back()
         await self._drained(grace_s=2.0)
