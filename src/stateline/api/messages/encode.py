@@ -82,7 +82,8 @@ def usage_field(usage: Usage | None) -> MessageUsage:
     if usage is None:
         return MessageUsage(input_tokens=0, output_tokens=0)
     return MessageUsage(
-        input_tokens=max(0, usage.input_tokens - usage.cached_tokens),
+        input_tokens=max(0, usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens),
+        cache_creation_input_tokens=usage.cache_write_tokens,
         output_tokens=usage.output_tokens,
         cache_read_input_tokens=usage.cached_tokens,
     )

@@ -97,10 +97,12 @@ class _Usage(msgspec.Struct, gc=False):
 
     def neutral(self) -> Usage:
         read, details = self.cache_read_input_tokens or 0, self.output_tokens_details
+        written = self.cache_creation_input_tokens or 0
         return Usage(
-            input_tokens=(self.input_tokens or 0) + (self.cache_creation_input_tokens or 0) + read,
+            input_tokens=(self.input_tokens or 0) + written + read,
             output_tokens=self.output_tokens or 0,
             cached_tokens=read,
+            cache_write_tokens=written,
             reasoning_tokens=(details.thinking_tokens or 0) if details else 0,
         )
 
