@@ -8,6 +8,7 @@ is stalled runs what came meanwhile when it goes on.
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
@@ -214,13 +215,16 @@ class SimLoop(asyncio.BaseEventLoop):
 
     def bury(self, hosts: list[Host]) -> None:
         """Take apart what never ended, without a word, and close the loop."""
-        for host in hosts:
-            for task in host.tasks:
-                if not task.done():
-                    task._log_destroy_pending = False  # pyright: ignore[reportAttributeAccessIssue]
-                    _end(task)
-            host.tasks = []
-            host.held = []
+        with warnings.catch_warnings():
+            # What a task begins on its way out is never run.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            for host in hosts:
+                for task in host.tasks:
+                    if not task.done():
+                        task._log_destroy_pending = False  # pyright: ignore[reportAttributeAccessIssue]
+                        _end(task)
+                host.tasks = []
+                host.held = []
         self._soon.clear()
         self._later.clear()
         self.close()
