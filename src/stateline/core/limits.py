@@ -54,6 +54,19 @@ ACCESS_LOG_LINES_MAX = 256
 """Lines of the access log that are written together."""
 ACCESS_LOG_DELAY_S = 0.25
 
+# -- contracts --------------------------------------------------------------------------------
+CONTRACT_FILES_MAX = 1_000
+CONTRACT_FILE_BYTES_MAX = 4 * 1024 * 1024
+CONTRACT_NODES_MAX = 200_000
+"""Values in one file of contracts; a few lines of YAML aliases would else grow without end."""
+CONTRACT_DEPTH_MAX = 32
+"""Nesting of one file of contracts."""
+VERDICTS_KEPT_MAX = 256
+"""Verdicts of one clause that are kept to be given again, by outcomes and posture."""
+PREDICATE_CHARS_MAX = 4_096
+PREDICATE_DEPTH_MAX = 32
+"""Parentheses, lists and calls within one another in a predicate."""
+
 # -- API keys ---------------------------------------------------------------------------------
 KEYS_MAX = 10_000
 """API keys in force or revoked, over all tenants."""
