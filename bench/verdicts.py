@@ -1,0 +1,55 @@
+"""The CPU of a verdict over 50 clauses, uncached: ``python -m bench.verdicts``.
+
+A clause is asked of CEL only where the fact that all its readings compare is the one that they name, so
+what a verdict costs goes with how many of the clauses speak of the placement's own vendor.
+"""
+
+from __future__ import annotations
+
+from statistics import median
+from time import thread_time_ns
+from typing import Any
+
+from stateline.contract_files import parse
+from stateline.contracts import Contracts, load, parse_at
+
+CLAUSES = 50
+VERDICTS = 3000
+FACTS: dict[str, dict[str, Any]] = {
+    "model": {"vendor": "openai"},
+    "deployment": {"cloud": "aws"},
+    "workload": {"kind": "stateful"},
+}
+
+
+def contracts(speaking: int, readings: int) -> Contracts:
+    """CLAUSES clauses, each a contract, of which ``speaking`` are about the placement's vendor."""
+    documents = []
+    for number in range(CLAUSES):
+        vendor = "openai" if number < speaking else f"vendor{number}"
+        every = f'model.vendor == "{vendor}" && deployment.cloud in ["aws", "google"]'
+        denies = [every, every + ' && workload.kind == "stateless"'][:readings]
+        lines = [f"      - {{id: r{at}, held_by: [h{at}], deny: '{deny}'}}" for at, deny in enumerate(denies)]
+        head = f"contract: c{number}\nclauses:\n  - id: x\n    kind: exclusivity\n    readings:\n"
+        documents.append(parse(f"c{number}.yaml", head + "\n".join(lines) + "\n"))
+    return load(documents, None)
+
+
+def p50_us(loaded: Contracts) -> float:
+    at = parse_at("2026-03-18")
+    took: list[int] = []
+    for _ in range(VERDICTS):
+        begun = thread_time_ns()
+        loaded.evaluate(FACTS, at)
+        took.append(thread_time_ns() - begun)
+    return median(took) / 1000
+
+
+def main() -> None:
+    for speaking, readings in ((1, 2), (10, 2), (CLAUSES, 1), (CLAUSES, 2)):
+        cost = p50_us(contracts(speaking, readings))
+        print(f"{speaking:3} of {CLAUSES} clauses about this vendor, {readings} readings each: p50 {cost:6.1f} us")
+
+
+if __name__ == "__main__":
+    main()
