@@ -11,7 +11,7 @@ from time import thread_time_ns
 from typing import Any
 
 from stateline.contract_files import parse
-from stateline.contracts import Contracts, load, parse_at
+from stateline.contracts import Contracts, Document, load, parse_at
 
 CLAUSES = 50
 VERDICTS = 3000
@@ -24,7 +24,7 @@ FACTS: dict[str, dict[str, Any]] = {
 
 def contracts(speaking: int, readings: int) -> Contracts:
     """CLAUSES clauses, each a contract, of which ``speaking`` are about the placement's vendor."""
-    documents = []
+    documents: list[Document] = []
     for number in range(CLAUSES):
         vendor = "openai" if number < speaking else f"vendor{number}"
         every = f'model.vendor == "{vendor}" && deployment.cloud in ["aws", "google"]'
