@@ -95,9 +95,6 @@ class Application(Starlette):
         super().__init__(**options)
         self._edge = edge(self.router)
 
-    def build_middleware_stack(self) -> ASGIApp:
-        return self._edge
-
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         """No coroutine of its own around each request."""
         scope["app"] = self

@@ -116,9 +116,6 @@ class BodyAsked(Asked):
         return cast("Json", form.get("json_schema", form)).get("schema") or {}
 
 
-_Asked = BodyAsked | MessagesAsked
-
-
 class ScriptedUpstream:
     """Serves a script while its context lasts; entering gives the base URL, ``/v1`` included."""
 
