@@ -36,7 +36,7 @@ from stateline.core.items import REDACTED, SIGNATURE, UrlCitation
 from stateline.models.formats.anthropic_messages_request import encode_request
 from stateline.models.formats.errors import ErrorBody, translate
 from stateline.models.formats.openai_shared import cut_stream, malformed
-from stateline.models.formats.sse import EventSplitter
+from stateline.models.formats.sse import SseDecoder
 
 __all__ = ["StreamDecoder", "decode_response", "encode_request"]
 
@@ -194,47 +194,21 @@ def _read_block(raw: msgspec.Raw) -> _Block:
     return _block.decode(raw) if kind in _STARTS else _Block(type=kind)
 
 
-class StreamDecoder:
-    """Decodes a stream that is fed in pieces of any size.
+class StreamDecoder(SseDecoder):
+    """Decodes a stream that is fed in pieces of any size."""
 
-    Attributes:
-        done: whether the Finish was given; what comes after it is ignored.
-    """
-
-    __slots__ = ("_events", "_reader", "done")
+    __slots__ = ("_reader",)
 
     def __init__(self) -> None:
-        self._events = EventSplitter()
+        super().__init__()
         self._reader = _Reader("malformed_stream")
-        self.done = False
 
-    def feed(self, data: bytes) -> list[ModelDelta]:
-        """The deltas of the events that ``data`` completes.
-
-        Raises:
-            ModelError: ``malformed_stream``, ``unsupported_output``, or what an error event inside
-                the stream says.
-        """
-        return self._decode(self._events.feed(data))
-
-    def eof(self) -> list[ModelDelta]:
-        """The deltas still due when the body has ended.
-
-        Raises:
-            ModelError: ``answer_cut``, when the stream has no end.
-        """
-        out = self._decode(self._events.eof())
-        if not self.done:
-            if self._reader.reason is None:
-                raise cut_stream()
-            self._end(out)
-        return out
+    def end(self, out: list[ModelDelta]) -> None:
+        if self._reader.reason is None:
+            raise cut_stream()
+        self._end(out)
 
     def decode(self, events: list[bytes]) -> list[ModelDelta]:
-        """The deltas of whole events, for a cloud that frames them in its own way."""
-        return self._decode(events)
-
-    def _decode(self, events: list[bytes]) -> list[ModelDelta]:
         out: list[ModelDelta] = []
         reader, decode = self._reader, _event.decode
         for data in events:

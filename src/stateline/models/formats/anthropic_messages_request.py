@@ -35,7 +35,7 @@ from stateline.models.formats.anthropic_messages_models import (
     Facts,
     facts_of,
 )
-from stateline.models.formats.openai_shared import allowed_names, refused, wants_logprobs
+from stateline.models.formats.openai_shared import allowed_names, refuse_sampling, refused
 
 _encode = msgspec.json.Encoder().encode
 _Json = dict[str, Any]
@@ -99,15 +99,7 @@ def encode_request(request: ModelRequest, upstream_model: str, origin: str) -> b
 
 
 def _refuse(params: ModelParams) -> None:
-    for name in ("presence_penalty", "frequency_penalty"):
-        if getattr(params, name):
-            raise refused(name, f"A {name}", WIRE)
-    if params.seed is not None:
-        raise refused("seed", "A seed", WIRE)
-    if wants_logprobs(params) or params.top_logprobs:
-        raise refused("top_logprobs", "A wish for log probabilities", WIRE)
-    if params.temperature is not None and params.temperature > 1:
-        raise refused("temperature", "A temperature above 1", WIRE)
+    refuse_sampling(params, WIRE)
     if params.text.verbosity is not None:
         raise refused("text.verbosity", "A verbosity", WIRE)
 

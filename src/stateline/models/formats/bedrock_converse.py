@@ -32,10 +32,10 @@ from stateline.core.calls import (
     Usage,
 )
 from stateline.core.errors import ModelError
-from stateline.core.items import UrlCitation
+from stateline.core.items import REDACTED, SIGNATURE, UrlCitation
 from stateline.models.formats.aws_eventstream import Message, MessageSplitter
 from stateline.models.formats.bedrock_converse_errors import decode_error, translate_exception
-from stateline.models.formats.bedrock_converse_request import REDACTED, SIGNATURE, encode_request
+from stateline.models.formats.bedrock_converse_request import encode_request
 from stateline.models.formats.openai_shared import cut_stream, malformed
 
 __all__ = ["StreamDecoder", "decode_error", "decode_response", "encode_request"]

@@ -16,6 +16,8 @@ import msgspec
 from stateline.core.calls import ModelRequest
 from stateline.core.ids import digest
 from stateline.core.items import (
+    REDACTED,
+    SIGNATURE,
     Compaction,
     Content,
     FunctionCall,
@@ -31,10 +33,6 @@ from stateline.core.items import (
     Refusal,
 )
 from stateline.models.formats.openai_shared import refused
-
-SIGNATURE = "signature:"
-REDACTED = "redacted:"
-"""What stands before the secret of a reasoning item: a signature of its text, or all of it, redacted."""
 
 CACHE_POINT: dict[str, Any] = {"cachePoint": {"type": "default"}}
 

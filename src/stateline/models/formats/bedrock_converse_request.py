@@ -28,10 +28,10 @@ from stateline.core.calls import (
     TextConfig,
 )
 from stateline.core.origin import family
-from stateline.models.formats.bedrock_converse_messages import CACHE_POINT, REDACTED, SIGNATURE, Messages
-from stateline.models.formats.openai_shared import allowed_names, refused, wants_logprobs
+from stateline.models.formats.bedrock_converse_messages import CACHE_POINT, Messages
+from stateline.models.formats.openai_shared import allowed_names, refuse_sampling, refused
 
-__all__ = ["REDACTED", "SIGNATURE", "WIRE", "encode_request"]
+__all__ = ["WIRE", "encode_request"]
 
 WIRE = "Bedrock Converse"
 _METADATA_CHARS_MAX = 256
@@ -92,15 +92,7 @@ def _set(**fields: Any) -> _Json:
 
 
 def _refuse(params: ModelParams) -> None:
-    for name in ("presence_penalty", "frequency_penalty"):
-        if getattr(params, name):
-            raise refused(name, f"A {name}", WIRE)
-    if params.seed is not None:
-        raise refused("seed", "A seed", WIRE)
-    if wants_logprobs(params) or params.top_logprobs:
-        raise refused("top_logprobs", "A wish for log probabilities", WIRE)
-    if params.temperature is not None and params.temperature > 1:
-        raise refused("temperature", "A temperature above 1", WIRE)
+    refuse_sampling(params, WIRE)
     if params.service_tier not in (None, "auto", *_TIERS):
         raise refused("service_tier", f"The service tier {params.service_tier!r}", WIRE)
 

@@ -29,7 +29,7 @@ from stateline.core.limits import CALL_ID_CHARS_MAX
 from stateline.models.formats.errors import ErrorBody, translate
 from stateline.models.formats.openai_chat_request import encode_request
 from stateline.models.formats.openai_shared import Citation, Logprob, cut_stream, malformed
-from stateline.models.formats.sse import EventSplitter
+from stateline.models.formats.sse import SseDecoder
 
 __all__ = ["StreamDecoder", "decode_response", "encode_request"]
 
@@ -146,42 +146,21 @@ def decode_response(body: bytes) -> list[ModelDelta]:
     return out
 
 
-class StreamDecoder:
-    """Decodes a stream that is fed in pieces of any size.
+class StreamDecoder(SseDecoder):
+    """Decodes a stream that is fed in pieces of any size."""
 
-    Attributes:
-        done: whether the Finish was given; what comes after it is ignored.
-    """
-
-    __slots__ = ("_events", "_reader", "done")
+    __slots__ = ("_reader",)
 
     def __init__(self) -> None:
-        self._events = EventSplitter()
+        super().__init__()
         self._reader = _Reader("malformed_stream")
-        self.done = False
 
-    def feed(self, data: bytes) -> list[ModelDelta]:
-        """The deltas of the events that ``data`` completes.
+    def end(self, out: list[ModelDelta]) -> None:
+        if self._reader.reason is None:
+            raise cut_stream()
+        out.append(self._end())
 
-        Raises:
-            ModelError: ``malformed_stream``, or what an error event inside the stream says.
-        """
-        return self._decode(self._events.feed(data))
-
-    def eof(self) -> list[ModelDelta]:
-        """The deltas still due when the body has ended.
-
-        Raises:
-            ModelError: ``answer_cut``, when the stream has no end.
-        """
-        out = self._decode(self._events.eof())
-        if not self.done:
-            if self._reader.reason is None:
-                raise cut_stream()
-            out.append(self._end())
-        return out
-
-    def _decode(self, events: list[bytes]) -> list[ModelDelta]:
+    def decode(self, events: list[bytes]) -> list[ModelDelta]:
         out: list[ModelDelta] = []
         reader, decode = self._reader, _answer.decode
         for event in events:

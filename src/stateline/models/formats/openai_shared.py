@@ -84,6 +84,19 @@ def wants_logprobs(params: ModelParams) -> bool:
     return params.logprobs or LOGPROBS_INCLUDED in params.include
 
 
+def refuse_sampling(params: ModelParams, wire: str) -> None:
+    """Refuse what OpenAI's formats alone know of sampling, for one that has a temperature of at most 1."""
+    for name in ("presence_penalty", "frequency_penalty"):
+        if getattr(params, name):
+            raise refused(name, f"A {name}", wire)
+    if params.seed is not None:
+        raise refused("seed", "A seed", wire)
+    if wants_logprobs(params) or params.top_logprobs:
+        raise refused("top_logprobs", "A wish for log probabilities", wire)
+    if params.temperature is not None and params.temperature > 1:
+        raise refused("temperature", "A temperature above 1", wire)
+
+
 def image_url(part: InputImage, wire: str) -> str:
     if part.image_url is None:
         raise refused("input", "An image without a URL", wire)

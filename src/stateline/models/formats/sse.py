@@ -6,8 +6,10 @@ name says. Lines end with LF or CRLF; a lone CR, which the standard also allows,
 
 from __future__ import annotations
 
+from stateline.core.calls import ModelDelta
 from stateline.core.errors import ModelError
 from stateline.core.limits import ANSWER_EVENT_BYTES_MAX
+from stateline.models.formats.openai_shared import cut_stream
 
 
 class EventSplitter:
@@ -91,3 +93,45 @@ def _whole_events(data: bytes) -> list[bytes] | None:
     if -1 in starts:
         return None
     return [block[start + 7 :] for start, block in zip(starts, blocks, strict=True)]
+
+
+class SseDecoder:
+    """What the stream decoders of the formats over server-sent events share: how they are fed, and how they end.
+
+    Attributes:
+        done: whether the Finish was given; what comes after it is ignored.
+    """
+
+    __slots__ = ("_events", "done")
+
+    def __init__(self) -> None:
+        self._events = EventSplitter()
+        self.done = False
+
+    def feed(self, data: bytes) -> list[ModelDelta]:
+        """The deltas of the events that ``data`` completes.
+
+        Raises:
+            ModelError: ``malformed_stream``, ``unsupported_output``, or what an error event inside
+                the stream says.
+        """
+        return self.decode(self._events.feed(data))
+
+    def eof(self) -> list[ModelDelta]:
+        """The deltas still due when the body has ended.
+
+        Raises:
+            ModelError: ``answer_cut``, when the stream has no end.
+        """
+        out = self.decode(self._events.eof())
+        if not self.done:
+            self.end(out)
+        return out
+
+    def decode(self, events: list[bytes]) -> list[ModelDelta]:
+        """The deltas of whole events, also for a cloud that frames them in its own way."""
+        raise NotImplementedError
+
+    def end(self, out: list[ModelDelta]) -> None:
+        """The body has ended before the stream said so."""
+        raise cut_stream()
