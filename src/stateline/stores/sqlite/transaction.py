@@ -21,13 +21,17 @@ from stateline.stores.sqlite.schema import HEAD
 
 _ROWS_MAX = 4_096
 
+# A statement that fails gives up the whole transaction here. OR FAIL says so to SQLite, which else keeps
+# each page that a statement of many rows touches a second time, to undo that statement alone: a third of
+# all that was written.
 _COLUMNS = "(tenant, session, seq, at_ms, epoch, post, body) {values}"
-_INSERT_EVENT = f"INSERT INTO events {_COLUMNS}"
-_INSERT_CHUNK = f"INSERT INTO chunks {_COLUMNS}"
+_INSERT_EVENT = f"INSERT OR FAIL INTO events {_COLUMNS}"
+_INSERT_CHUNK = f"INSERT OR FAIL INTO chunks {_COLUMNS}"
 _PUT_SNAPSHOT = f"INSERT OR REPLACE INTO snapshots {_COLUMNS}"
 _PUT_DEDUP = "INSERT OR REPLACE INTO dedup {values}"
 _INSERT_SESSIONS = (
-    "INSERT INTO sessions (n, tenant, id, owner, epoch, head, due_ms, wake_ms, parent, parent_seq, created_ms) {values}"
+    "INSERT OR FAIL INTO sessions (n, tenant, id, owner, epoch, head, due_ms, wake_ms, parent, parent_seq, created_ms)"
+    " {values}"
 )
 _CHANGE_OWNERS = (
     "UPDATE sessions SET owner = v.column1, epoch = v.column2, due_ms = v.column3, wake_ms = v.column4,"
