@@ -47,10 +47,14 @@ class Ownership(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     crashed: bool = False
 
 
+NO_EVENTS = 2**62
+"""As ``Watch.after``: its owner knows its events already."""
+
+
 class Watch(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What a node wants to see of one session: events after ``after``; inbox rows after ``post``.
 
-    ``post`` is None where the node does not own the session.
+    ``post`` is None where the node does not own the session, ``after`` NO_EVENTS where it does.
     """
 
     session: SessionRef

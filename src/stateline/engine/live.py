@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 from stateline.core.errors import Overloaded, StoreUnavailable
-from stateline.core.events import Event
+from stateline.core.events import Event, Snapshot
 from stateline.core.ids import SessionRef
 from stateline.core.limits import WATCH_QUEUE_EVENTS_MAX
 from stateline.engine.signal import Signal
-from stateline.ports import Posted, Store, Watch
+from stateline.ports import NO_EVENTS, Posted, Store, Watch
 
 log = logging.getLogger("stateline.engine")
 
 _TAIL_WAIT_S = 5.0
 _RETRY_S = 0.5
+LOOK_AGAIN_S = 0.005
+"""What begins or ends to be watched within it has the tailer ask anew only once."""
 PAGE_EVENTS = 256
 """Events that a reader of the past gets at a time."""
 
@@ -41,11 +43,16 @@ class Follower:
 
     def push(self, event: Event) -> None:
         if len(self.events) >= WATCH_QUEUE_EVENTS_MAX:
-            # It reads too slowly to be fed from memory; it will read the log from its cursor.
-            self.events = []
-            self.lagged = True
+            # It reads too slowly to be fed from memory.
+            self.lag()
         if not self.lagged:
             self.events.append(event)
+        self.wake.set()
+
+    def lag(self) -> None:
+        """Have it read the log from its cursor."""
+        self.events = []
+        self.lagged = True
         self.wake.set()
 
     def take(self) -> list[Event]:
@@ -60,7 +67,7 @@ class Follower:
 
 
 class _Watched:
-    """What is known of a watched session: how far the tailer is, and who wants to hear."""
+    """What is known of a watched session: how far its followers were told, and who wants to hear."""
 
     __slots__ = ("after", "followers", "owner", "watch")
 
@@ -81,6 +88,7 @@ class Live:
         self._changed = asyncio.Event()
         self._stopped = False
         self._asking = False
+        self._look: asyncio.TimerHandle | None = None
 
     @property
     def followed(self) -> bool:
@@ -93,6 +101,8 @@ class Live:
         for watched in self._watched.values():
             for follower in watched.followers:
                 follower.wake.set()
+        if self._look is not None:
+            self._look.cancel()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -116,9 +126,10 @@ class Live:
             follower.lagged = ref not in self._watched
             while True:
                 if follower.lagged:
+                    # First of all: what comes while it reads waits behind what it reads.
+                    follower.lagged = False
                     async for batch in self._missed(follower):
                         yield batch
-                    follower.lagged = False
                 if not follower.registered:
                     await self._register(follower)
                 if follower.events:
@@ -166,21 +177,43 @@ class Live:
             follower.after = batch[-1].seq
             yield batch
 
-    # -- the owner's inbox -------------------------------------------------------------------------------
+    # -- the owner ---------------------------------------------------------------------------------------
 
     def own(self, ref: SessionRef, after: int, post: int, deliver: Callable[[Posted], None]) -> None:
-        """Hand inbox rows after ``post`` of a session that this node owns to ``deliver``."""
+        """Hand inbox rows after ``post`` of a session that this node owns to ``deliver``.
+
+        Its events need no look at the store: until ``disown`` nobody else appends any, and ``recorded`` tells.
+        """
         watched = self._entry(ref, after)
         watched.owner = deliver
-        watched.watch = Watch(session=ref, after=watched.after, post=post)
-        self._look_again()
+        watched.watch = Watch(session=ref, after=NO_EVENTS, post=post)
+        self._look_soon()
+
+    def recorded(self, ref: SessionRef, events: Sequence[Event]) -> None:
+        """The owner has appended ``events``, durably; followers need not wait for the tailer."""
+        watched = self._watched.get(ref)
+        if watched is None:
+            return
+        missed = events[0].seq > watched.after + 1
+        watched.after = events[-1].seq
+        for follower in watched.followers:
+            if missed:
+                # Another owner's were before these, which the tailer had not brought yet.
+                follower.lag()
+            for event in events:
+                if type(event.body) is not Snapshot:
+                    follower.push(event)
 
     def disown(self, ref: SessionRef) -> None:
+        """The node owns the session no more, or is about to give it back."""
         watched = self._watched.get(ref)
         if watched is not None:
             watched.owner = None
             watched.watch = Watch(session=ref, after=watched.after)
             self._drop(ref, watched)
+            if watched.followers:
+                # Most leave with the turn that ends now.
+                self._look_soon()
 
     # -- the tailer -----------------------------------------------------------------------------------------
 
@@ -188,11 +221,16 @@ class Live:
         watched = self._watched.get(ref)
         if watched is None:
             watched = self._watched[ref] = _Watched(ref, after)
-            self._look_again()
+            self._look_soon()
         return watched
 
+    def _look_soon(self) -> None:
+        """What is watched has changed: the tailer must ask anew, once for all that changes in LOOK_AGAIN_S."""
+        if self._look is None:
+            self._look = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again)
+
     def _look_again(self) -> None:
-        """What is watched has changed: the tailer must ask anew."""
+        self._look = None
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="tailer")
         self._changed.set()
@@ -238,12 +276,13 @@ class Live:
             return
         if isinstance(record, Posted):
             if watched.owner is not None and watched.watch.post is not None and record.post > watched.watch.post:
-                watched.watch = Watch(session=record.session, after=watched.after, post=record.post)
+                watched.watch = Watch(session=record.session, after=NO_EVENTS, post=record.post)
                 watched.owner(record)
             return
         if record.seq <= watched.after:
             return
         watched.after = record.seq
-        watched.watch = Watch(session=record.session, after=record.seq, post=watched.watch.post)
+        if watched.owner is None:
+            watched.watch = Watch(session=record.session, after=record.seq)
         for follower in watched.followers:
             follower.push(record)

@@ -289,6 +289,7 @@ class Worker:
             await self._append(session, events)
         self._dedup = ()
         self.session = session
+        home.live.recorded(session.ref, events)
         self._begin()
         home.count(events)
         if stop is not None and self._call is not None:

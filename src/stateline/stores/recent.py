@@ -22,7 +22,7 @@ from stateline.core.limits import (
     RECENT_SESSIONS_MAX,
     TAIL_EVENTS_MAX,
 )
-from stateline.ports import Posted, Watch
+from stateline.ports import NO_EVENTS, Posted, Watch
 
 
 class _Entry(msgspec.Struct, gc=False):
@@ -53,10 +53,13 @@ class _Log:
 
 
 class _Waiter:
-    __slots__ = ("sessions", "wake")
+    """Who waits: for ``events`` of these sessions, and for ``posts`` to those."""
 
-    def __init__(self, sessions: frozenset[SessionRef], wake: asyncio.Future[None]) -> None:
-        self.sessions = sessions
+    __slots__ = ("events", "posts", "wake")
+
+    def __init__(self, watched: Sequence[Watch], wake: asyncio.Future[None]) -> None:
+        self.events = frozenset([watch.session for watch in watched if watch.after < NO_EVENTS])
+        self.posts = frozenset([watch.session for watch in watched if watch.post is not None])
         self.wake = wake
 
 
@@ -111,8 +114,9 @@ class Recent:
         self._bytes += size
         if self._events > RECENT_EVENTS_MAX or self._bytes > RECENT_BYTES_MAX:
             self._evict()
-        if self._waiters:
-            self._wake(session)
+        for waiter in self._waiters:
+            if session in waiter.events:
+                _set(waiter.wake)
 
     def owned(self, session: SessionRef, inbox: Iterable[Posted]) -> None:
         """A session was claimed or adopted; ``inbox`` is what waits in it."""
@@ -218,7 +222,7 @@ class Recent:
         """Return when something happened to a watched session, or after ``wait_s``."""
         loop = asyncio.get_running_loop()
         wake: asyncio.Future[None] = loop.create_future()
-        waiter = _Waiter(frozenset([watch.session for watch in watched]), wake)
+        waiter = _Waiter(watched, wake)
         timer = loop.call_later(wait_s, _set, wake)
         self._waiters.append(waiter)
         try:
@@ -231,7 +235,7 @@ class Recent:
 
     def _wake(self, session: SessionRef) -> None:
         for waiter in self._waiters:
-            if session in waiter.sessions:
+            if session in waiter.events or session in waiter.posts:
                 _set(waiter.wake)
 
     def _remember(self, session: SessionRef, log: _Log) -> _Log:

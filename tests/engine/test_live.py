@@ -1,0 +1,113 @@
+"""Following a session that this node owns: its owner tells what it appended, and the log has the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from stateline.core.events import Event, SessionUpdated
+from stateline.core.ids import SessionRef
+from stateline.engine.live import Live
+from stateline.ports import Ownership, Posted
+from stateline.stores.memory import MemoryStore
+from stateline.testing import ManualClock
+
+REF = SessionRef("t", "s")
+OWN = Ownership(session=REF, owner="a", epoch=1, head=0)
+PATIENCE_S = 5.0
+
+
+class SlowToEnd(MemoryStore):
+    """A store whose readers are done only after ``before_the_end``."""
+
+    before_the_end: Callable[[], Awaitable[None]] | None = None
+
+    async def read(
+        self, session: SessionRef, after: int = 0, *, until: int | None = None, chunks: bool = False,
+        snapshot: bool = False,
+    ) -> AsyncIterator[Event]:  # fmt: skip
+        async for event in super().read(session, after, until=until, chunks=chunks, snapshot=snapshot):
+            yield event
+        call, self.before_the_end = self.before_the_end, None
+        if call is not None:
+            await call()
+
+
+def nobody(posted: Posted) -> None:
+    raise AssertionError(posted)
+
+
+async def append(store: MemoryStore, seq: int) -> list[Event]:
+    events = [Event(session=REF, seq=seq, at_ms=0, epoch=1, body=SessionUpdated(metadata={"n": str(seq)}))]
+    await store.append(OWN, seq - 1, events)
+    return events
+
+
+async def followed(live: Live, after: int, until: int) -> list[int]:
+    """The numbers of the events that a follower from ``after`` gets, up to ``until``."""
+    seen: list[int] = []
+    async with asyncio.timeout(PATIENCE_S), contextlib.aclosing(live.follow(REF, after)) as batches:
+        async for events in batches:
+            seen += [event.seq for event in events]
+            if seen[-1] >= until:
+                return seen
+    raise AssertionError("following has no end")
+
+
+async def owned(store: MemoryStore) -> Live:
+    """A session of one event, which this node owns."""
+    await store.create(REF)
+    live = Live(store)
+    live.own(REF, 0, 0, nobody)
+    live.recorded(REF, await append(store, 1))
+    return live
+
+
+async def test_a_follower_gets_what_the_owner_recorded_without_a_look_at_the_store() -> None:
+    store = MemoryStore(clock=ManualClock())
+    live = await owned(store)
+    following = asyncio.ensure_future(followed(live, 0, 3))
+    for seq in (2, 3):
+        await asyncio.sleep(0)
+        live.recorded(REF, await append(store, seq))
+    assert await following == [1, 2, 3]
+    await live.stop()
+
+
+async def test_what_another_owner_appended_before_is_read_from_the_log() -> None:
+    store = MemoryStore(clock=ManualClock())
+    live = await owned(store)
+    following = asyncio.ensure_future(followed(live, 1, 3))
+    await asyncio.sleep(0)
+    await append(store, 2)
+    live.recorded(REF, await append(store, 3))
+    assert await following == [2, 3]
+    await live.stop()
+
+
+async def test_what_is_recorded_while_a_late_follower_reads_the_log_is_not_lost() -> None:
+    store = SlowToEnd(clock=ManualClock())
+    live = await owned(store)
+    following = asyncio.ensure_future(followed(live, 1, 4))
+    await asyncio.sleep(0)
+
+    async def one_more() -> None:
+        live.recorded(REF, await append(store, 4))
+
+    store.before_the_end = one_more
+    await append(store, 2)
+    live.recorded(REF, await append(store, 3))
+    assert await following == [2, 3, 4]
+    await live.stop()
+
+
+async def test_a_follower_of_a_session_that_the_node_gave_back_hears_of_its_next_owner() -> None:
+    store = MemoryStore(clock=ManualClock())
+    live = await owned(store)
+    following = asyncio.ensure_future(followed(live, 0, 2))
+    await asyncio.sleep(0)
+    live.disown(REF)
+    await append(store, 2)
+    assert await following == [1, 2]
+    await live.stop()
