@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.recorded.texts import whole_texts
 
 from stateline.core.calls import Finish, ModelDelta
 from stateline.core.errors import ModelError
@@ -50,7 +51,7 @@ def _feed(pieces: list[bytes]) -> list[ModelDelta]:
     decoder = WIRE.stream_decoder()
     out = [delta for piece in pieces for delta in decoder.feed(piece)]
     assert decoder.done
-    return out + decoder.eof()
+    return whole_texts(out + decoder.eof())
 
 
 def _build(deltas: list[ModelDelta]) -> tuple[StreamBuilder, tuple[Item, ...]]:

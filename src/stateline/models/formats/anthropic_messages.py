@@ -33,6 +33,7 @@ from stateline.core.calls import (
 )
 from stateline.core.errors import ModelError
 from stateline.core.items import REDACTED, SIGNATURE, UrlCitation
+from stateline.models.formats.alike import Alike
 from stateline.models.formats.anthropic_messages_request import encode_request
 from stateline.models.formats.errors import ErrorBody, translate
 from stateline.models.formats.openai_shared import cut_stream, malformed
@@ -197,11 +198,12 @@ def _read_block(raw: msgspec.Raw) -> _Block:
 class StreamDecoder(SseDecoder):
     """Decodes a stream that is fed in pieces of any size."""
 
-    __slots__ = ("_reader",)
+    __slots__ = ("_alike", "_reader")
 
     def __init__(self) -> None:
         super().__init__()
         self._reader = _Reader("malformed_stream")
+        self._alike = Alike(b'"text":')
 
     def end(self, out: list[ModelDelta]) -> None:
         if self._reader.reason is None:
@@ -210,10 +212,21 @@ class StreamDecoder(SseDecoder):
 
     def decode(self, events: list[bytes]) -> list[ModelDelta]:
         out: list[ModelDelta] = []
-        reader, decode = self._reader, _event.decode
-        for data in events:
-            if self.done:
-                break
+        reader, decode, alike = self._reader, _event.decode, self._alike
+        at = 0
+        while at < len(events) and not self.done:
+            if alike.known:
+                count, text = alike.take(events, at)
+                if count:
+                    at += count
+                    if text:
+                        out.append(TextDelta(text))
+                        reader.chars += len(text)
+                    continue
+                # What comes now may end the block to which the texts belong.
+                alike.forget()
+            data = events[at]
+            at += 1
             try:
                 event = decode(data)
                 kind, delta = event.type, event.delta
@@ -221,6 +234,7 @@ class StreamDecoder(SseDecoder):
                     if delta is not None and event.index == reader.at and reader.texts and delta.text:
                         out.append(TextDelta(delta.text))
                         reader.chars += len(delta.text)
+                        alike.learn(data, delta.text)
                     else:
                         reader.delta(event, out)
                 elif kind == "message_stop":

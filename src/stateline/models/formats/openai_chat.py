@@ -26,6 +26,7 @@ from stateline.core.calls import (
 )
 from stateline.core.errors import ModelError
 from stateline.core.limits import CALL_ID_CHARS_MAX
+from stateline.models.formats.alike import Alike
 from stateline.models.formats.errors import ErrorBody, translate
 from stateline.models.formats.openai_chat_request import encode_request
 from stateline.models.formats.openai_shared import Citation, Logprob, cut_stream, malformed
@@ -149,11 +150,12 @@ def decode_response(body: bytes) -> list[ModelDelta]:
 class StreamDecoder(SseDecoder):
     """Decodes a stream that is fed in pieces of any size."""
 
-    __slots__ = ("_reader",)
+    __slots__ = ("_alike", "_reader")
 
     def __init__(self) -> None:
         super().__init__()
         self._reader = _Reader("malformed_stream")
+        self._alike = Alike(b'"content":')
 
     def end(self, out: list[ModelDelta]) -> None:
         if self._reader.reason is None:
@@ -162,10 +164,18 @@ class StreamDecoder(SseDecoder):
 
     def decode(self, events: list[bytes]) -> list[ModelDelta]:
         out: list[ModelDelta] = []
-        reader, decode = self._reader, _answer.decode
-        for event in events:
-            if self.done:
-                break
+        reader, decode, alike = self._reader, _answer.decode, self._alike
+        at = 0
+        while at < len(events) and not self.done:
+            if alike.known:
+                count, text = alike.take(events, at)
+                if count:
+                    at += count
+                    if text:
+                        out.append(TextDelta(text))
+                    continue
+            event = events[at]
+            at += 1
             if event == b"[DONE]":
                 if reader.reason is None:
                     raise malformed("the stream ended without a finish reason")
@@ -176,6 +186,8 @@ class StreamDecoder(SseDecoder):
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise malformed(str(error)) from None
             reader.read(answer, out)
+            if not alike.known and (text := _only_text(answer)):
+                alike.learn(event, text)
         return out
 
     def _end(self) -> Finish:
@@ -275,6 +287,18 @@ class _Reader:
             upstream_model=self._model,
             service_tier=self._tier,
         )
+
+
+def _only_text(answer: _Answer) -> str | None:
+    """The text of a chunk that brings nothing else which could count a second time."""
+    if answer.usage is not None or answer.choices is None or len(answer.choices) != 1:
+        return None
+    choice = answer.choices[0]
+    delta = choice.delta
+    if delta is None or choice.index or choice.logprobs is not None or choice.finish_reason is not None:
+        return None
+    rest = delta.reasoning_content or delta.reasoning or delta.refusal or delta.tool_calls or delta.annotations
+    return None if rest else delta.content
 
 
 def _logprobs(choice: _Choice) -> list[dict[str, Any]] | None:

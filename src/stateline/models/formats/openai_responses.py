@@ -214,6 +214,7 @@ class StreamDecoder(SseDecoder):
     def decode(self, events: list[bytes]) -> list[ModelDelta]:
         out: list[ModelDelta] = []
         reader, decode = self._reader, _event.decode
+        texts: list[str] = []
         for data in events:
             if self.done:
                 break
@@ -223,8 +224,15 @@ class StreamDecoder(SseDecoder):
                 event = decode(data)
                 kind = event.type
                 if kind == "response.output_text.delta":
+                    if event.output_index == reader.at is not None and event.delta and not event.logprobs:
+                        # Nearly all of a stream's: these go together.
+                        texts.append(event.delta)
+                        continue
+                    _say(reader, texts, out)
                     reader.text(event, out)
-                elif kind in _TERMINAL:
+                    continue
+                _say(reader, texts, out)
+                if kind in _TERMINAL:
                     out.append(reader.end(event))
                     self.done = True
                 elif (handler := _HANDLERS.get(kind)) is not None:
@@ -232,7 +240,16 @@ class StreamDecoder(SseDecoder):
             except _BROKEN as error:
                 if not _is_unknown(data):
                     raise malformed(str(error)) from None
+        _say(reader, texts, out)
         return out
+
+
+def _say(reader: _Reader, texts: list[str], out: list[ModelDelta]) -> None:
+    """Texts of the open item, as one."""
+    if texts:
+        out.append(TextDelta("".join(texts)))
+        texts.clear()
+        reader.got = True
 
 
 def _is_unknown(data: bytes) -> bool:
@@ -247,16 +264,16 @@ def _is_unknown(data: bytes) -> bool:
 class _Reader:
     """Turns items and events into deltas, and gathers what Finish says.
 
-    ``_at`` is the item to which texts belong now; ``_got`` whether its open part has any text yet,
+    ``at`` is the item to which texts belong now; ``got`` whether its open part has any text yet,
     for servers that send a text only when it is done.
     """
 
-    __slots__ = ("_at", "_calls", "_citations", "_code", "_got", "_seen", "_unspoken")
+    __slots__ = ("_calls", "_citations", "_code", "_seen", "_unspoken", "at", "got")
 
     def __init__(self, code: str) -> None:
         self._code = code
-        self._at: _Key = None
-        self._got = False
+        self.at: _Key = None
+        self.got = False
         self._seen: set[_Key] = set()
         self._calls: dict[_Key, int] = {}
         self._unspoken: set[_Key] = set()
@@ -269,28 +286,28 @@ class _Reader:
         if event.delta:
             logprobs = event.logprobs
             out.append(TextDelta(event.delta, _logprobs(logprobs) if logprobs else None))
-            self._got = True
+            self.got = True
 
     def other_text(self, event: _Event, out: list[ModelDelta]) -> None:
         self._check(event)
         if event.delta:
             out.append(_TEXTS[event.type](event.delta))
-            self._got = True
+            self.got = True
 
     def text_done(self, event: _Event, out: list[ModelDelta]) -> None:
         whole = event.refusal if event.type == "response.refusal.done" else event.text
-        if not self._got and whole:
+        if not self.got and whole:
             self._check(event)
             out.append(_DONE_TEXTS[event.type](whole))
-            self._got = True
+            self.got = True
         self._cite(out)
 
     def part_added(self, event: _Event, out: list[ModelDelta]) -> None:
         self._check(event)
         # The builder opens a part with its first text; this ends one before it of the same kind.
-        if self._got:
+        if self.got:
             out.append(PartStart())
-        self._got = False
+        self.got = False
 
     def annotation(self, event: _Event, out: list[ModelDelta]) -> None:
         if event.annotation is not None:
@@ -299,14 +316,14 @@ class _Reader:
 
     def _cite(self, out: list[ModelDelta]) -> None:
         """Give the citations so far; they need a text to belong to."""
-        if self._citations and self._got:
+        if self._citations and self.got:
             out += _citations(self._citations)
             self._citations = []
 
     def _check(self, event: _Event) -> None:
         """Texts belong to the item that began last; those of another could not be told apart."""
         key = event.output_index if event.output_index is not None else event.item_id
-        if key != self._at and key is not None and self._at is not None:
+        if key != self.at and key is not None and self.at is not None:
             raise malformed("two items are streamed at once", code=self._code)
 
     # -- items -----------------------------------------------------------------------------------
@@ -317,9 +334,9 @@ class _Reader:
         self._start(_read_item(event.item), event.output_index, out)
 
     def _start(self, item: _Item, index: int | None, out: list[ModelDelta]) -> None:
-        key = self._at = index if index is not None else item.id
+        key = self.at = index if index is not None else item.id
         self._seen.add(key)
-        self._got = False
+        self.got = False
         if item.type == "message":
             out.append(ItemStart("message", item.phase))
         elif item.type == "reasoning":
@@ -350,7 +367,7 @@ class _Reader:
             self.take_whole(item, event.output_index, out)
         elif item.type == "function_call":
             self._say_arguments(key, item.arguments, out)
-        elif item.type == "reasoning" and key == self._at:
+        elif item.type == "reasoning" and key == self.at:
             _keep_reasoning(item, out)
 
     def take_whole(self, item: _Item, index: int | None, out: list[ModelDelta]) -> None:
