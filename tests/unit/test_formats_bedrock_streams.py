@@ -21,8 +21,6 @@ TEXTS = st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
 NAMES = st.sampled_from(["a", "look_up"])
 NUMBERS = st.integers() | st.floats(allow_nan=False, allow_infinity=False)
 VALUES = st.dictionaries(st.sampled_from(["x", "y"]), NUMBERS | TEXTS, max_size=2)
-    st.sampled_from(["x", "y"]), st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS, max_size=2
-)
 
 
 def _text(text: str) -> Json:

@@ -252,11 +252,15 @@ class Connection(asyncio.Protocol):
             self.abort()
             return
         self._bare_bytes += len(data)
+        before = len(self._pieces)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._keep = False
             self._fail(TransportError("not_http", error))
+        if len(self._pieces) > before:
+            self._bare_bytes = 0
+            self._read_ahead += len(data)
         if self._bare_bytes > UPSTREAM_HEAD_BYTES_MAX and not self.over:
             self._fail(TransportError("not_http", f"more than {UPSTREAM_HEAD_BYTES_MAX} bytes of headers"))
         if self._read_ahead > UPSTREAM_READ_AHEAD_BYTES_MAX and self._reading and self._transport is not None:
@@ -288,8 +292,6 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         if not self.over:
-            self._bare_bytes = 0
-            self._read_ahead += len(body)
             self._pieces.append(body)
 
     def on_message_complete(self) -> None:
