@@ -51,13 +51,19 @@ class Engine(Node):
     async def wait(self, a: Accepted, dialect: Dialect) -> Response:
         """The response once its turn has ended."""
         view = TurnView(a.response_id, dialect=dialect, cursor=NO_EVENTS)
-        async with contextlib.aclosing(self._follow(a)) as batches:
-            async for events in batches:
-                for event in events:
-                    if type(event.body) is not e.Chunk:
-                        view.apply(event)
-                if view.finished:
-                    break
+        worker = self._home(a).workers.get(a.session)
+        story = worker.story(a.response_id) if worker is not None else None
+        if story is not None and (events := await story) is not None:
+            for event in events:
+                view.apply(event)
+        else:
+            async with contextlib.aclosing(self._follow(a)) as batches:
+                async for events in batches:
+                    for event in events:
+                        if type(event.body) is not e.Chunk:
+                            view.apply(event)
+                    if view.finished:
+                        break
         self._read(a)
         return view.response()
 

@@ -97,6 +97,9 @@ class Worker:
         self._handing_back = False
         self._released = False
         self._begun = False
+        self._story: list[e.Event] | None = None
+        """Of the turn that began here: its events, chunks aside."""
+        self._listeners: list[asyncio.Future[list[e.Event] | None]] = []
         self._answered: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._main())
 
@@ -154,10 +157,42 @@ class Worker:
             home.retired(self)
             home.crashed(self._own, clean=away)
         finally:
+            self._end_story(None)
             if self._alarm is not None:
                 self._alarm.cancel()
             if self._call is not None:
                 await self._call.stop()
+
+    def story(self, response_id: str) -> asyncio.Future[list[e.Event] | None] | None:
+        """What will have been recorded of a running turn, chunks aside, once it has ended.
+
+        None, or a future of None: it did not begin here, or does not end here; its log has it.
+        """
+        turn = self.session.turn
+        if self._story is None or turn is None or turn.response_id != response_id or self.task.done():
+            return None
+        told: asyncio.Future[list[e.Event] | None] = asyncio.get_running_loop().create_future()
+        self._listeners.append(told)
+        return told
+
+    def _tell_story(self, events: Sequence[e.Event]) -> None:
+        """Keep what was recorded for whoever waits for the turn's end."""
+        for event in events:
+            kind = type(event.body)
+            if kind is e.TurnRequested:
+                self._story = []
+            if self._story is None or kind is e.Chunk:
+                continue
+            self._story.append(event)
+            if kind in e.TERMINAL:
+                self._end_story(self._story)
+
+    def _end_story(self, story: list[e.Event] | None) -> None:
+        self._story = None
+        for told in self._listeners:
+            if not told.done():
+                told.set_result(story)
+        self._listeners.clear()
 
     def abandon(self, error: BaseException) -> None:
         """Its task was cancelled from outside: whoever waits for its first append hears why."""
@@ -290,6 +325,7 @@ class Worker:
         self._dedup = ()
         self.session = session
         home.live.recorded(session.ref, events)
+        self._tell_story(events)
         self._begin()
         home.count(events)
         if stop is not None and self._call is not None:
