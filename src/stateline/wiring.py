@@ -25,6 +25,7 @@ from stateline.api import Options, create_app
 from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
+from stateline.core.ids import Entropy
 from stateline.core.limits import LISTEN_BACKLOG, SHUTDOWN_GRACE_S
 from stateline.engine import Engine
 from stateline.identity.admin_file import admin_file, new_token
@@ -170,7 +171,7 @@ class House:
             client=self.client,
             catalogue=self._catalogue,
             clock=self.clock,
-            entropy=os.urandom,
+            entropy=Entropy(os.urandom),
             volatile=volatile,
             limits=config.limits,
             durable=durable,

@@ -7,7 +7,6 @@ The busiest paths are found in a dict; the others go through Starlette's router.
 from __future__ import annotations
 
 import logging
-import os
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
@@ -21,6 +20,7 @@ from stateline.api.auth import Authenticator
 from stateline.api.call import Call
 from stateline.api.errors import ClientGone, error_body, error_headers, internal_error
 from stateline.api.metrics import RequestMetrics
+from stateline.api.names import new_name
 from stateline.api.proxies import TrustedProxies
 from stateline.core.errors import BadRequest, Forbidden, NotFound, StatelineError
 from stateline.core.limits import QUERY_BYTES_MAX, REQUEST_ID_CHARS_MAX
@@ -104,7 +104,7 @@ class Edge:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         sent_id = headers.get(b"x-request-id")
         sane = sent_id is not None and _SANE_ID.fullmatch(sent_id)
-        request_id = sent_id.decode("ascii") if sent_id is not None and sane else "req_" + os.urandom(12).hex()
+        request_id = sent_id.decode("ascii") if sent_id is not None and sane else new_name("req_", 12)
         call = Call(scope, receive, send, request_id, headers)
         self._metrics.in_flight += 1
         try:

@@ -8,8 +8,11 @@ finding a response needs no index; an item id names the turn and step that made 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from hashlib import blake2b
 from typing import NamedTuple
+
+from stateline.core.limits import ENTROPY_BYTES
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
@@ -20,6 +23,29 @@ NONCE_CHARS = 8
 _RESPONSE = re.compile(rf"resp_([{ALPHABET}]{{{SESSION_CHARS}}})([{ALPHABET}]{{{NONCE_CHARS}}})([{ALPHABET}]{{1,12}})")
 _CONVERSATION = re.compile(rf"conv_([{ALPHABET}]{{{SESSION_CHARS}}})")
 _ITEM = re.compile(rf"[a-z]+_([{ALPHABET}]{{{SESSION_CHARS}}})t[0-9]+s[0-9]+i[0-9]+")
+
+
+class Entropy:
+    """Random bytes by the piece, from a source that is asked for many pieces at once.
+
+    An id takes a few bytes, and to ask the system for them costs as much as to make the id. For ids alone:
+    what is secret is drawn by itself. Used from one thread.
+    """
+
+    __slots__ = ("_at", "_bytes", "_source")
+
+    def __init__(self, source: Callable[[int], bytes]) -> None:
+        self._source = source
+        self._bytes = b""
+        self._at = 0
+
+    def __call__(self, count: int) -> bytes:
+        at, end = self._at, self._at + count
+        if end > len(self._bytes):
+            at, end = 0, count
+            self._bytes = self._source(max(count, ENTROPY_BYTES))
+        self._at = end
+        return self._bytes[at:end]
 
 
 class SessionRef(NamedTuple):

@@ -197,6 +197,8 @@ DOCTOR_ANSWER_BYTES_MAX = 4 * 1024 * 1024
 """What is read of the answer of whoever has the port."""
 
 # -- the engine -----------------------------------------------------------------------------------
+ENTROPY_BYTES = 4096
+"""Random bytes that are drawn from the system at a time, for ids."""
 SESSIONS_CACHED_MAX = 2_000
 SESSIONS_CACHED_BYTES_MAX = 32 * 1024 * 1024
 WATCH_QUEUE_EVENTS_MAX = 10_000

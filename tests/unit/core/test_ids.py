@@ -90,3 +90,23 @@ def test_effect_keys_differ_where_session_turn_or_step_do(a: tuple[str, int, int
 def test_a_digest_counts_the_boundaries_of_its_parts(a: list[bytes], b: list[bytes]) -> None:
     assert (ids.digest(*a) == ids.digest(*b)) == (a == b)
     assert len(ids.digest(*a)) == 32
+
+
+@given(st.lists(st.integers(1, ids.ENTROPY_BYTES + 1), max_size=40))
+def test_entropy_gives_no_byte_twice_and_asks_for_many_at_once(counts: list[int]) -> None:
+    drawn: list[bytes] = []
+
+    def source(count: int) -> bytes:
+        begin = sum(map(len, drawn))
+        drawn.append(b"".join(at.to_bytes(4, "big") for at in range(begin, begin + count))[:count])
+        return drawn[-1]
+
+    entropy = ids.Entropy(source)
+    given_ = [entropy(count) for count in counts]
+    assert [len(each) for each in given_] == counts
+    rest = b"".join(drawn)
+    for each in given_:
+        at = rest.find(each)
+        assert at >= 0
+        rest = rest[at + len(each) :]
+    assert all(len(each) >= ids.ENTROPY_BYTES for each in drawn)

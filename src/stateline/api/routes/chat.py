@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from time import time
@@ -10,6 +9,7 @@ from time import time
 from stateline.api.call import Call
 from stateline.api.chat.encode import ChatAnswer, ChatChunks
 from stateline.api.chat.parse import ParsedChat, parse_chat
+from stateline.api.names import new_name
 from stateline.api.service import Service
 from stateline.api.stream import DONE, gather, send_relayed
 from stateline.core.calls import ModelDelta
@@ -40,4 +40,4 @@ async def _stream(call: Call, parsed: ParsedChat, deltas: AsyncIterator[list[Mod
 
 
 def _completion_id() -> str:
-    return "chatcmpl-" + os.urandom(14).hex()
+    return new_name("chatcmpl-", 14)

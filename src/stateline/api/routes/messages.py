@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import aclosing
 
 import msgspec
@@ -10,6 +9,7 @@ import msgspec
 from stateline.api.call import Call
 from stateline.api.messages.encode import STOP, MessageAnswer, MessageEvents, error_bytes
 from stateline.api.messages.parse import parse_count_tokens, parse_message
+from stateline.api.names import new_name
 from stateline.api.service import Service
 from stateline.api.stream import gather, send_relayed
 
@@ -21,7 +21,7 @@ class MessageTokens(msgspec.Struct, frozen=True):
 async def create(service: Service, call: Call) -> None:
     """One bare model call; it ends when the client hangs up."""
     request = parse_message(await call.body())
-    message_id, model = "msg_" + os.urandom(14).hex(), request.params.model
+    message_id, model = new_name("msg_", 14), request.params.model
     async with aclosing(service.engine.relay(call.tenant, call.principal.id, request)) as deltas:
         if request.stream:
             await send_relayed(call, deltas, MessageEvents(message_id, model).encode, end=STOP, failed=error_bytes)
