@@ -16,7 +16,7 @@ from stateline.stores.postgres.connecting import Connection
 
 _WIDTH_MS = CHUNK_PART_S * 1000
 _NAME = re.compile(r"stateline_chunks_p(\d+)")
-_AT_REST = "s.owner IS NULL AND s.due_ms IS NULL AND s.wake_ms IS NULL"
+AT_REST = "s.owner IS NULL AND s.due_ms IS NULL AND s.wake_ms IS NULL"
 _HURRY = "SET LOCAL lock_timeout = 500; SET LOCAL enable_seqscan = on"
 """Dropping a partition makes everybody wait who wants the table, so it does not wait long itself."""
 
@@ -90,6 +90,22 @@ async def prune(db: Connection, before_ms: int, now_ms: int | None) -> int:
     return pruned
 
 
+async def count(db: Connection, before_ms: int, now_ms: int | None) -> int:
+    """How many chunks ``prune`` would delete."""
+    now = int(await db.fetchval(f"SELECT {now_sql()}", now_ms))
+    found = 0
+    for part in await parts(db):
+        if part.ends_ms <= before_ms or (
+            part.begins_ms < before_ms and (now - before_ms < _WIDTH_MS or before_ms > now)
+        ):
+            found += await db.fetchval(
+                f"SELECT count(*) FROM {part.name} c LEFT JOIN stateline_sessions s ON s.n = c.session"
+                f" WHERE c.written_ms < $1 AND (s.n IS NULL OR ({AT_REST}))",
+                before_ms,
+            )
+    return found
+
+
 async def _drop(db: Connection, part: Part) -> int:
     """Drop a partition, unless a turn that still runs has chunks in it: then the others' go."""
     await db.execute("BEGIN")
@@ -98,7 +114,7 @@ async def _drop(db: Connection, part: Part) -> int:
         await db.execute(f"SELECT pg_advisory_xact_lock({schema.LOCK})")
         in_use = await db.fetchval(
             f"SELECT EXISTS (SELECT 1 FROM {part.name} c JOIN stateline_sessions s ON s.n = c.session"
-            f" WHERE NOT ({_AT_REST}))"
+            f" WHERE NOT ({AT_REST}))"
         )
         count = 0
         if not in_use:
@@ -121,7 +137,7 @@ async def _delete(db: Connection, part: Part, before_ms: int) -> int:
         tag = await db.execute(
             f"DELETE FROM {part.name} WHERE (session, seq, written_ms) IN"
             f" (SELECT c.session, c.seq, c.written_ms FROM {part.name} c JOIN stateline_sessions s ON s.n = c.session"
-            f"  WHERE c.written_ms < $1 AND {_AT_REST} LIMIT {PRUNE_ROWS_MAX})",
+            f"  WHERE c.written_ms < $1 AND {AT_REST} LIMIT {PRUNE_ROWS_MAX})",
             before_ms,
         )
         deleted = int(tag.split()[-1])

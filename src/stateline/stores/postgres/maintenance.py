@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from stateline.core.errors import StoreUnavailable
+from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
 from stateline.ports import Backup, Progress, Pruned, StoreStatus
-from stateline.stores.postgres import chunks, schema
+from stateline.stores.postgres import chunks, retention, schema
 from stateline.stores.postgres.connecting import Connection
+from stateline.stores.retention import END, Cutoffs, Seen, cutoffs
 
 _T = TypeVar("_T")
 
@@ -26,29 +29,65 @@ class PostgresMaintenance:
     Args:
         read: runs a job that reads.
         apart: runs a job that writes, on a connection that the committer does not use.
+        retire: takes a session away if it is as it was seen; whether it was.
         now_ms: Unix time; None: the database's own.
     """
 
-    def __init__(self, read: _Run, apart: _Run, now_ms: Callable[[], int | None]) -> None:
+    def __init__(
+        self,
+        read: _Run,
+        apart: _Run,
+        retire: Callable[[SessionRef, Seen], Awaitable[bool]],
+        now_ms: Callable[[], int | None],
+    ) -> None:
         self._read = read
         self._apart = apart
+        self._retire = retire
+        self._pruning = asyncio.Lock()
         self._now_ms = now_ms
 
     def stop(self) -> None:
         """There is nothing that takes long."""
 
     async def prune(self, keep: Retention, *, dry_run: bool = False) -> Pruned:
-        """Chunks alone, as yet; each node may do so, and the first one that does finds them."""
+        """See the port. Each node may do so; the first one that finds something over takes it away."""
 
-        async def job(db: Connection) -> int:
+        async def walk(db: Connection) -> Pruned:
             now_ms = self._now_ms()
             at_ms = now_ms if now_ms is not None else await db.fetchval(_DATABASE_NOW_MS)
-            before_ms = at_ms - keep.chunks_s * 1000
-            if dry_run:
-                return await db.fetchval("SELECT count(*) FROM stateline_chunks WHERE at_ms < $1", before_ms)
-            return await chunks.prune(db, before_ms, now_ms)
+            limits = cutoffs(keep, at_ms)
+            over = chunks.count if dry_run else chunks.prune
+            chunk_count = await over(db, limits.chunks_ms, now_ms)
+            erased = await self._over(db, limits, dry_run=dry_run)
+            snapshots = await self._stale(db, limits, dry_run=dry_run)
+            gone = () if dry_run else tuple(erased)
+            return Pruned(chunks=chunk_count, sessions=len(erased), snapshots=snapshots, erased=gone)
 
-        return Pruned(chunks=await (self._read(job) if dry_run else self._apart(job)))
+        if dry_run:
+            return await self._read(walk)
+        async with self._pruning:
+            return await self._apart(walk)
+
+    async def _over(self, db: Connection, limits: Cutoffs, *, dry_run: bool) -> list[SessionRef]:
+        out: list[SessionRef] = []
+        gone: set[int] = set()
+        looks = (retention.deleted,) if limits.idle_ms is None else (retention.deleted, retention.idle)
+        for look in looks:
+            below: int | None = END
+            while below is not None:
+                found = await look(db, limits, below, gone)
+                out += [ref for ref, seen in found.over if dry_run or await self._retire(ref, seen)]
+                below = found.below
+        return out
+
+    async def _stale(self, db: Connection, limits: Cutoffs, *, dry_run: bool) -> int:
+        count = 0
+        after: int | None = 0
+        while after is not None:
+            stale, after = await retention.stale_snapshots(db, limits.snapshots_ms, after)
+            if stale:
+                count += len(stale) if dry_run else await retention.drop_snapshots(db, stale)
+        return count
 
     async def backup(self, target: str, *, force: bool = False, progress: Progress | None = None) -> Backup:
         raise StoreUnavailable(

@@ -10,6 +10,17 @@ A step runs while older nodes serve: it adds, and what it adds has a default.
 
 from __future__ import annotations
 
+from stateline.stores import retention
+
+
+def _tagged(tags: tuple[str, ...]) -> str:
+    """The condition that an event has one of these tags, which an index may have for its own."""
+    head = f"substring(body FROM 1 FOR {retention.TAG_BYTES_MAX})"
+    return "(" + " OR ".join(f"position('\"{tag}/'::bytea IN {head}) > 0" for tag in tags) + ")"
+
+
+DELETING = _tagged(retention.DELETING)
+TELLING = _tagged(retention.TELLING)
 _RECORDS = """
     tenant integer NOT NULL,
     session bigint NOT NULL,
@@ -115,7 +126,12 @@ CREATE TABLE stateline_writers (
 ) WITH (fillfactor = 50);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+# Of which sessions something was deleted over the API, and when: where the retention looks.
+_SECOND = f"""
+CREATE INDEX stateline_events_deleting ON stateline_events (session, at_ms) WHERE {DELETING};
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
 """Step ``i`` leads from version ``i`` to ``i + 1``."""
 VERSION = len(MIGRATIONS)
 

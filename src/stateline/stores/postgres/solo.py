@@ -247,7 +247,7 @@ class Erase(Solo):
         super().__init__(session)
         self.erased: list[SessionRef] = []
 
-    async def execute(self, db: Connection, now_ms: int | None) -> None:
+    async def execute(self, db: Connection, now_ms: int | None) -> Any:
         family = {row[0] for row in await db.fetch(_FAMILY, *self.session)}
         names = await db.fetch(
             "SELECT id FROM stateline_sessions WHERE n = ANY($1::bigint[]) ORDER BY n FOR UPDATE", sorted(family)
@@ -256,7 +256,11 @@ class Erase(Solo):
         if {row[0] for row in await db.fetch(_FAMILY, *self.session)} != family:
             raise Again
         self.erased = [SessionRef(self.session.tenant, name) for (name,) in names]
-        numbers = sorted(family)
+        await self.destroy(db, sorted(family))
+
+    @staticmethod
+    async def destroy(db: Connection, numbers: list[int]) -> None:
+        """Delete sessions, whose rows are locked, with all that they have."""
         for table in ("events", "chunks", "snapshots", "inbox", "dedup"):
             await db.execute(f"DELETE FROM stateline_{table} WHERE session = ANY($1::bigint[])", numbers)
         gone = await db.fetch(

@@ -24,6 +24,7 @@ from stateline.stores.postgres.maintenance import PostgresMaintenance
 from stateline.stores.postgres.pool import Pool
 from stateline.stores.postgres.reader import Reader
 from stateline.stores.postgres.requests import Append, Create, Post, Release, Request
+from stateline.stores.postgres.retention import Retire
 from stateline.stores.postgres.solo import ANYTHING_DUE, Claim, Claimed, Erase, GiveBack, Leave, Taken, Turns
 from stateline.stores.postgres.writer import Writer
 from stateline.stores.recent import Recent
@@ -67,7 +68,7 @@ class PostgresStore:
         self._due: Callable[[], None] | None = None
         self._bells = Bells(place, self._heard, self._heard_due)
         self._committer = Committer(Writer(place, self._now_ms), self._blobs, self._recent, self._committed)
-        self.maintenance = PostgresMaintenance(self._pool.run, self._apart, self._now_ms)
+        self.maintenance = PostgresMaintenance(self._pool.run, self._apart, partial(self._submit, Retire), self._now_ms)
         self._turns = Turns()
         self._nodes: set[str] = set()
         self._looked: dict[SessionRef, tuple[int, int | None]] = {}

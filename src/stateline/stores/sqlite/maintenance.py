@@ -12,21 +12,13 @@ from typing import Any
 from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
 from stateline.ports import Backup, Clock, Progress, Pruned, StoreStatus
+from stateline.stores.retention import END, Cutoffs, Seen, cutoffs
 from stateline.stores.sqlite import backup, schema
 from stateline.stores.sqlite.blobs import Blobs
 from stateline.stores.sqlite.pruning import Prune, count_chunks
 from stateline.stores.sqlite.reader import Readers
 from stateline.stores.sqlite.requests import Request
-from stateline.stores.sqlite.retention import END, Cutoffs, Retire, Seen, Stale, Sweep, Swept, stale_snapshots, survey
-
-
-def cutoffs(keep: Retention, now_ms: int) -> Cutoffs:
-    return Cutoffs(
-        chunks_ms=now_ms - keep.chunks_s * 1000,
-        deleted_ms=now_ms - keep.deleted_s * 1000,
-        idle_ms=None if keep.idle_s is None else now_ms - keep.idle_s * 1000,
-        snapshots_ms=now_ms - keep.snapshots_s * 1000,
-    )
+from stateline.stores.sqlite.retention import Retire, Stale, Sweep, Swept, stale_snapshots, survey
 
 
 class SqliteMaintenance:

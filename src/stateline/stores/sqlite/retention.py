@@ -12,18 +12,12 @@ import sqlite3
 from typing import NamedTuple
 
 from stateline.core.blobs import MARK
-from stateline.core.events import (
-    READER_VERSION,
-    ResponseDeleted,
-    SessionCreated,
-    SessionDeleted,
-    TurnRequested,
-    decode_body,
-)
+from stateline.core.events import READER_VERSION, SessionCreated, decode_body
 from stateline.core.ids import SessionRef
 from stateline.core.limits import PRUNE_BYTES_MAX, PRUNE_ROWS_MAX, PRUNE_SESSIONS_MAX
 from stateline.core.session import FOLD_VERSION
 from stateline.stores.recent import Recent
+from stateline.stores.retention import TAG_BYTES_MAX, TELLING, Cutoffs, Seen, fold_of, is_deleted
 from stateline.stores.sqlite.requests import Request, blob_names
 from stateline.stores.sqlite.transaction import Transaction
 
@@ -35,29 +29,8 @@ _DELETED = (
     " WHERE d.session < ? AND d.at_ms <= ? ORDER BY d.session DESC LIMIT ?"
 )
 _ALL = f"{_COLUMNS} sessions s LEFT JOIN deletions d ON d.session = s.n WHERE s.n < ? ORDER BY s.n DESC LIMIT ?"
-_TELLING = " OR ".join(
-    f"instr(substr(body, 1, 40), CAST('\"{tag}/' AS BLOB))"
-    for tag in ("session_created", "session_deleted", "response_deleted", "turn_requested")
-)
+_TELLING = " OR ".join(f"instr(substr(body, 1, {TAG_BYTES_MAX}), CAST('\"{tag}/' AS BLOB))" for tag in TELLING)
 _BODIES = f"SELECT body FROM events WHERE tenant = ? AND session = ? AND ({_TELLING}) ORDER BY seq"
-END = 1 << 62
-"""A number above that of every session."""
-
-
-class Cutoffs(NamedTuple):
-    """Unix times in milliseconds: what happened at or before these is over. None: never."""
-
-    chunks_ms: int
-    deleted_ms: int
-    idle_ms: int | None
-    snapshots_ms: int
-
-
-class Seen(NamedTuple):
-    """A session and its head when it was looked at."""
-
-    number: int
-    head: int
 
 
 class Survey(NamedTuple):
@@ -106,26 +79,6 @@ def _may_go(db: sqlite3.Connection, number: int, gone: set[int]) -> bool:
 def _telling(db: sqlite3.Connection, tenant: int, number: int) -> list[object]:
     """The session's own events that say what became of it. Large content stays where it is."""
     return [decode_body(raw.removeprefix(MARK)) for (raw,) in db.execute(_BODIES, (tenant, number))]
-
-
-def is_deleted(bodies: list[object]) -> bool:
-    """Whether a session was deleted: itself, or every response of a chain."""
-    turns: set[str] = set()
-    deleted: set[str] = set()
-    kind = ""
-    for body in bodies:
-        match body:
-            case SessionDeleted():
-                return True
-            case SessionCreated():
-                kind = body.kind
-            case TurnRequested():
-                turns.add(body.response_id)
-            case ResponseDeleted():
-                deleted.add(body.response_id)
-            case _:
-                pass
-    return kind == "chain" and bool(turns) and turns <= deleted
 
 
 def _is_idle(db: sqlite3.Connection, cutoffs: Cutoffs, tenant: int, number: int, created_ms: int) -> bool:
@@ -243,12 +196,5 @@ def stale_snapshots(db: sqlite3.Connection, before_ms: int, after: int) -> tuple
     rows = db.execute(
         "SELECT n, at_ms, substr(body, 1, 60) FROM snapshots WHERE n > ? ORDER BY n LIMIT ?", (after, PRUNE_ROWS_MAX)
     ).fetchall()
-    stale = [(n, at_ms) for n, at_ms, head in rows if at_ms <= before_ms and _fold_of(head) < FOLD_VERSION]
+    stale = [(n, at_ms) for n, at_ms, head in rows if at_ms <= before_ms and fold_of(head) < FOLD_VERSION]
     return stale, rows[-1][0] if len(rows) == PRUNE_ROWS_MAX else None
-
-
-def _fold_of(head: bytes) -> int:
-    """The fold version in the beginning of a snapshot's body; what cannot be told is of this release."""
-    _, found, rest = head.partition(b'"fold":')
-    digits = rest[: len(rest) - len(rest.lstrip(b"0123456789"))]
-    return int(digits) if found and digits else FOLD_VERSION
