@@ -303,7 +303,7 @@ class Maintenance(Protocol):
         """Write a consistent copy of everything to the path ``target``, while the store is used.
 
         Raises:
-            StoreUnavailable: ``backup_exists``, ``backup_failed``, ``blob_lost``, ``backup_unsupported``.
+            StoreUnavailable: ``backup_exists``, ``backup_failed``, ``blob_lost``.
         """
         ...
 

@@ -1,7 +1,7 @@
 """`stateline db`: keep, copy, put back and bring up to date the database.
 
 While a server runs it alone may use a SQLite file, so it is asked. Otherwise the work is done on the
-file. A PostgreSQL database is pruned and migrated as any node would; copies are its own tools' work.
+file. With a PostgreSQL database it is done from here, beside whatever nodes run on it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stateline.ops.asking import Shown, ask_server
 
 if TYPE_CHECKING:
     from stateline.config import Store
-    from stateline.ports import KeptStore, Progress
+    from stateline.ports import Backup, KeptStore, Progress
 
 app = command_app("Prune, back up, restore or migrate the database.")
 
@@ -79,10 +79,10 @@ def backup(
       stateline db backup latest --force --json
     """
     store = load_config(config).store
-    database = _file(store)
     target = target.absolute()
     with _progress_bar("Backing up") as progress:
-        made = _backup_by_server(database, target, progress, force=force)
+        # A PostgreSQL database is copied from here, whichever nodes run on it.
+        made = None if store.path is None else _backup_by_server(store.path, target, progress, force=force)
         if made is None:
 
             async def directly(opened: KeptStore) -> Shown:
@@ -97,12 +97,14 @@ def backup(
 
 @app.command()
 def restore(
-    source: Annotated[Path, typer.Argument(help="A folder that `stateline db backup` made.")],
+    source: Annotated[Path, typer.Argument(help="A folder that `stateline db backup` made of such a store.")],
     force: ForceOption = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Verify a backup, and put it in the place of the configured database. No server may run on it.
+
+    Of a SQLite database a backup holds files, of a PostgreSQL database its tables; each is restored to its kind.
 
     \b
     Examples:
@@ -111,10 +113,9 @@ def restore(
     """
     import msgspec
 
-    from stateline.stores.sqlite import backup as backups
-
+    store = load_config(config).store
     with _progress_bar("Restoring") as progress:
-        done = backups.restore(source, _file(load_config(config).store), force=force, progress=progress)
+        done = _restore(store, source, progress, force=force)
     _print_backup(msgspec.to_builtins(done), "restored", as_json=as_json)
 
 
@@ -164,13 +165,18 @@ def _backup_by_server(database: Path, target: Path, progress: Progress | None, *
     return state["backup"]
 
 
-def _file(store: Store) -> Path:
-    """The database file, for what is done to files alone."""
-    if store.path is None:
-        raise BadRequest(
-            "a PostgreSQL database is copied by its own tools: pg_dump, or a base backup", code="backup_unsupported"
-        )
-    return store.path
+def _restore(store: Store, source: Path, progress: Progress | None, *, force: bool) -> Backup:
+    import asyncio
+    import os
+
+    if store.path is not None:
+        from stateline.stores.sqlite import backup as of_files
+
+        return of_files.restore(source, store.path, force=force, progress=progress)
+    from stateline.config import store_url
+    from stateline.stores.postgres import backup as of_tables
+
+    return asyncio.run(of_tables.restore(store_url(store, os.environ), source, force=force, progress=progress))
 
 
 def _schema_version(store: Store) -> int:

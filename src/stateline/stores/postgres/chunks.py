@@ -7,6 +7,7 @@ the same names without asking.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from stateline.core.limits import CHUNK_PART_S, CHUNK_PARTS_AHEAD, PRUNE_ROWS_MAX
@@ -24,6 +25,10 @@ _HURRY = "SET LOCAL lock_timeout = 500; SET LOCAL enable_seqscan = on"
 class Part(NamedTuple):
     name: str
     begins_ms: int
+
+    @property
+    def number(self) -> int:
+        return self.begins_ms // _WIDTH_MS
 
     @property
     def ends_ms(self) -> int:
@@ -45,21 +50,25 @@ async def ensure(db: Connection, now_ms: int | None) -> None:
     now = int(await db.fetchval(f"SELECT {now_sql()}", now_ms))
     first = now // _WIDTH_MS
     wanted = range(first, first + 1 + CHUNK_PARTS_AHEAD)
-    there = {part.name for part in await parts(db)}
-    if all(f"stateline_chunks_p{number}" in there for number in wanted):
+    if {part.number for part in await parts(db)}.issuperset(wanted):
         return
     await db.execute("BEGIN")
     try:
         await db.execute(f"SELECT pg_advisory_xact_lock({schema.LOCK})")
-        there = {part.name for part in await parts(db)}
-        for number in wanted:
-            if f"stateline_chunks_p{number}" not in there:
-                await _make(db, number)
+        await make_missing(db, wanted)
         await db.execute("COMMIT")
     except BaseException:
         if not db.is_closed():
             await db.execute("ROLLBACK")
         raise
+
+
+async def make_missing(db: Connection, numbers: Iterable[int]) -> None:
+    """Make these partitions where they are not there, in the caller's transaction."""
+    there = {part.number for part in await parts(db)}
+    for number in numbers:
+        if number not in there:
+            await _make(db, number)
 
 
 async def _make(db: Connection, number: int) -> None:

@@ -9,7 +9,7 @@ another connection of the server's.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
@@ -36,6 +36,10 @@ class Connection(Protocol):
     async def execute(self, query: str, *args: object) -> str: ...
     async def executemany(self, command: str, args: Sequence[Sequence[object]]) -> None: ...
     async def close(self, *, timeout: float | None = None) -> None: ...  # noqa: ASYNC109 - As asyncpg has it.
+    async def copy_from_query(self, query: str, *, output: Callable[[bytes], Awaitable[None]], format: str) -> str: ...
+    async def copy_to_table(
+        self, table_name: str, *, source: AsyncIterator[bytes], columns: Sequence[str], format: str
+    ) -> str: ...
     def is_closed(self) -> bool: ...
     def terminate(self) -> None: ...
     def get_server_pid(self) -> int: ...
@@ -202,6 +206,11 @@ def lacks_table(error: BaseException) -> bool:
     return isinstance(error, pg.UndefinedTableError)
 
 
+def is_theirs(error: BaseException) -> bool:
+    """Whether the database or the way to it raised it."""
+    return isinstance(error, pg.PostgresError | pg.InterfaceError | OSError)
+
+
 def of_the_server(error: BaseException) -> bool:
     """Whether the server, its disk or its administrator is at fault, not what was asked."""
     return is_lost(error) or isinstance(
@@ -219,16 +228,16 @@ def unavailable(error: BaseException) -> StoreUnavailable:
     """What a failed statement is called here."""
     if isinstance(error, StoreUnavailable):
         return error
-    return StoreUnavailable(f"the store cannot be used now: {_reason(error)}", retry_after_s=5.0)
+    return StoreUnavailable(f"the store cannot be used now: {reason_of(error)}", retry_after_s=5.0)
 
 
 def unreachable(place: Place, error: BaseException) -> StoreUnavailable:
     return StoreUnavailable(
-        f"cannot use PostgreSQL at {place.shown}: {_reason(error)}", code="store_unreachable", retry_after_s=5.0
+        f"cannot use PostgreSQL at {place.shown}: {reason_of(error)}", code="store_unreachable", retry_after_s=5.0
     )
 
 
-def _reason(error: BaseException) -> str:
+def reason_of(error: BaseException) -> str:
     if isinstance(error, TimeoutError):
         return "it does not answer"
     if isinstance(error, OSError) and error.strerror:

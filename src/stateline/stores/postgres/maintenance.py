@@ -1,17 +1,17 @@
-"""What an operator asks of the store. Copies are PostgreSQL's own affair: pg_dump, or its base backups."""
+"""What an operator asks of the store: the retention's walk, a backup, and how large it is."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Protocol, TypeVar
 
-from stateline.core.errors import StoreUnavailable
 from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
 from stateline.ports import Backup, Progress, Pruned, StoreStatus
-from stateline.stores.postgres import chunks, retention, schema
-from stateline.stores.postgres.connecting import Connection
+from stateline.stores.postgres import backup, chunks, retention, schema
+from stateline.stores.postgres.connecting import Connection, Place
 from stateline.stores.retention import END, Cutoffs, Seen, cutoffs
 
 _T = TypeVar("_T")
@@ -27,6 +27,7 @@ class PostgresMaintenance:
     """A ``stateline.ports.Maintenance`` over an open store.
 
     Args:
+        place: where a backup connects to.
         read: runs a job that reads.
         apart: runs a job that writes, on a connection that the committer does not use.
         retire: takes a session away if it is as it was seen; whether it was.
@@ -35,19 +36,23 @@ class PostgresMaintenance:
 
     def __init__(
         self,
+        place: Place,
         read: _Run,
         apart: _Run,
         retire: Callable[[SessionRef, Seen], Awaitable[bool]],
         now_ms: Callable[[], int | None],
     ) -> None:
+        self._place = place
         self._read = read
         self._apart = apart
         self._retire = retire
         self._pruning = asyncio.Lock()
+        self._stop = False
         self._now_ms = now_ms
 
     def stop(self) -> None:
-        """There is nothing that takes long."""
+        """End a backup that is being made."""
+        self._stop = True
 
     async def prune(self, keep: Retention, *, dry_run: bool = False) -> Pruned:
         """See the port. Each node may do so; the first one that finds something over takes it away."""
@@ -90,9 +95,16 @@ class PostgresMaintenance:
         return count
 
     async def backup(self, target: str, *, force: bool = False, progress: Progress | None = None) -> Backup:
-        raise StoreUnavailable(
-            "a PostgreSQL database is copied by its own tools: pg_dump, or a base backup", code="backup_unsupported"
+        """See the port; the work is done on a thread of its own, since it writes files."""
+        made = backup.make(
+            self._place,
+            Path(target),
+            force=force,
+            progress=progress,
+            stopped=lambda: self._stop,
+            now_ms=self._now_ms(),
         )
+        return await asyncio.to_thread(asyncio.run, made)
 
     async def status(self) -> StoreStatus:
         async def job(db: Connection) -> StoreStatus:

@@ -68,7 +68,9 @@ class PostgresStore:
         self._due: Callable[[], None] | None = None
         self._bells = Bells(place, self._heard, self._heard_due)
         self._committer = Committer(Writer(place, self._now_ms), self._blobs, self._recent, self._committed)
-        self.maintenance = PostgresMaintenance(self._pool.run, self._apart, partial(self._submit, Retire), self._now_ms)
+        self.maintenance = PostgresMaintenance(
+            place, self._pool.run, self._apart, partial(self._submit, Retire), self._now_ms
+        )
         self._turns = Turns()
         self._nodes: set[str] = set()
         self._looked: dict[SessionRef, tuple[int, int | None]] = {}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +20,11 @@ from stateline.core.blobs import blob_name, tenant_key
 from stateline.core.errors import StoreUnavailable
 from stateline.core.limits import BACKUP_COPY_BYTES
 from stateline.ports import Backup, Progress
+from stateline.stores.backups import MANIFEST, Folder, sync_folder
 from stateline.stores.sqlite import opening, schema
 
 DATABASE = "stateline.db"
 BLOBS = "stateline.db.blobs"
-MANIFEST = "manifest.json"
 _TICK = 200_000
 """Steps of SQLite's machine between two looks at how far the copy is."""
 
@@ -55,9 +54,7 @@ class Making:
         self, database: Path, target: Path, *, force: bool, progress: Progress | None, stopped: Callable[[], bool]
     ) -> None:
         self._database = database
-        self._target = target.absolute()
-        self._partial = self._target.with_name(f".{self._target.name}.partial")
-        self._force = force
+        self._folder = Folder(target, force=force)
         self._progress = progress or nothing
         self._stopped = stopped
         self._done = 0
@@ -69,48 +66,27 @@ class Making:
         Raises:
             StoreUnavailable: ``backup_exists``, ``backup_failed`` or ``blob_lost``, in one line.
         """
-        self._check_target()
-        try:
-            shutil.rmtree(self._partial, ignore_errors=True)  # Of a process that died.
-            self._partial.mkdir(mode=0o700)
-            try:
-                made = self._fill(now_ms)
-                self._put_in_place()
-            except BaseException:
-                shutil.rmtree(self._partial, ignore_errors=True)
-                raise
-        except (OSError, sqlite3.Error) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise opening.refuse("backup_failed", f"no backup was made: {self._target}: {reason}") from error
+        with self._folder.filled(lambda error: str(error) if isinstance(error, sqlite3.Error) else None) as folder:
+            made = self._fill(folder, now_ms)
+        self._progress(self._total, self._total)
         return made
 
-    def _check_target(self) -> None:
-        if not self._target.parent.is_dir():
-            raise opening.refuse("backup_failed", f"the folder {self._target.parent} does not exist")
-        if not self._target.exists():
-            return
-        if not (self._target / MANIFEST).is_file():
-            raise opening.refuse("backup_exists", f"{self._target} is there and is no backup; it was not touched")
-        if not self._force:
-            raise opening.refuse("backup_exists", f"{self._target} is there already; --force replaces it")
-
-    def _fill(self, now_ms: int) -> Backup:
-        copy = self._partial / DATABASE
+    def _fill(self, folder: Path, now_ms: int) -> Backup:
+        copy = folder / DATABASE
         self._copy_database(copy)
         with contextlib.closing(opening.connect(copy, "ro")) as db:
             sessions: int = db.execute("SELECT count(*) FROM sessions").fetchone()[0]
             version: int = db.execute("PRAGMA user_version").fetchone()[0]
-            files = self._copy_blobs(db)
+            files = self._copy_blobs(folder, db)
         manifest = Manifest(
             created_at=now_ms // 1000,
             schema_version=version,
             sessions=sessions,
             files=files,
-            bytes=sum(path.stat().st_size for path in self._partial.rglob("*") if path.is_file()),
+            bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
         )
-        (self._partial / MANIFEST).write_bytes(msgspec.json.encode(manifest))
-        sync_all(self._partial)
-        return shown(self._target, manifest)
+        (folder / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+        return shown(self._folder.target, manifest)
 
     def _copy_database(self, copy: Path) -> None:
         def look() -> bool:
@@ -123,11 +99,11 @@ class Making:
             db.execute("VACUUM INTO ?", (str(copy),))
         self._done = copy.stat().st_size
 
-    def _copy_blobs(self, db: sqlite3.Connection) -> int:
+    def _copy_blobs(self, folder: Path, db: sqlite3.Connection) -> int:
         source = blob_folder(self._database)
         count = 0
         for name, key in references(db):
-            target = self._partial / BLOBS / name[:2] / name
+            target = folder / BLOBS / name[:2] / name
             target.parent.mkdir(parents=True, exist_ok=True)
             check_blob(source / name[:2] / name, name, key)
             with (source / name[:2] / name).open("rb") as file, target.open("wb") as out:
@@ -148,16 +124,6 @@ class Making:
         # The database may have free pages, which are not copied, or grow meanwhile.
         self._total = max(self._total, done)
         self._progress(done, self._total)
-
-    def _put_in_place(self) -> None:
-        old = self._target.with_name(f".{self._target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self._target.exists():
-            self._target.rename(old)
-        self._partial.rename(self._target)
-        opening.sync_folder(self._target.parent)
-        shutil.rmtree(old, ignore_errors=True)
-        self._progress(self._total, self._total)
 
 
 def nothing(done: int, total: int) -> None:
@@ -194,17 +160,6 @@ def check_blob(path: Path, name: str, key: bytes) -> None:
             return
         why = "its content has changed"
     raise StoreUnavailable(f"the large content {path} cannot be used: {why}", code="blob_lost")
-
-
-def sync_all(folder: Path) -> None:
-    """Make a folder and all that is in it durable."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb+") as file:
-                os.fsync(file.fileno())
-        else:
-            opening.sync_folder(path)
-    opening.sync_folder(folder)
 
 
 def size_of(database: Path) -> int:
@@ -311,12 +266,12 @@ def _put_back(folder: Path, database: Path, manifest: Manifest, progress: Progre
             out.flush()
             os.fsync(out.fileno())
         temporary.replace(target)
-        opening.sync_folder(target.parent)
+        sync_folder(target.parent)
     if (blobs := blob_folder(database)).is_dir():
-        opening.sync_folder(blobs)
+        sync_folder(blobs)
     _without_journal(database)
     new.replace(database)
-    opening.sync_folder(database.parent)
+    sync_folder(database.parent)
     progress(manifest.bytes, manifest.bytes)
 
 
@@ -328,4 +283,4 @@ def _without_journal(database: Path) -> None:
             db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
     for suffix in ("-wal", "-shm"):
         database.with_name(database.name + suffix).unlink(missing_ok=True)
-    opening.sync_folder(database.parent)
+    sync_folder(database.parent)

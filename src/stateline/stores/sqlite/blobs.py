@@ -20,6 +20,7 @@ from pathlib import Path
 from stateline.core.blobs import MARK, NAME_CHARS, blob_name, join, may_hold, split, tenant_key
 from stateline.core.errors import StoreUnavailable
 from stateline.core.limits import BLOB_GRACE_S
+from stateline.stores.backups import sync_folder
 from stateline.stores.sqlite import opening
 from stateline.stores.sqlite.requests import Request
 
@@ -73,19 +74,19 @@ class Blobs:
         if path.exists():
             os.utime(path)  # Whoever deletes old files sees that this one is wanted.
             if name not in self._durable:
-                opening.sync_folder(folder)
+                sync_folder(folder)
         else:
             if not folder.is_dir():
                 folder.mkdir(parents=True, exist_ok=True)
-                opening.sync_folder(self._folder)
-                opening.sync_folder(self._folder.parent)
+                sync_folder(self._folder)
+                sync_folder(self._folder.parent)
             temporary = folder / f".{name}"
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
-            opening.sync_folder(folder)
+            sync_folder(folder)
         if len(self._durable) >= _DURABLE_MAX:
             self._durable.clear()
         self._durable.add(name)

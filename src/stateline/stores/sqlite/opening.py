@@ -15,6 +15,7 @@ from typing import IO
 from urllib.parse import quote
 
 from stateline.core.errors import StoreUnavailable
+from stateline.stores.backups import sync_folder
 from stateline.stores.sqlite import schema
 
 _MAGIC = b"SQLite format 3\0"
@@ -307,17 +308,6 @@ def _create(path: Path) -> None:
         os.fsync(file.fileno())
     new.replace(path)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in ``folder`` durable."""
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # -- errors ------------------------------------------------------------------------------------------
