@@ -22,13 +22,13 @@ NEXT = "99.0.0"
 _CHANGES = {
     "__init__.py": (f'__version__ = "{stateline.__version__}"', f'__version__ = "{NEXT}"'),
     "stores/postgres/schema.py": (
-        "MIGRATIONS: tuple[str, ...] = (_FIRST,",
+        "VERSION = len(MIGRATIONS)",
         '_NEXT = """\n'
         "ALTER TABLE stateline_sessions ADD COLUMN colour text NOT NULL DEFAULT 'none';\n"
         "ALTER TABLE stateline_events ADD COLUMN weight integer NOT NULL DEFAULT 0;\n"
         "CREATE TABLE stateline_colours (session bigint PRIMARY KEY, colour text NOT NULL);\n"
         '"""\n'
-        "MIGRATIONS: tuple[str, ...] = (_FIRST, _NEXT,",
+        "MIGRATIONS = (*MIGRATIONS, _NEXT)\nVERSION = len(MIGRATIONS)",
     ),
     "core/events.py": (
         "Body = (\n    SessionCreated\n",

@@ -8,6 +8,7 @@ another connection of the server's.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
@@ -129,8 +130,14 @@ async def connect(place: Place) -> Connection:
     else:
         options["server_settings"] = _SETTINGS
     open_one = cast("Callable[..., Any]", asyncpg.connect)  # pyright: ignore[reportUnknownMemberType]
+    opening: asyncio.Future[Any] = asyncio.ensure_future(open_one(place.url, timeout=CONNECT_TIMEOUT_S, **options))
     try:
-        db = cast("Connection", await open_one(place.url, timeout=CONNECT_TIMEOUT_S, **options))
+        db = cast("Connection", await asyncio.shield(opening))
+    except asyncio.CancelledError:
+        # Cut off in the middle, it would leave its socket open.
+        with contextlib.suppress(Exception):
+            (await opening).terminate()
+        raise
     except (pg.ClientConfigurationError, ValueError):
         raise _unreadable() from None
     except (pg.PostgresError, pg.InterfaceError, OSError) as error:
