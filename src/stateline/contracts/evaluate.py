@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal, NamedTuple
 
 import cel
@@ -129,12 +129,24 @@ class Contracts:
         gates: the clauses with readings, by file, then position.
         spans: `contract/clause` -> when it holds, its successors considered.
         timed: whether any predicate speaks of `at`, so that verdicts change within a day.
+        places: `contract/clause` -> `file:line`, as far as known.
+        determined: event -> the day on which it happened.
     """
 
-    def __init__(self, contracts: tuple[Contract, ...], gates: tuple[Gate, ...], spans: Mapping[str, Span]) -> None:
+    def __init__(
+        self,
+        contracts: tuple[Contract, ...],
+        gates: tuple[Gate, ...],
+        spans: Mapping[str, Span],
+        *,
+        places: Mapping[str, str],
+        determined: Mapping[str, date],
+    ) -> None:
         self.contracts = contracts
         self.gates = gates
         self.spans = spans
+        self.places = places
+        self.determined = determined
         self.timed = any(one.predicate.timed for gate in gates for one in gate.readings)
         # Making a context registers CEL's whole library and costs as much as all else. A list's pop and
         # append are atomic, so two threads never hold the same one.

@@ -105,7 +105,12 @@ def compile_predicate(text: str) -> Predicate:
     return Predicate(text, program.execute, reader.timed, guard)
 
 
-def _tokens(text: str) -> list[tuple[str, str]]:
+def tokens(text: str) -> list[tuple[str, str]]:
+    """The tokens of an expression as (kind, text), the end included.
+
+    Raises:
+        PredicateError: a character that stands nowhere in CEL as it is taken here.
+    """
     found: list[tuple[str, str]] = []
     position = 0
     while match := _TOKEN.match(text, position):
@@ -123,7 +128,7 @@ class _Reader:
     """Reads one expression by recursive descent, and answers what each part is."""
 
     def __init__(self, text: str) -> None:
-        self.tokens = _tokens(text)
+        self.tokens = tokens(text)
         self.next = 0
         self.depth = 0
         self.timed = False
