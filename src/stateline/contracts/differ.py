@@ -14,7 +14,8 @@ from stateline.contracts.facts import FIELDS, MEMBERS
 from stateline.contracts.predicates import Predicate, tokens
 from stateline.core.limits import LINT_FACTS_MAX, LINT_LISTS_MAX
 
-_SIMPLE = frozenset("&& || ! == != in ( ) [ ] . , < > <= >= ? : timestamp at true false".split())
+_SIGNS = frozenset(("&&", "||", "!", "==", "!=", "in", "(", ")", "[", "]", ".", ",", "<", ">", "<=", ">=", "?", ":"))
+_SIMPLE = _SIGNS | {"timestamp", "at", "true", "false"}
 _DAY = re.compile(r"timestamp\(\s*['\"]([^'\"]+)['\"]\s*\)")
 _OTHER = "(any other)"
 _MISSING = object()
@@ -59,9 +60,7 @@ def _read(words: list[tuple[str, str]], names: set[str], texts: set[str]) -> boo
             texts.add(text.lstrip("rR")[1:-1])
         elif text in FIELDS:
             names.add(f"{text}.{words[index + 2][1]}")
-        elif text not in _SIMPLE and not (index and words[index - 1][1] == "."):
-            return False
-        elif kind == "name" and words[index + 1][1] == "(" and text != "timestamp":
+        elif text not in _SIMPLE and not (index and words[index - 1] == ("sign", ".") and words[index + 1][1] != "("):
             return False
     return True
 

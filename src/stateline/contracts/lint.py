@@ -7,8 +7,9 @@ from decimal import Decimal
 from itertools import combinations
 from typing import NamedTuple
 
-from stateline.contracts.amounts import decimal
+from stateline.contracts.amounts import CURRENCIES, decimal
 from stateline.contracts.differ import can_differ
+from stateline.contracts.errors import FactsError
 from stateline.contracts.evaluate import STRICT, Contracts
 from stateline.contracts.model import Amount, Clause, Contract, EventDate
 from stateline.contracts.quotes import Quoted, amounts, conversion, end, plain, rate
@@ -44,6 +45,23 @@ class _Named(NamedTuple):
 
 
 Rates = Mapping[tuple[str, str], Decimal]
+
+
+def parse_rate(text: str) -> tuple[tuple[str, str], Decimal]:
+    """A rate of exchange from outside, as `USD/KRW=1450`.
+
+    Raises:
+        FactsError: another form, an unknown currency, or nothing.
+    """
+    pair, _, value = text.partition("=")
+    base, _, other = pair.partition("/")
+    try:
+        amount = decimal(value)
+    except ValueError:
+        amount = Decimal(0)
+    if base not in CURRENCIES or other not in CURRENCIES or not amount:
+        raise FactsError(f'"{text}" is no rate; write USD/KRW=1450 where a dollar costs 1450 won')
+    return (base, other), amount
 
 
 def lint(contracts: Contracts, rates: Rates | None = None) -> list[Finding]:

@@ -1,6 +1,7 @@
-"""What a source's own words say of amounts, ends and rates of exchange: "up to $5B", "to 2032", "$50B = 7.25 trillion won".
+"""What a source's own words say of amounts, ends and rates of exchange.
 
-Only forms that say one thing are read; whatever else a quote holds is left alone.
+"up to $5B", "to 2032", "$50B = 7.25 trillion won", "1,450 won per dollar". Only forms that say one thing are
+read; whatever else a quote holds is left alone.
 """
 
 from __future__ import annotations

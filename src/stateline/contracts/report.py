@@ -380,9 +380,7 @@ def _stakes(equity: list[_Paid], claims: list[_Paid]) -> Iterable[Stake]:
         for unit in sorted({each.amount.unit for each in claims} & CURRENCIES):
             valuation = _claimed(claims, "valuation", unit, payee=one.payee)
             given = [
-                each
-                for each in equity
-                if (each.payer, each.payee, each.amount.unit) == (one.payer, one.payee, unit)
+                each for each in equity if (each.payer, each.payee, each.amount.unit) == (one.payer, one.payee, unit)
             ]
             if valuation is None or not given:
                 continue
