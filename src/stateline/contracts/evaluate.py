@@ -149,11 +149,7 @@ class Gate:
             at: microseconds since 1970.
             posture: `strict`, or a holder; the contract's own comes first.
         """
-        outcomes = placement.shapes.get(self._texts)
-        if outcomes is None:
-            memo = placement.memo
-            outcomes = tuple(memo.get(text) or placement.outcome(predicate) for text, predicate in self._asked)
-            placement.shapes[self._texts] = outcomes
+        outcomes = placement.shapes.get(self._texts) or self._outcomes(placement)
         freed = self.freed(placement, at) if self.exceptions else None
         if freed:
             return self._verdict(
@@ -173,6 +169,14 @@ class Gate:
             if len(self._known) < VERDICTS_KEPT_MAX:
                 self._known[key] = verdict
         return verdict
+
+    def _outcomes(self, placement: Placement) -> tuple[Outcome, ...]:
+        """What each reading says, exceptions aside; noted, since many clauses read alike."""
+        memo = placement.memo
+        found: list[Outcome] = [memo.get(text) or placement.outcome(predicate) for text, predicate in self._asked]
+        outcomes = tuple(found)
+        placement.shapes[self._texts] = outcomes
+        return outcomes
 
     def _verdict(self, readings: tuple[ReadingVerdict, ...], posture: str) -> ClauseVerdict:
         outcome = _within(readings)
