@@ -11,10 +11,15 @@ import random
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from cedarpy import PolicySet, Schema, is_authorized, validate_policies
+from cedarpy import (
+    PolicySet,
+    Schema,
+    is_authorized,  # pyright: ignore[reportUnknownVariableType]
+    validate_policies,  # pyright: ignore[reportUnknownVariableType]
+)
 
 from stateline.contract_files import parse
 from stateline.contracts import Contracts, load
@@ -94,7 +99,7 @@ def by_cedar(known: dict[str, Any], at: datetime, engine: tuple[PolicySet, Schem
     request = {"principal": 'Caller::"c"', "action": 'Action::"place"', "resource": 'Place::"p"', "context": context}
     result = is_authorized(request, engine[0], [], engine[1])
     assert result.diagnostics.errors == []
-    said = set(result.diagnostics.id_annotations_by_reason.values())
+    said = set(cast("dict[str, str]", result.diagnostics.id_annotations_by_reason).values())  # pyright: ignore[reportUnknownMemberType]
     return {
         reading: "deny" if f"must {reading}" in said else "unknown" if f"may {reading}" in said else "allow"
         for reading in READINGS
