@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stateline.cli._options import JsonOption, command_app
+from stateline.cli._options import JsonOption, command_app, print_json
 
 if TYPE_CHECKING:
     from stateline.contracts import Facts, Verdict
@@ -23,14 +23,20 @@ def _group() -> None:  # pyright: ignore[reportUnusedFunction]
     """Ask the contracts where a model call may be placed, and why."""
 
 
+ContractsOption = Annotated[Path, typer.Option("--contracts", help="The folder of contracts, YAML files.")]
+AtOption = Annotated[str, typer.Option("--at", help="A date (its beginning, UTC), or an RFC 3339 time.")]
+FactsOption = Annotated[str, typer.Option("--facts", help="The placement's facts, as a JSON object.")]
+PostureOption = Annotated[
+    str, typer.Option("--posture", help="How a contested clause resolves: strict, or a holder of readings.")
+]
+
+
 @app.command()
 def check(
-    contracts: Annotated[Path, typer.Option("--contracts", help="The folder of contracts, YAML files.")],
-    at: Annotated[str, typer.Option("--at", help="A date (its beginning, UTC), or an RFC 3339 time.")],
-    facts: Annotated[str, typer.Option("--facts", help="The placement's facts, as a JSON object.")],
-    posture: Annotated[
-        str, typer.Option("--posture", help="How a contested clause resolves: strict, or a holder of readings.")
-    ] = "strict",
+    contracts: ContractsOption,
+    at: AtOption,
+    facts: FactsOption,
+    posture: PostureOption = "strict",
     as_json: JsonOption = False,
 ) -> None:
     """Give the verdict on one placement, clause by clause. Any verdict is an answer: exit 0.
@@ -45,10 +51,9 @@ def check(
     import msgspec
 
     from stateline.contract_files import load_folder
-    from stateline.contracts import FactsError, parse_at
+    from stateline.contracts import parse_at
 
-    if not posture:
-        raise FactsError("--posture is strict, or a holder of readings")
+    _check_posture(posture)
     instant = parse_at(at)
     known = _facts(facts)
     verdict = load_folder(contracts).evaluate(known, instant, posture, given=at)
@@ -56,6 +61,112 @@ def check(
         sys.stdout.write(msgspec.json.encode(verdict).decode() + "\n")
     else:
         _print_verdict(verdict)
+
+
+@app.command()
+def explain(
+    contracts: ContractsOption,
+    at: AtOption,
+    facts: FactsOption,
+    posture: PostureOption = "strict",
+    as_json: JsonOption = False,
+) -> None:
+    """Say how a verdict comes about: facts, clauses, readings, posture; clauses not in force too.
+
+    \b
+    Example:
+      stateline contracts explain --contracts contracts/ --at 2026-03-18 --posture amazon \\
+        --facts '{"model":{"vendor":"openai"},"deployment":{"cloud":"aws"},"workload":{"kind":"stateful"}}'
+    """
+    from stateline.cli import _contracts_print
+    from stateline.contract_files import load_folder
+    from stateline.contracts import parse_at
+    from stateline.contracts.explain import explain as explained
+
+    _check_posture(posture)
+    instant = parse_at(at)
+    known = _facts(facts)
+    explanation = explained(load_folder(contracts), known, instant, posture, given=at)
+    if as_json:
+        print_json(explanation)
+    else:
+        sys.stdout.write(_contracts_print.explanation(explanation))
+
+
+@app.command()
+def lint(
+    contracts: ContractsOption,
+    rates: Annotated[
+        list[str] | None,
+        typer.Option("--rate", help="A rate of exchange, as USD/KRW=1450: one dollar costs 1450 won. May be repeated."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what contracts contradict or leave open. Exit 1 if there is anything.
+
+    \b
+    Examples:
+      stateline contracts lint --contracts contracts/
+      stateline contracts lint --contracts contracts/ --rate USD/KRW=1450 --json
+    """
+    from stateline.contract_files import load_folder
+    from stateline.contracts.lint import lint as linted
+    from stateline.contracts.lint import parse_rate
+
+    given = dict(parse_rate(text) for text in rates or ())
+    found = linted(load_folder(contracts), given)
+    if as_json:
+        print_json({"findings": [one._asdict() for one in found]})
+    else:
+        for one in found:
+            others = f" (with {', '.join(one.others)})" if one.others else ""
+            sys.stdout.write(f"{one.place or '-'}: {one.rule}: {one.clause}{others}: {one.message}\n")
+        sys.stdout.write(f"{len(found)} findings\n" if found else "nothing found\n")
+    if found:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(contracts: ContractsOption, at: AtOption, as_json: JsonOption = False) -> None:
+    """Say what holds on a day and what ends when, who owes whom, and what comes back to whom.
+
+    \b
+    Example:
+      stateline contracts report --contracts contracts/ --at 2026-03-18
+    """
+    from stateline.cli import _contracts_print
+    from stateline.contract_files import load_folder
+    from stateline.contracts import parse_at
+    from stateline.contracts.report import report as reported
+
+    instant = parse_at(at)
+    found = reported(load_folder(contracts), instant, given=at)
+    if as_json:
+        print_json(found)
+    else:
+        sys.stdout.write(_contracts_print.report(found))
+
+
+@app.command()
+def schema(
+    name: Annotated[str, typer.Argument(help="contract, or determinations.")] = "contract",
+) -> None:
+    """Print the JSON Schema of a contract file, or of determinations.yaml, for editors.
+
+    \b
+    Example:
+      stateline contracts schema > contract.schema.json
+    """
+    from stateline.contracts.schema import schema as made
+
+    print_json(made(name))
+
+
+def _check_posture(posture: str) -> None:
+    from stateline.contracts import FactsError
+
+    if not posture:
+        raise FactsError("--posture is strict, or a holder of readings")
 
 
 def _facts(text: str) -> Facts:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from datetime import datetime
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
 from typing import Any, Literal, NamedTuple
 
 import cel
@@ -29,6 +30,56 @@ class Held(NamedTuple):
     predicate: Predicate
 
 
+class Placement:
+    """One placement's facts, and what each predicate says of them, asked once.
+
+    Attributes:
+        known: `root.field` -> its value, and `at`.
+        memo: the text of a predicate -> what it came to.
+        shapes: the texts of a clause's predicates -> what they came to; many clauses read alike.
+    """
+
+    __slots__ = ("_contexts", "_held", "facts", "known", "memo", "shapes")
+
+    def __init__(self, facts: Facts, at: datetime, contexts: list[cel.Context]) -> None:
+        self.facts = facts
+        self.known: dict[str, Any] = {
+            f"{root}.{field}": value for root, fields in facts.items() for field, value in fields.items()
+        }
+        self.known["at"] = at
+        self.memo: dict[str, Outcome] = {}
+        self.shapes: dict[str, tuple[Outcome, ...]] = {}
+        self._contexts = contexts
+        self._held: cel.Context | None = None
+
+    def outcome(self, predicate: Predicate) -> Outcome:
+        """Unknown if and only if the evaluation raises, or gives no boolean."""
+        if predicate.run is not None:
+            value: object = predicate.run(self.known)
+        else:
+            try:
+                value = predicate.execute(self._context())
+            except Exception:
+                value = None  # The binding raises errors of many types, and none of them may let a call pass.
+        outcome: Outcome = "deny" if value is True else "allow" if value is False else "unknown"
+        self.memo[predicate.text] = outcome
+        return outcome
+
+    def _context(self) -> cel.Context:
+        """The facts for the binding, made where one is needed at all."""
+        if self._held is None:
+            self._held = self._contexts.pop() if self._contexts else cel.Context()
+            for root in FIELDS:
+                self._held.add_variable(root, self.facts.get(root, _NONE))
+            self._held.add_variable("at", self.known["at"])
+        return self._held
+
+    def done(self) -> None:
+        """Give the context back."""
+        if self._held is not None:
+            self._contexts.append(self._held)
+
+
 class Gate:
     """A clause with readings, ready to be asked.
 
@@ -42,7 +93,20 @@ class Gate:
         allows: the verdict then.
     """
 
-    __slots__ = ("_known", "_words", "allows", "exception", "exceptions", "guard", "id", "posture", "readings", "span")
+    __slots__ = (
+        "_asked",
+        "_known",
+        "_texts",
+        "_words",
+        "allows",
+        "exception",
+        "exceptions",
+        "guard",
+        "id",
+        "posture",
+        "readings",
+        "span",
+    )
 
     def __init__(
         self,
@@ -60,11 +124,13 @@ class Gate:
         self.posture = posture
         self.exception = exception
         self.exceptions = exceptions
+        self._texts = "\0".join(one.predicate.text for one in readings)
+        self._asked = tuple((one.predicate.text, one.predicate) for one in readings)
         # What a clause says is nearly always one of a few things; each is made once.
         self._words: tuple[dict[Outcome, ReadingVerdict], ...] = tuple(
             {word: ReadingVerdict(one.id, one.held_by, word) for word in _RANK} for one in readings
         )
-        self._known: dict[tuple[str, ...], ClauseVerdict] = {}
+        self._known: dict[tuple[str, tuple[Outcome, ...]], ClauseVerdict] = {}
         self.allows = ClauseVerdict(id, "allow", "allow", tuple(each["allow"] for each in self._words), posture)
         guards = {one.predicate.guard for one in readings}
         self.guard: tuple[str, str] = (len(guards) == 1 and guards.pop()) or NO_GUARD
@@ -75,16 +141,16 @@ class Gate:
             self.id, self.span, self.readings, posture=self.posture, exception=self.exception, exceptions=exceptions
         )
 
-    def ask(self, context: cel.Context, at: int, posture: str) -> ClauseVerdict:
+    def ask(self, placement: Placement, at: int, posture: str) -> ClauseVerdict:
         """What this clause says.
 
         Args:
-            context: the facts, for the binding.
+            placement: the facts.
             at: microseconds since 1970.
             posture: `strict`, or a holder; the contract's own comes first.
         """
-        outcomes: list[Outcome] = [_outcome(one.predicate, context) for one in self.readings]
-        freed = self._freed(context, at) if self.exceptions else None
+        outcomes = placement.shapes.get(self._texts) or self._outcomes(placement)
+        freed = self.freed(placement, at) if self.exceptions else None
         if freed:
             return self._verdict(
                 tuple(
@@ -95,7 +161,7 @@ class Gate:
                 posture,
             )
         posture = self.posture or posture
-        key = (posture, *outcomes)
+        key = (posture, outcomes)
         verdict = self._known.get(key)
         if verdict is None:
             words = tuple(words[outcome] for words, outcome in zip(self._words, outcomes, strict=True))
@@ -104,21 +170,64 @@ class Gate:
                 self._known[key] = verdict
         return verdict
 
+    def _outcomes(self, placement: Placement) -> tuple[Outcome, ...]:
+        """What each reading says, exceptions aside; noted, since many clauses read alike."""
+        memo = placement.memo
+        found: list[Outcome] = [memo.get(text) or placement.outcome(predicate) for text, predicate in self._asked]
+        outcomes = tuple(found)
+        placement.shapes[self._texts] = outcomes
+        return outcomes
+
     def _verdict(self, readings: tuple[ReadingVerdict, ...], posture: str) -> ClauseVerdict:
         outcome = _within(readings)
         resolved = _resolve(outcome, readings, self.posture or posture)
         return ClauseVerdict(self.id, outcome, resolved, readings, self.posture)
 
-    def _freed(self, context: cel.Context, at: int) -> frozenset[str]:
+    def freed(self, placement: Placement, at: int) -> frozenset[str]:
         """The holders of an exception that is in force and true."""
         return frozenset(
             holder
             for gate in self.exceptions
             if gate.span.since <= at < gate.span.until
             for one in gate.readings
-            if _outcome(one.predicate, context) == "deny"  # True, whatever the key was called.
+            if placement.outcome(one.predicate) == "deny"  # True, whatever the key was called.
             for holder in one.held_by
         )
+
+
+class _Window:
+    """The gates that hold together, found by what they are about.
+
+    Attributes:
+        allows: their verdicts where all of them allow, by file, then position.
+    """
+
+    __slots__ = ("_always", "_guarded", "allows")
+
+    def __init__(self, gates: Sequence[Gate]) -> None:
+        self.allows = [gate.allows for gate in gates]
+        self._always: list[tuple[int, Gate]] = []
+        self._guarded: dict[str, dict[str, list[tuple[int, Gate]]]] = {}
+        for index, gate in enumerate(gates):
+            if gate.exception:
+                continue
+            fact, text = gate.guard
+            if gate.guard is NO_GUARD:
+                self._always.append((index, gate))
+            else:
+                self._guarded.setdefault(fact, {}).setdefault(text, []).append((index, gate))
+
+    def asked(self, known: Mapping[str, Any]) -> list[tuple[int, Gate]]:
+        """Those that may not allow, with their positions."""
+        found = self._always.copy()
+        for fact, texts in self._guarded.items():
+            value = known.get(fact)
+            if value is None:
+                for gates in texts.values():
+                    found += gates
+            else:
+                found += texts.get(value, ())
+        return found
 
 
 class Contracts:
@@ -129,16 +238,30 @@ class Contracts:
         gates: the clauses with readings, by file, then position.
         spans: `contract/clause` -> when it holds, its successors considered.
         timed: whether any predicate speaks of `at`, so that verdicts change within a day.
+        places: `contract/clause` -> `file:line`, as far as known.
+        determined: event -> the day on which it happened.
     """
 
-    def __init__(self, contracts: tuple[Contract, ...], gates: tuple[Gate, ...], spans: Mapping[str, Span]) -> None:
+    def __init__(
+        self,
+        contracts: tuple[Contract, ...],
+        gates: tuple[Gate, ...],
+        spans: Mapping[str, Span],
+        *,
+        places: Mapping[str, str],
+        determined: Mapping[str, date],
+    ) -> None:
         self.contracts = contracts
         self.gates = gates
         self.spans = spans
+        self.places = places
+        self.determined = determined
         self.timed = any(one.predicate.timed for gate in gates for one in gate.readings)
         # Making a context registers CEL's whole library and costs as much as all else. A list's pop and
         # append are atomic, so two threads never hold the same one.
         self._contexts: list[cel.Context] = []
+        self._days = sorted({day for gate in gates for day in gate.span})
+        self._windows: list[_Window | None] = [None] * (len(self._days) + 1)
 
     def evaluate(self, facts: Facts, at: datetime, posture: str = STRICT, *, given: str = "") -> Verdict:
         """The verdict on one placement.
@@ -150,54 +273,44 @@ class Contracts:
             given: the instant as the verdict is to name it; default: RFC 3339.
         """
         instant = micros(at)
-        context = self._contexts.pop() if self._contexts else cel.Context()
-        for root in FIELDS:
-            context.add_variable(root, facts.get(root, _NONE))
-        context.add_variable("at", at)
-        flat = {f"{root}.{field}": value for root, fields in facts.items() for field, value in fields.items()}
-        found: list[ClauseVerdict] = []
-        for gate in self.gates:
-            if gate.span.since <= instant < gate.span.until:
-                fact, text = gate.guard
-                if gate.exception or flat.get(fact, text) != text:
-                    found.append(gate.allows)
-                else:
-                    found.append(gate.ask(context, instant, posture))
-        self._contexts.append(context)
-        clauses = tuple(found)
+        placement = self.placement(facts, at)
+        window = self._window(instant)
+        clauses = window.allows.copy()
+        outcomes: set[Outcome] = {"allow"}
+        resolved: Literal["allow", "deny"] = "allow"
+        for index, gate in window.asked(placement.known):
+            verdict = gate.ask(placement, instant, posture)
+            clauses[index] = verdict
+            outcomes.add(verdict.outcome)
+            if verdict.resolved == "deny":
+                resolved = "deny"
+        placement.done()
         return Verdict(
-            outcome=_across(clauses),
-            resolved="deny" if any(clause.resolved == "deny" for clause in clauses) else "allow",
+            outcome=next(word for word in _RANK if word in outcomes),
+            resolved=resolved,
             posture=posture,
             at=given or at.isoformat(),
-            clauses=clauses,
+            clauses=tuple(clauses),
             reason=None if clauses else "no_clause",
         )
+
+    def placement(self, facts: Facts, at: datetime) -> Placement:
+        """A placement to ask predicates of; `done` gives back what it took."""
+        return Placement(facts, at, self._contexts)
+
+    def _window(self, instant: int) -> _Window:
+        """The clauses between two days on which something begins or ends; made when first asked for."""
+        number = bisect_right(self._days, instant)
+        window = self._windows[number]
+        if window is None:
+            window = _Window([gate for gate in self.gates if gate.span.since <= instant < gate.span.until])
+            self._windows[number] = window
+        return window
 
 
 def evaluate(contracts: Contracts, facts: Facts, at: datetime, posture: str = STRICT) -> Verdict:
     """The verdict on one placement: see `Contracts.evaluate`."""
     return contracts.evaluate(facts, at, posture)
-
-
-def _across(clauses: tuple[ClauseVerdict, ...]) -> Outcome:
-    """The first present of deny, contested, unknown, allow."""
-    found: set[Outcome] = {clause.outcome for clause in clauses}
-    for word in _RANK[:-1]:
-        if word in found:
-            return word
-    return "allow"
-
-
-def _outcome(predicate: Predicate, context: cel.Context) -> Outcome:
-    """Unknown if and only if the evaluation raises, or gives no boolean."""
-    try:
-        value = predicate.execute(context)
-    except Exception:
-        return "unknown"  # The binding raises errors of many types, and none of them may let a call pass.
-    if value is True:
-        return "deny"
-    return "allow" if value is False else "unknown"
 
 
 def _parts(one: Held, outcome: Outcome, freed: frozenset[str]) -> list[ReadingVerdict]:

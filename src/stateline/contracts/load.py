@@ -76,8 +76,10 @@ def load(documents: Sequence[Document], determinations: Document | None = None) 
                 document.refuse(f"{one.key}.id", f'"{clause.id}" is a clause of this contract already')
             _check_clause(one)
             placed[one.name] = one
-    spans = _spans(placed, _determined(determinations))
-    return Contracts(tuple(contracts), _gates(placed, spans), spans)
+    days = _determined(determinations)
+    spans = _spans(placed, days)
+    places = {name: f"{one.document.file}:{one.document.lines.get(one.key, 1)}" for name, one in placed.items()}
+    return Contracts(tuple(contracts), _gates(placed, spans), spans, places=places, determined=days)
 
 
 # -- shapes --------------------------------------------------------------------------------------

@@ -9,10 +9,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import cel
 
+from stateline.contracts.direct import (
+    Run,
+    among,
+    both,
+    constant,
+    either,
+    equals,
+    holds,
+    negated,
+    ordered,
+)
 from stateline.contracts.errors import PredicateError
 from stateline.contracts.facts import FIELDS, MEMBERS, nearest
 from stateline.core.limits import PREDICATE_CHARS_MAX, PREDICATE_DEPTH_MAX
@@ -29,6 +41,9 @@ class Value(NamedTuple):
         path: the fact that it is, as `model.vendor`; empty where it is none.
         text: the string that it is, written out; None where it is none.
         guard: a fact and a string, such that it is false wherever the fact is known and another.
+        texts: of a list that is written out, its strings; None where it is no such list.
+        moment: the instant that it is, written out.
+        run: its own evaluation, of a boolean in the common subset; None: the binding's.
     """
 
     kind: str
@@ -38,6 +53,9 @@ class Value(NamedTuple):
     path: str = ""
     text: str | None = None
     guard: tuple[str, str] | None = None
+    texts: frozenset[str] | None = None
+    moment: datetime | None = None
+    run: Run | None = None
 
 
 ANY = Value("any")
@@ -54,6 +72,8 @@ _TOKEN = re.compile(
 )
 _BLANK = re.compile(r"(?:\s|//[^\n]*(?:\n|$))*")
 
+_MOMENT = re.compile(r"(?!0000)\d{4}-\d\d-\d\dT([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{6})?Z")
+_MIRRORED = {"==": "==", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _COMPARISONS = frozenset({"==", "!=", "<", "<=", ">", ">=", "in"})
 _LEVELS = (frozenset({"||"}), frozenset({"&&"}), _COMPARISONS, frozenset({"+", "-"}), frozenset({"*", "/", "%"}))
 _FUNCTIONS = {
@@ -68,7 +88,11 @@ _METHODS = {
     ),
 }  # fmt: skip
 _MACROS = {"all": "bool", "exists": "bool", "exists_one": "bool", "filter": "list", "map": "list"}
-_WORDS = {"true": BOOL, "false": BOOL, "null": Value("null")}
+_WORDS = {
+    "true": Value("bool", run=constant(True)),
+    "false": Value("bool", run=constant(False)),
+    "null": Value("null"),
+}
 
 
 class Predicate(NamedTuple):
@@ -80,12 +104,16 @@ class Predicate(NamedTuple):
         timed: whether it speaks of `at`, so that its outcome may change by itself.
         guard: a fact and a string, such that it is false wherever the fact is known and another; or None.
             `&&` is false where either side is, whatever becomes of the other (CEL, "Logical Operators").
+        run: the same by our own means (`direct`), where it is of the common subset; else None.
+        facts: the facts that it names, `at` included, in their first order.
     """
 
     text: str
     execute: Callable[[Any], object]
     timed: bool
     guard: tuple[str, str] | None
+    run: Run | None
+    facts: tuple[str, ...]
 
 
 def compile_predicate(text: str) -> Predicate:
@@ -97,15 +125,20 @@ def compile_predicate(text: str) -> Predicate:
     if len(text) > PREDICATE_CHARS_MAX:
         raise PredicateError(f"longer than {PREDICATE_CHARS_MAX} characters")
     reader = _Reader(text)
-    guard = reader.whole().guard
+    value = reader.whole()
     try:
         program = cel.compile(text)
     except ValueError as error:
         raise PredicateError(f"not valid CEL: {' '.join(str(error).split())}") from None
-    return Predicate(text, program.execute, reader.timed, guard)
+    return Predicate(text, program.execute, "at" in reader.facts, value.guard, value.run, tuple(reader.facts))
 
 
-def _tokens(text: str) -> list[tuple[str, str]]:
+def tokens(text: str) -> list[tuple[str, str]]:
+    """The tokens of an expression as (kind, text), the end included.
+
+    Raises:
+        PredicateError: a character that stands nowhere in CEL as it is taken here.
+    """
     found: list[tuple[str, str]] = []
     position = 0
     while match := _TOKEN.match(text, position):
@@ -123,10 +156,10 @@ class _Reader:
     """Reads one expression by recursive descent, and answers what each part is."""
 
     def __init__(self, text: str) -> None:
-        self.tokens = _tokens(text)
+        self.tokens = tokens(text)
         self.next = 0
         self.depth = 0
-        self.timed = False
+        self.facts: dict[str, None] = {}
         self.bound: dict[str, Value] = {}
 
     def whole(self) -> Value:
@@ -179,21 +212,26 @@ class _Reader:
             self.next += 1
             right = self._binary(level + 1)
             if level == 0:
-                left = BOOL
+                left = Value("bool", run=either(left.run, right.run))
             elif level == 1:
-                left = Value("bool", guard=left.guard or right.guard)
+                left = Value("bool", guard=left.guard or right.guard, run=both(left.run, right.run))
             elif level == 2:
                 _compare(left, right, sign)
-                left = Value("bool", guard=_guard(left, right) if sign == "==" else None)
+                left = Value(
+                    "bool", guard=_guard(left, right) if sign == "==" else None, run=_direct(left, right, sign)
+                )
             else:
                 left = Value(left.kind) if left.kind == right.kind and left.kind in ("string", "number") else ANY
         return left
 
     def _unary(self) -> Value:
         signs = 0
+        first = self._peek()
         while self._accept("!", "-"):
             signs += 1
         value = self._member()
+        if signs == 1 and first == "!" and value.run:
+            return Value("bool", run=negated(value.run))
         return value if not signs else Value(value.kind) if value.kind in ("bool", "number") else ANY
 
     def _member(self) -> Value:
@@ -228,7 +266,7 @@ class _Reader:
         body = self._list(")")
         del self.bound[variable]
         if name == "filter":
-            return value
+            return value._replace(path="", texts=None)
         return Value("list", element=body.element, literals=body.literals) if name == "map" else BOOL
 
     def _list(self, end: str) -> Value:
@@ -244,7 +282,9 @@ class _Reader:
             raise PredicateError(f"a list of different types: {', '.join(sorted(kinds))}")
         literals = tuple(text for item in items for text in item.literals)
         fact = next((item.fact for item in items if item.fact), "")
-        return Value("list", kinds.pop() if len(kinds) == 1 else "any", fact, literals)
+        texts = frozenset(item.text for item in items if item.text is not None)
+        plain = all(item.text is not None for item in items)
+        return Value("list", kinds.pop() if len(kinds) == 1 else "any", fact, literals, texts=texts if plain else None)
 
     def _primary(self) -> Value:
         kind, text = self.tokens[self.next]
@@ -265,8 +305,8 @@ class _Reader:
         if name in FIELDS:
             return self._fact(name)
         if name == "at":
-            self.timed = True
-            return Value("timestamp")
+            self.facts["at"] = None
+            return Value("timestamp", path="at")
         if name in _WORDS:
             return _WORDS[name]
         if name in self.bound:
@@ -284,15 +324,28 @@ class _Reader:
         if field not in FIELDS[root]:
             raise PredicateError(f'"{root}" has no fact "{field}"{nearest(field, FIELDS[root])}')
         name = f"{root}.{field}"
+        self.facts[name] = None
         if FIELDS[root][field] == "list":
-            return Value("list", element="string")
+            return Value("list", element="string", path=name)
         return Value("string", fact=name if name in MEMBERS else "", path=name)
 
     def _function(self, name: str) -> Value:
         if name != "has" and name not in _FUNCTIONS:
             raise PredicateError(f'there is no function "{name}"{nearest(name, [*_FUNCTIONS, "has"])}')
+        begun = self.next
         self._list(")")
-        return Value(_FUNCTIONS.get(name, "bool"))
+        moment = self._moment(begun) if name == "timestamp" else None
+        return Value(_FUNCTIONS.get(name, "bool"), moment=moment)
+
+    def _moment(self, begun: int) -> datetime | None:
+        """The instant of a timestamp whose only argument is written out, to the microsecond."""
+        kind, text = self.tokens[begun]
+        if kind != "string" or self.next != begun + 2 or not _MOMENT.fullmatch(_unquote(text)):
+            return None
+        try:
+            return datetime.fromisoformat(_unquote(text))
+        except ValueError:
+            return None  # No such day: the binding says so when it is evaluated.
 
 
 def _guard(left: Value, right: Value) -> tuple[str, str] | None:
@@ -300,6 +353,25 @@ def _guard(left: Value, right: Value) -> tuple[str, str] | None:
     if right.path:
         left, right = right, left
     return (left.path, right.text) if left.path and right.text is not None else None
+
+
+def _direct(left: Value, right: Value, sign: str) -> Run | None:
+    """A comparison by our own means: of a fact with what is written out, or with another."""
+    if left.kind == right.kind == "timestamp":
+        if left.path and right.moment:
+            return ordered(sign, right.moment)
+        return ordered(_MIRRORED[sign], left.moment) if right.path and left.moment else None
+    if sign == "in":
+        if left.path and right.texts is not None:
+            return among(left.path, right.texts)
+        return holds(right.path, left.text) if right.path and left.text is not None else None
+    if left.kind != "string" or right.kind != "string" or sign not in ("==", "!="):
+        return None
+    if right.path:
+        left, right = right, left
+    if not left.path or right.text is None:
+        return None
+    return equals(left.path, right.text) if sign == "==" else negated(equals(left.path, right.text))
 
 
 def _unquote(token: str) -> str:

@@ -106,7 +106,7 @@ def test_bad_contracts_are_refused_with_their_place(tmp_path: Path) -> None:
         check(tmp_path, "2026-03-18", FACTS)
 
 
-# -- the worked example: section E of deals.md -------------------------------------------------------
+# -- the worked example: section E of deals.md (the others: test_example.py) ----------------------------
 
 ROWS = (
     re.findall(r"^\|(.+)\|(.+)\|(.+)\|(.+)\|$", DEALS.read_text().split("\n## E.")[1], re.MULTILINE)[2:]
@@ -147,10 +147,3 @@ def test_the_dispute_of_the_example_is_contested() -> None:
     found = verdict(EXAMPLE, "2026-03-18", FACTS)
     assert (found["outcome"], found["resolved"]) == ("contested", "deny")
     assert verdict(EXAMPLE, "2026-05-01", FACTS)["outcome"] == "unknown"
-
-
-def test_each_clause_of_the_example_names_its_source() -> None:
-    from stateline.contract_files import load_folder
-
-    clauses = [clause for contract in load_folder(EXAMPLE).contracts for clause in contract.clauses]
-    assert [clause.id for clause in clauses if not clause.source or not clause.text] == []

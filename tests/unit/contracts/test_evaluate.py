@@ -241,6 +241,16 @@ def test_the_short_way_past_a_guard_changes_no_verdict(predicate: str, model: di
     assert ask(loaded(contract(clause("x", text))), model=model).outcome == expected
 
 
+def test_predicates_beyond_the_common_subset_share_one_context() -> None:
+    contracts = loaded(
+        contract(
+            clause("x", 'model.vendor.startsWith("o")'), clause("y", "size(model.vendor) == 6"), clause("z", UNKNOWN)
+        )
+    )
+    for _ in range(2):
+        assert [one.outcome for one in ask(contracts).clauses] == ["deny", "deny", "unknown"]
+
+
 def test_guards_are_found() -> None:
     guards = [
         compile_predicate(text).guard
