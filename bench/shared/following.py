@@ -50,7 +50,8 @@ async def writing(options: Values) -> AsyncGenerator[Obey]:
     await asyncio.gather(*(store.create(own.session) for own in owned))
 
     async def obey(command: Values) -> Values:
-        rate, sessions = command["rate"], command["sessions"]
+        rate: float = command["rate"]
+        sessions: int = command["sessions"]
         began_s = time.monotonic()
         appends: list[asyncio.Task[int]] = []
         for at in range(round(rate * command["seconds"])):

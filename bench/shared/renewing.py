@@ -80,7 +80,8 @@ class Owner:
 
     async def work(self, seconds: float, appenders: int) -> None:
         ends = time.perf_counter() + seconds
-        jobs: list[Callable[[], Awaitable[None]]] = [self.renew] * _RENEWERS + [self.claim] * _CLAIMERS
+        jobs: list[Callable[[], Awaitable[None]]] = [self.renew for _ in range(_RENEWERS)]
+        jobs += [self.claim] * _CLAIMERS
         # Each appender has sessions of its own: a session has one append under way.
         jobs += [self.appender(self.mine[number::appenders]) for number in range(appenders)]
 

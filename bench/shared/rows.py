@@ -53,7 +53,7 @@ QUICK = Effort(loop_rounds=2, loop_cell_s=0.6, node_rounds=2, node_cell_s=2.0, r
 SMOKE = Effort(
     loop_rounds=1,
     loop_cell_s=0.1,
-    concurrencies=(1, 4),
+    concurrencies=(4,),
     node_rounds=1,
     node_cell_s=0.3,
     node_turns=4,
@@ -62,14 +62,14 @@ SMOKE = Effort(
     owners=2,
     renew_s=0.5,
     readers=(0, 1, 10),
-    reading_s=0.5,
+    reading_s=0.3,
     appends_per_s=50.0,
     streams=5,
     stream_gap_s=0.1,
     rate=20.0,
     rate_s=0.5,
     rate_tries=1,
-    settle_s=0.2,
+    settle_s=0.1,
 )
 
 
