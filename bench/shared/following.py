@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from typing import Any, cast
 
 from bench.shared.processes import Values
 from bench.shared.renewing import ref_of
@@ -19,7 +20,7 @@ from stateline.core.ids import SessionRef
 from stateline.core.items import InputText, Message
 from stateline.engine.live import Live
 from stateline.ports import Ownership, Store
-from stateline.stores.postgres import open_postgres
+from stateline.stores.postgres import connecting, open_postgres
 
 Obey = Callable[[Values], Awaitable[Values]]
 _OWNER = "writer"
@@ -71,13 +72,34 @@ async def writing(options: Values) -> AsyncGenerator[Obey]:
         await store.close()
 
 
+class Queries:
+    """Counts what the connections of this process ask the database, from its making on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        connect = connecting.connect
+
+        async def counted(place: connecting.Place) -> connecting.Connection:
+            db = await connect(place)
+            # asyncpg tells of every query, whoever sends it.
+            cast("Any", db).add_query_logger(self._asked)
+            return db
+
+        connecting.connect = counted
+
+    def _asked(self, _: object) -> None:
+        self.count += 1
+
+
 class Readers:
     """Those who follow, each a session of its own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, queries: Queries) -> None:
         self._live = Live(store)
+        self._queries = queries
+        self._began_queries = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._began_s = 0.0
+        self._began_s = self._marked_s = 0.0
         self._began_cpu_s = 0.0
         self.delays_ms: list[float] = []
 
@@ -96,11 +118,17 @@ class Readers:
                         self.delays_ms.append((now_s - at_s) * 1000)
 
     def mark(self) -> None:
+        self._marked_s = time.monotonic()
         self._began_cpu_s = time.process_time()
+        self._began_queries = self._queries.count
 
-    @property
-    def cpu_s(self) -> float:
-        return time.process_time() - self._began_cpu_s
+    def since_mark(self) -> Values:
+        """Of each second since the mark."""
+        seconds = time.monotonic() - self._marked_s
+        return {
+            "queries_per_s": (self._queries.count - self._began_queries) / seconds,
+            "cpu_ms_per_s": (time.process_time() - self._began_cpu_s) * 1000 / seconds,
+        }
 
     async def leave(self) -> None:
         for task in self._tasks:
@@ -119,9 +147,10 @@ class Readers:
 
 @asynccontextmanager
 async def reading(options: Values) -> AsyncGenerator[Obey]:
-    """Options: `url`. Commands: `do` is `follow` (with `readers`), `mark`, `cpu` or `leave`."""
+    """Options: `url`. Commands: `do` is `follow` (with `readers`), `mark`, `since_mark` or `leave`."""
+    queries = Queries()
     store = await open_postgres(options["url"])
-    readers = Readers(store)
+    readers = Readers(store, queries)
 
     async def obey(command: Values) -> Values:
         match command["do"]:
@@ -131,8 +160,8 @@ async def reading(options: Values) -> AsyncGenerator[Obey]:
             case "mark":
                 readers.mark()
                 return {}
-            case "cpu":
-                return {"cpu_s": readers.cpu_s}
+            case "since_mark":
+                return readers.since_mark()
             case _:
                 await readers.leave()
                 delays = readers.delays_ms or [0.0]
