@@ -11,10 +11,10 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-shared soak
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## See a durable agent live through a kill -9, with a real model
 	$(UV) run --locked --no-dev --extra local stateline demo $(ARGS)
@@ -52,6 +52,9 @@ format: ## Format the code and mend what can be mended
 
 bench: ## Measure CPU per request and durable turns per second
 	$(RUN) python -m bench $(ARGS)
+
+bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams
+	$(RUN) python -m bench.shared $(ARGS)
 
 soak: ## 100,000 turns over 5,000 sessions: what grows; writes bench/results/soak.json
 	$(RUN) python -m bench.soak $(ARGS)

@@ -36,6 +36,14 @@ BOUNDS = (
     Bound("soak database/payload", 3.0),
     Bound("soak database/payload pruned", 1.5),
     Bound("soak append p99 last/first", 1.25),
+    Bound("postgres store/postgres loop at 32", 0.7, at_least=True),
+    Bound("postgres store cpu_ms_per_turn at 32", 0.5, unit="ms"),
+    Bound("CPU a turn of two nodes/one", 1.1),
+    Bound("deadlocks while renewed", 0),
+    Bound("errors while renewed", 0),
+    Bound("queries of 1000 readers/1", 1.2),
+    Bound("undelivered to readers", 0),
+    Bound("turns/s beside streams", 500, at_least=True),
 )
 _BY_FIGURE: Mapping[str, Bound] = {bound.figure: bound for bound in BOUNDS}
 

@@ -17,7 +17,7 @@ from stateline.core.items import InputText, Message
 from stateline.engine import Engine
 from stateline.engine.types import Submission
 from stateline.models.catalogue import Catalogue
-from stateline.ports import Deployment, Ownership, Store
+from stateline.ports import Deployment, ModelClient, Ownership, Store
 from stateline.stores.clock import SystemClock
 from stateline.stores.postgres import open_postgres
 from stateline.stores.sqlite import open_sqlite
@@ -30,6 +30,8 @@ ENGINE_INPUT_BYTES = 4700
 ENGINE_OUTPUT_BYTES = 4100
 """A text is in its chunks and again in the finished call, so that the turn's records come to
 about RECORDS_A_TURN * RECORD_BYTES."""
+
+MODEL = "scripted"
 
 Turn = Callable[[int, int], Awaitable[None]]
 """Does one turn: (worker, number of the turn of that worker, from 0)."""
@@ -104,7 +106,7 @@ async def _turns_on(opened: Store) -> AsyncGenerator[Turn]:
         await opened.close()
 
 
-def _scripted() -> ScriptedModel:
+def scripted() -> ScriptedModel:
     """A model that answers in two pieces: two chunks, and so seven records a turn.
 
     The millisecond between them is what makes two chunks of them; it passes while the first one
@@ -121,25 +123,39 @@ async def engine(folder: Path) -> AsyncGenerator[Turn]:
     Seven records: session created, turn requested, call started, two chunks, call finished, turn
     completed.
     """
-    clock = SystemClock()
     opened = await open_sqlite(folder / "engine.db")
+    running = engine_over(opened, scripted())
+    await running.start()
+    try:
+        yield engine_turn(running, opened)
+    finally:
+        await running.stop(grace_s=1.0)
+        await opened.close()
+
+
+def engine_over(opened: Store, client: ModelClient, *, shared: bool = False) -> Engine:
+    """An engine, not started, whose model MODEL is `client`; `shared` as `Node` has it."""
     deployment = Deployment(
-        name="scripted",
-        model="scripted",
+        name=MODEL,
+        model=MODEL,
         cloud="openai-compatible",
         format="openai-chat",
         base_url="",
-        upstream_model="scripted",
+        upstream_model=MODEL,
     )
-    running = Engine(
+    return Engine(
         store=opened,
-        client=_scripted(),
+        client=client,
         catalogue=Catalogue([deployment]),
-        clock=clock,
+        clock=SystemClock(),
         entropy=os.urandom,
+        shared=shared,
     )
-    await running.start()
-    request = TurnRequest(model="scripted", stream=True)
+
+
+def engine_turn(running: Engine, opened: Store) -> Turn:
+    """A turn of that engine, in a new session each; the first one checks what it stored."""
+    request = TurnRequest(model=MODEL, stream=True)
     item = Message(id="", role="user", content=(InputText(text="y" * ENGINE_INPUT_BYTES),))
 
     async def turn(worker: int, number: int) -> None:
@@ -153,11 +169,7 @@ async def engine(folder: Path) -> AsyncGenerator[Turn]:
             assert len(events) == RECORDS_A_TURN, [type(event.body).__name__ for event in events]
             assert 0.9 < stored / (RECORDS_A_TURN * RECORD_BYTES) < 1.1, stored
 
-    try:
-        yield turn
-    finally:
-        await running.stop(grace_s=1.0)
-        await opened.close()
+    return turn
 
 
 SYSTEMS: dict[str, Callable[[Path], AbstractAsyncContextManager[Turn]]] = {

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from stateline.core.blobs import MARK, blob_name, join, may_hold, references, split, tenant_key
 from stateline.core.errors import StoreUnavailable
 from stateline.stores.postgres.connecting import Connection
+from stateline.stores.postgres.lookup import TENANT
 from stateline.stores.postgres.requests import Request
 
 
@@ -45,8 +46,8 @@ class Blobs:
         if not names:
             return {}
         rows = await db.fetch(
-            "SELECT b.name, b.content FROM stateline_blobs b JOIN stateline_tenants t ON t.n = b.tenant"
-            " WHERE t.name = $1 AND b.name = ANY($2::text[])",
+            f"SELECT b.name, b.content FROM stateline_blobs b WHERE b.tenant = {TENANT.format(name='$1')}"
+            " AND b.name = ANY($2::text[])",
             tenant,
             names,
         )

@@ -21,6 +21,7 @@ from stateline.stores.postgres.batch import Batch, Kept, Row, Unsure
 from stateline.stores.postgres.blobs import Blobs
 from stateline.stores.postgres.clock import now_sql
 from stateline.stores.postgres.connecting import Connection
+from stateline.stores.postgres.lookup import EACH
 from stateline.stores.postgres.requests import Append, Create, Release, Request
 from stateline.stores.postgres.solo import GiveBack, Solo, Taken
 from stateline.stores.postgres.writer import Again, Unresolved, Writer
@@ -30,11 +31,11 @@ log = logging.getLogger("stateline.stores")
 
 _NUMBERS = 64
 """Session numbers drawn at a time."""
+# The rows are found first, each by itself (reader.py says why), and then locked in the order of their numbers.
 _LOCK = (
-    f"SELECT t.name, s.id, s.tenant, s.n, s.owner, s.epoch, s.head, s.crashed, s.inbox, s.post, s.due_ms, s.wake_ms,"
-    f" {now_sql('$3')}"
-    " FROM unnest($1::text[], $2::text[]) AS w (tenant, id) JOIN stateline_tenants t ON t.name = w.tenant"
-    " JOIN stateline_sessions s ON s.tenant = t.n AND s.id = w.id ORDER BY s.n FOR UPDATE OF s"
+    f"WITH found AS MATERIALIZED (SELECT w.tenant, s.n FROM unnest($1::text[], $2::text[]) AS w (tenant, id) {EACH})"
+    " SELECT f.tenant, s.id, s.tenant, s.n, s.owner, s.epoch, s.head, s.crashed, s.inbox, s.post, s.due_ms, s.wake_ms,"
+    f" {now_sql('$3')} FROM found f JOIN stateline_sessions s ON s.n = f.n ORDER BY s.n FOR UPDATE OF s"
 )
 _PROOF = (
     "UPDATE stateline_writers SET number = $3, void = false, done = NULL,"
@@ -308,8 +309,9 @@ class Committer:
                 keys.update({(tenant, entry.key): entry for entry in request.dedup if not entry.replace})
         if keys:
             rows = await db.fetch(
-                "SELECT d.tenant, d.key, d.ref, d.digest FROM unnest($1::int[], $2::text[]) AS w (tenant, key)"
-                " JOIN stateline_dedup d ON d.tenant = w.tenant AND d.key = w.key WHERE d.expires_ms > $3",
+                "SELECT w.tenant, w.key, d.ref, d.digest FROM unnest($1::int[], $2::text[]) AS w (tenant, key)"
+                " CROSS JOIN LATERAL (SELECT k.ref, k.digest FROM stateline_dedup k"
+                " WHERE k.tenant = w.tenant AND k.key = w.key AND k.expires_ms > $3 OFFSET 0) d",
                 [tenant for tenant, _ in keys],
                 [key for _, key in keys],
                 now_ms,

@@ -11,13 +11,14 @@ from stateline.core.limits import READ_PAGE_BYTES_MAX, READ_PAGE_EVENTS_MAX, TAI
 from stateline.ports import Posted, Watch
 from stateline.stores.postgres.blobs import Blobs
 from stateline.stores.postgres.connecting import Connection, Record
+from stateline.stores.postgres.lookup import EACH, ONE
 from stateline.stores.postgres.solo import InboxRow
 from stateline.stores.rules import missing, read_dedup
 
 _LINEAGE = (
     "WITH RECURSIVE line (n, id, low, high, parent, depth) AS ("
     " SELECT s.n, s.id, s.parent_seq, s.head, s.parent, 0 FROM stateline_sessions s"
-    "  JOIN stateline_tenants t ON t.n = s.tenant WHERE t.name = $1 AND s.id = $2"
+    f"  WHERE {ONE}"
     " UNION ALL SELECT s.n, s.id, s.parent_seq, least(line.low, line.high), s.parent, line.depth + 1"
     "  FROM line JOIN stateline_sessions s ON s.n = line.parent)"
     " SELECT n, id, low, high FROM line ORDER BY depth"
@@ -47,7 +48,7 @@ _MIXED = _rows("$1", "$2", "$3", chunks=True)
 _NEWS = (
     "WITH news AS MATERIALIZED (SELECT w.i, s.n, w.after, w.post, s.head, s.parent_seq"
     " FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) WITH ORDINALITY AS w (tenant, id, after, post, i)"
-    " JOIN stateline_tenants t ON t.name = w.tenant JOIN stateline_sessions s ON s.tenant = t.n AND s.id = w.id"
+    f" {EACH}"
     " WHERE s.head > w.after OR (w.post >= 0 AND s.inbox > 0 AND s.post > w.post))"
     " SELECT i, -1 AS kind, 0::bigint AS seq, 0::bigint AS at_ms, 0::bigint AS epoch, NULL::bigint AS post,"
     " NULL::bytea AS body FROM news WHERE after < parent_seq"
@@ -58,8 +59,8 @@ _NEWS = (
     f" ORDER BY i, kind, seq LIMIT {TAIL_EVENTS_MAX}"
 )
 _INBOX_KEYS = (
-    "SELECT x.dedup FROM stateline_inbox x JOIN stateline_sessions s ON s.n = x.session"
-    " JOIN stateline_tenants t ON t.n = s.tenant WHERE t.name = $1 AND s.id = $2 AND x.post = $3"
+    "SELECT x.dedup FROM stateline_inbox x"
+    f" WHERE x.session = (SELECT s.n FROM stateline_sessions s WHERE {ONE}) AND x.post = $3"
 )
 
 

@@ -10,6 +10,7 @@ from stateline.core.ids import SessionRef
 from stateline.core.limits import EXPIRED_ROWS_MAX
 from stateline.stores.postgres.clock import now_sql
 from stateline.stores.postgres.connecting import Connection
+from stateline.stores.postgres.lookup import ONE
 from stateline.stores.postgres.requests import Request
 from stateline.stores.postgres.writer import Again
 from stateline.stores.recent import Recent
@@ -75,9 +76,11 @@ _TENANTS = (
     " AND s.tenant <= $2) FROM due WHERE due.tenant IS NOT NULL)"
     " SELECT tenant FROM due WHERE tenant IS NOT NULL LIMIT $3"
 )
+# A bound on due_ms, which has none, makes the index of what is due cheaper than that of all sessions, whatever
+# the planner believes of the table (lookup.py).
 _CANDIDATES = (
     "SELECT w.tenant, c.n FROM unnest($1::int[]) WITH ORDINALITY AS w (tenant, turn) CROSS JOIN LATERAL"
-    " (SELECT s.n, s.due_ms FROM stateline_sessions s WHERE s.tenant = w.tenant AND s.due_ms IS NOT NULL"
+    " (SELECT s.n, s.due_ms FROM stateline_sessions s WHERE s.tenant = w.tenant AND s.due_ms > -1"
     f" AND s.min_reader <= {READER_VERSION} ORDER BY s.due_ms, s.n LIMIT $2 FOR UPDATE SKIP LOCKED) c"
     " ORDER BY w.turn, c.due_ms, c.n"
 )
@@ -232,8 +235,7 @@ class GiveBack(Solo):
 
 
 _FAMILY = (
-    "WITH RECURSIVE family (n) AS (SELECT s.n FROM stateline_sessions s JOIN stateline_tenants t ON t.n = s.tenant"
-    " WHERE t.name = $1 AND s.id = $2 UNION"
+    f"WITH RECURSIVE family (n) AS (SELECT s.n FROM stateline_sessions s WHERE {ONE} UNION"
     " SELECT s.n FROM stateline_sessions s JOIN family f ON s.parent = f.n) SELECT n FROM family"
 )
 

@@ -20,6 +20,7 @@ from stateline.stores.postgres.blobs import Blobs
 from stateline.stores.postgres.clock import now_sql
 from stateline.stores.postgres.committer import Committer
 from stateline.stores.postgres.connecting import Connection, Place
+from stateline.stores.postgres.lookup import TENANT
 from stateline.stores.postgres.maintenance import PostgresMaintenance
 from stateline.stores.postgres.pool import Pool
 from stateline.stores.postgres.reader import Reader
@@ -128,8 +129,8 @@ class PostgresStore:
     async def find_duplicate(self, tenant: str, dedup_key: str) -> Duplicate | None:
         async def look(db: Connection) -> Duplicate | None:
             row = await db.fetchrow(
-                "SELECT d.ref, d.digest FROM stateline_dedup d JOIN stateline_tenants t ON t.n = d.tenant"
-                f" WHERE t.name = $2 AND d.key = $3 AND d.expires_ms > {now_sql()}",
+                f"SELECT d.ref, d.digest FROM stateline_dedup d WHERE d.tenant = {TENANT.format(name='$2')}"
+                f" AND d.key = $3 AND d.expires_ms > {now_sql()}",
                 self._now_ms(),
                 tenant,
                 dedup_key,
