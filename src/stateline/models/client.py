@@ -144,7 +144,7 @@ class HttpModelClient:
             if not _streams(answer, request.stream):
                 yield wire.decode_response(await _read(answer))
                 return
-            answer.allow_silence(self._timeouts.stall_s)
+            answer.allow_silence(deployment.stall_s or self._timeouts.stall_s)
             decoder, length = wire.stream_decoder(), 0
             while data := await answer.read():
                 length += len(data)
@@ -187,7 +187,9 @@ class HttpModelClient:
 
     async def _ask(self, route: Route, request: ModelRequest, body: bytes, signed: Mapping[str, str]) -> _Answer:
         connect_s, first_byte_s, _ = self._timeouts
-        timeout_s, silence_s = route.deployment.timeout_s, first_byte_s if request.stream else inf
+        deployment = route.deployment
+        timeout_s = deployment.timeout_s
+        silence_s = (deployment.first_byte_s or first_byte_s) if request.stream else inf
         if route.proxy is not None:
             if self._proxied is None:
                 from stateline.models.proxied import Proxied
