@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from stateline.core.calls import ModelDelta, ModelRequest
+from stateline.core.calls import ModelDelta, ModelRequest, Usage
 from stateline.core.errors import Blame, ModelError
 from stateline.core.limits import (
     ANSWER_BYTES_MAX,
@@ -33,7 +33,7 @@ from stateline.core.limits import (
 )
 from stateline.models.clouds import CLOUDS
 from stateline.models.clouds.cloud import Keyring
-from stateline.models.formats import FORMATS, WireFormat
+from stateline.models.formats import FORMATS, Decoder, WireFormat
 from stateline.models.http1 import Pool, TransportError, Trouble
 from stateline.models.routes import Proxies, Route, prepare
 from stateline.ports import Deployment
@@ -131,6 +131,7 @@ class HttpModelClient:
         wire = _wire(deployment)
         body = wire.encode_request(request, deployment.upstream_model, deployment.origin)
         answer: _Answer | None = None
+        decoder: Decoder | None = None
         signed: Mapping[str, str] = {}
         try:
             route = self._route(deployment, wire)
@@ -158,8 +159,11 @@ class HttpModelClient:
                     return
             yield decoder.eof()
         except TransportError as error:
-            raise _translated(deployment, error) from error
+            failure = _translated(deployment, error)
+            failure.usage = _used(decoder)
+            raise failure from error
         except ModelError as error:
+            error.usage = _used(decoder)
             hide_secrets(error, secrets_of(deployment, signed))
             raise
         finally:
@@ -321,6 +325,11 @@ async def _drain(answer: _Answer) -> None:
         async with asyncio.timeout(UPSTREAM_DRAIN_S):
             while await answer.read():
                 pass
+
+
+def _used(decoder: Decoder | None) -> Usage | None:
+    """What an answer that broke off had said of what it used; not every format says it before the end."""
+    return getattr(decoder, "used", None)
 
 
 def _bound(length: int) -> None:
