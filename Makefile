@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench soak failover
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ format: ## Format the code and mend what can be mended
 
 bench: ## Measure CPU per request and durable turns per second
 	$(RUN) python -m bench $(ARGS)
+
+failover: ## 200 streams over three upstreams that break in turn; writes bench/results/failover.json
+	$(RUN) python -m bench.failover $(ARGS)
 
 soak: ## 100,000 turns over 5,000 sessions: what grows; writes bench/results/soak.json
 	$(RUN) python -m bench.soak $(ARGS)

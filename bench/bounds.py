@@ -36,6 +36,8 @@ BOUNDS = (
     Bound("soak database/payload", 3.0),
     Bound("soak database/payload pruned", 1.5),
     Bound("soak append p99 last/first", 1.25),
+    Bound("failover added p50_ms", 300, unit="ms"),
+    Bound("failover worst added p50_ms", 300, unit="ms"),
 )
 _BY_FIGURE: Mapping[str, Bound] = {bound.figure: bound for bound in BOUNDS}
 
