@@ -32,6 +32,7 @@ from stateline.identity.keys import Keys, OpenAuthenticator
 from stateline.logs import configure_logging, set_level
 from stateline.models.catalogue import Catalogue
 from stateline.models.client import HttpModelClient
+from stateline.models.facts import facts_of
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
 from stateline.ports import Clock, Deployment, KeptStore, Store
@@ -90,6 +91,9 @@ def deployments(config: settings.Config) -> list[Deployment]:
         return [local_deployment()] if importlib.util.find_spec("xllamacpp") else []
     out: list[Deployment] = []
     for item in config.deployments:
+        facts = facts_of(item.upstream_model, item.model)
+        # Whatever answers at an address of one's own may be called by a name that is known for another model.
+        own = item.cloud in {"openai-compatible", "local"}
         out.append(
             Deployment(
                 name=item.name,
@@ -111,6 +115,8 @@ def deployments(config: settings.Config) -> list[Deployment]:
                 region=item.region,
                 api_version=item.api_version,
                 auth=item.auth,
+                facts=facts,
+                lacks=frozenset() if own or facts is None else facts.lacks,
             )
         )
     return out

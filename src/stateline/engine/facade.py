@@ -21,6 +21,7 @@ from stateline.engine.node import Node
 from stateline.engine.relay import relay
 from stateline.engine.submit import submit
 from stateline.engine.types import Accepted, Conversation, Submission
+from stateline.ports import Deployment
 
 
 class Engine(Node):
@@ -273,6 +274,10 @@ class Engine(Node):
 
     def models(self) -> Sequence[str]:
         return self.catalogue.names()
+
+    def deployments(self, model: str) -> Sequence[Deployment]:
+        """Where a model is served, best first; empty for an unknown one. Another name of a model will do."""
+        return self.catalogue.candidates(model)
 
     @property
     def ready(self) -> bool:
