@@ -226,6 +226,13 @@ def test_deployments_that_the_configuration_has_no_more_are_forgotten() -> None:
     assert d.standing().why is None
 
 
+def test_what_is_known_is_shown_under_the_deployments_name_whatever_that_is() -> None:
+    d = Watched(name='a "b"')
+    d.opened()
+    assert d.monitor.gauges()['deployment_circuit_open{deployment="a \\"b\\""}'] == 1
+    assert d.monitor.gauges()['deployment_window_failures{deployment="a \\"b\\""}'] == CIRCUIT_FAILURES_IN_ROW
+
+
 def error(code: str, *, retryable: bool, blame: Blame = "upstream", sent: bool = True) -> ModelError:
     made = ModelError("", code=code, retryable=retryable, sent=sent)
     made.blame = blame

@@ -286,7 +286,7 @@ class Engine(Node):
 
     def gauges(self) -> Mapping[str, float]:
         """Present values for /metrics."""
-        return {
+        return self.monitor.gauges() | {
             "active_turns": sum(1 for worker in self.workers.values() if worker.busy),
             "cached_sessions": len(self.sessions),
             "cached_session_bytes": self.sessions.bytes,

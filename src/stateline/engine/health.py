@@ -38,6 +38,8 @@ Outcome = Literal["good", "failed", "limited", "denied", "unknown"]
 """
 _BUCKET_MS = CIRCUIT_WINDOW_MS // CIRCUIT_BUCKETS
 _MINUTE_MS = 60_000
+_LABEL = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
+"""What a label's value must not have as it is (Prometheus' text format 0.0.4)."""
 
 
 def outcome_of(error: ModelError) -> Outcome:
@@ -301,6 +303,22 @@ class Monitor:
     def keep(self, names: Collection[str]) -> None:
         """Forget all but these: the configuration has changed, and names are all that ties it to what was seen."""
         self._by_name = {name: health for name, health in self._by_name.items() if name in names}
+
+    def gauges(self) -> dict[str, float]:
+        """The same for /metrics: deployments that nobody has to choose from are not looked at, and not here."""
+        out: dict[str, float] = {}
+        for name, seen in self.seen().items():
+            label = name.translate(_LABEL)
+            values = {
+                "circuit_open": float(seen.circuit != "closed"),
+                "calls_in_flight": float(seen.in_flight),
+                "window_calls": float(seen.calls),
+                "window_failures": float(seen.failed),
+            }
+            if seen.latency_ms is not None:
+                values["first_delta_ms"] = round(seen.latency_ms, 1)
+            out |= {f'deployment_{what}{{deployment="{label}"}}': value for what, value in values.items()}
+        return out
 
     def seen(self) -> dict[str, Seen]:
         """What is known now, by deployment."""
