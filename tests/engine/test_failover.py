@@ -14,7 +14,9 @@ from stateline.core.items import InputImage, InputText, Message
 from stateline.core.limits import CIRCUIT_FAILURES_IN_ROW, NO_DEPLOYMENT_WAIT_MS_MAX, RELAY_RETRIES_MAX, TurnLimits
 from stateline.core.placing import Passed
 from stateline.core.response import ItemEvent, Response, StreamEvent, TextDeltaEvent
+from stateline.core.session import fold, new_session
 from stateline.engine import Engine
+from stateline.engine.perform import RunningCall
 from stateline.testing.scripted import Answer, Gate
 
 DIALECT = "open-responses"
@@ -239,6 +241,27 @@ async def test_a_turn_that_is_stopped_gives_its_place_back(lab: Lab) -> None:
         assert engine.monitor.seen()["a"].in_flight == 1
         await engine.cancel("default", accepted.response_id, DIALECT)
         assert engine.monitor.seen()["a"][:4] == ("closed", 0, 0, 0)
+
+
+async def test_a_call_that_is_stopped_before_it_began_gives_its_place_back(lab: Lab) -> None:
+    model = lab.script(Answer(text="never"))
+    async with lab.engine(deployments=PAIR) as engine:
+        permit = engine.monitor.take(PAIR[0], 0)
+        params = e.TurnRequest(model="m")
+        session = new_session(engine.new_ref("default"))
+        bodies = [
+            e.SessionCreated(kind="chain"),
+            e.TurnRequested(response_id="r", turn=1, request=params, input=()),
+            e.ModelCallStarted(turn=1, step=1, deployment="a", origin="o", model="m"),
+        ]
+        for seq, body in enumerate(bodies, 1):
+            session = fold(session, e.Event(session=session.ref, seq=seq, at_ms=1, body=body))
+        asked = ModelRequest(params=params, items=[], key="k")
+        slot = engine.slots.of(PAIR[0])
+        call = RunningCall(model, slot, PAIR[0], asked, session=session, changed=lambda: None, permit=permit)
+        await call.stop()
+        assert engine.monitor.seen()["a"].in_flight == 0
+        assert len(model.requests) == 0
 
 
 # -- the stateless plane ---------------------------------------------------------------------------------------

@@ -295,6 +295,8 @@ DEPLOYMENT_REFUSALS = [
     ('name = "a"\nmodel = "m"\ncloud = "acme"\n', "config_invalid", '"openai-compatible"'),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\n', "config_invalid", "no key is named"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\nprice = 3\n', "config_unsupported", "does not support `price`"),
+    ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "none"\nrpm = 0\n', "config_invalid", "deployments[0].rpm"),
+    ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "none"\ntpm = 2000000000\n', "config_invalid", "1000000000"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\napi_key = "hunter2"\n', "config_secret", "api_key_env"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\napi_key_env = "sk-hunter2"\n', "config_secret", "name of an env"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\nformat = "gemini"\n', "config_unsupported", '"openai-chat"'),

@@ -115,6 +115,9 @@ class RunningCall:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        if self._permit is not None:
+            # A task that was cancelled before its first step has given nothing back.
+            self._permit.end("unknown")
         self.done = True
 
     def check(self) -> None:

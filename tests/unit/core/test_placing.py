@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +16,7 @@ from stateline.core.placing import Choice, Passed, Standing, Why, choose, nowher
 from stateline.core.session import fold, new_session
 from stateline.core.tokens import needs
 from stateline.core.turn import CallModel, decide
+from stateline.core.view import TurnView
 
 WHYS: tuple[Why, ...] = ("cannot_carry", "circuit_open", "failed", "max_concurrency", "rate_limited", "rpm", "tpm")
 STANDINGS = st.lists(
@@ -143,6 +145,21 @@ def test_a_turn_waits_before_its_first_call_where_no_deployment_takes_it() -> No
     (effect,) = decide(session, events[-1]).effects
     assert isinstance(effect, CallModel)
     assert effect.step == 2
+
+
+def test_a_response_shows_its_last_placement_where_there_was_a_choice() -> None:
+    passed = (Passed("b", "behind"), Passed("c", "rate_limited", START_MS + 5))
+    for placed, expected in ((passed, [("b", "behind", None), ("c", "rate_limited", START_MS + 5)]), ((), None)):
+        call = msgspec.structs.replace(started(1, "a"), passed=placed)
+        assert e.decode_body(e.encode_body(call)) == call
+        _, _, events = played(call)
+        view = TurnView("r")
+        for event in events:
+            view.apply(event)
+        field = view.response().stateline
+        assert field
+        shown = field.placement and [(each.deployment, each.why, each.until_ms) for each in field.placement.passed]
+        assert shown == expected
 
 
 def test_a_placement_with_one_candidate_stores_nothing_of_it() -> None:
