@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-shared soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-shared failover soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ bench: ## Measure CPU per request and durable turns per second
 
 bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams
 	$(RUN) python -m bench.shared $(ARGS)
+
+failover: ## 200 streams over three upstreams that break in turn; writes bench/results/failover.json
+	$(RUN) python -m bench.failover $(ARGS)
 
 soak: ## 100,000 turns over 5,000 sessions: what grows; writes bench/results/soak.json
 	$(RUN) python -m bench.soak $(ARGS)

@@ -44,6 +44,8 @@ BOUNDS = (
     Bound("queries of 1000 readers/1", 1.2),
     Bound("undelivered to readers", 0),
     Bound("turns/s beside streams", 500, at_least=True),
+    Bound("failover added p50_ms", 300, unit="ms"),
+    Bound("failover worst added p50_ms", 300, unit="ms"),
 )
 _BY_FIGURE: Mapping[str, Bound] = {bound.figure: bound for bound in BOUNDS}
 

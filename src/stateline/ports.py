@@ -14,6 +14,7 @@ import msgspec
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import StatelineError
 from stateline.core.events import Event
+from stateline.core.facts import ModelFacts
 from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
 from stateline.core.origin import origin
@@ -338,6 +339,15 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     weight: float = 1.0
     timeout_s: float = 600.0
     max_concurrency: int | None = None
+    rpm: int | None = None
+    tpm: int | None = None
+    """Requests and tokens a minute that calls of this node may take."""
+    first_byte_s: float | None = None
+    stall_s: float | None = None
+    """Silence before and inside a streamed answer after which it counts as broken; None: the client's own."""
+    lacks: frozenset[str] = frozenset()
+    """What its model is known not to take: ``images``, ``tools``."""
+    facts: ModelFacts | None = None
     service_tier: str | None = None
     """Asked for where the request names none."""
     region: str | None = None

@@ -33,6 +33,7 @@ from stateline.identity.keys import Keys, OpenAuthenticator
 from stateline.logs import configure_logging, set_level
 from stateline.models.catalogue import Catalogue
 from stateline.models.client import HttpModelClient
+from stateline.models.facts import facts_of
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
 from stateline.ports import Clock, Deployment, KeptStore, Store
@@ -91,6 +92,9 @@ def deployments(config: settings.Config) -> list[Deployment]:
         return [local_deployment()] if importlib.util.find_spec("xllamacpp") else []
     out: list[Deployment] = []
     for item in config.deployments:
+        facts = facts_of(item.upstream_model, item.model)
+        # Whatever answers at an address of one's own may be called by a name that is known for another model.
+        own = item.cloud in {"openai-compatible", "local"}
         out.append(
             Deployment(
                 name=item.name,
@@ -103,11 +107,17 @@ def deployments(config: settings.Config) -> list[Deployment]:
                 priority=item.priority,
                 weight=item.weight,
                 timeout_s=item.timeout_s,
+                first_byte_s=item.first_byte_s,
+                stall_s=item.stall_s,
                 max_concurrency=item.max_concurrency,
+                rpm=item.rpm,
+                tpm=item.tpm,
                 service_tier=item.service_tier,
                 region=item.region,
                 api_version=item.api_version,
                 auth=item.auth,
+                facts=facts,
+                lacks=frozenset() if own or facts is None else facts.lacks,
             )
         )
     return out

@@ -259,7 +259,9 @@ def test_a_chat_stream_that_breaks_raises_in_the_sdk(server: Served, client: ope
 
 def test_models_are_listed(client: openai.OpenAI) -> None:
     assert [model.id for model in client.models.list()] == [MODEL]
-    assert client.models.retrieve(MODEL).owned_by == "stateline"
+    one = client.models.retrieve(MODEL)
+    assert one.owned_by == "stateline"
+    assert one.to_dict()["stateline"] == {"deployments": [{"name": "one", "cloud": "openai"}]}
 
 
 async def test_the_asynchronous_client_does_the_same(server: Served) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
@@ -63,6 +63,13 @@ def asking(
     )
 
 
+def deployment(name: str, **fields: object) -> Deployment:
+    """One of the model ``m``; the scripted model knows it by its name, and ``a`` goes before ``b``."""
+    shape: dict[str, object] = {"model": "m", "cloud": "openai", "format": "openai-chat", "base_url": ""}
+    shape |= {"upstream_model": name, "priority": ord(name[0])}
+    return Deployment(name=name, **(shape | fields))  # pyright: ignore[reportArgumentType]
+
+
 class Lab:
     """Starts engines over one database file, one after the other."""
 
@@ -76,15 +83,14 @@ class Lab:
 
     @contextlib.asynccontextmanager
     async def engine(
-        self, *, limits: TurnLimits | None = None, kill: bool = False, deployments: int = 1
+        self, *, limits: TurnLimits | None = None, kill: bool = False, deployments: int | Sequence[Deployment] = 1
     ) -> AsyncGenerator[Engine]:
         """An engine that runs; with ``kill`` it ends as a killed process would, handing nothing back."""
         clock = SystemClock()
         store = await open_sqlite(self.path / "stateline.db", clock=clock)
-        catalogue = Catalogue(
-            Deployment(name=f"d{at}", model="m", cloud="openai", format="openai-chat", base_url="", upstream_model="m")
-            for at in range(deployments)
-        )
+        if isinstance(deployments, int):
+            deployments = [deployment(f"d{at}", upstream_model="m", priority=1) for at in range(deployments)]
+        catalogue = Catalogue(deployments)
         memory = MemoryStore(clock=clock)
 
         def make(over: object, *, durable: bool, volatile: Engine | None = None) -> Engine:

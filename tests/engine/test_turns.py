@@ -163,7 +163,8 @@ async def test_retryable_failures_are_tried_again_on_the_next_deployment(lab: La
         log = await log_of(engine, accepted.session)
         placed = [event.body.deployment for event in log if isinstance(event.body, e.ModelCallStarted)]
         assert placed[0] == placed[2] != placed[1]
-        assert kinds(log).count("TimerFired") == 2
+        # The second deployment is tried at once; only when both have failed is there something to wait for.
+        assert kinds(log).count("TimerFired") == 1
 
 
 @pytest.mark.parametrize("model", ["m", "other"])

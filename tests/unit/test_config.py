@@ -107,7 +107,11 @@ def test_every_key_of_a_deployment_is_kept(tmp_path: Path) -> None:
     priority = 2
     weight = 3
     timeout_s = 4
+    first_byte_s = 3
+    stall_s = 2
     max_concurrency = 5
+    rpm = 6
+    tpm = 7
     """
     (one,) = load(write(tmp_path, text), {}).deployments
     assert one == Deployment(
@@ -125,7 +129,11 @@ def test_every_key_of_a_deployment_is_kept(tmp_path: Path) -> None:
         priority=2,
         weight=3.0,
         timeout_s=4.0,
+        first_byte_s=3.0,
+        stall_s=2.0,
         max_concurrency=5,
+        rpm=6,
+        tpm=7,
     )
 
 
@@ -286,7 +294,9 @@ DEPLOYMENT_REFUSALS = [
     ('name = "a"\nmodel = "m"\ncloud = "azure"\napi_version = "1&x"\n', "config_invalid", "api_version"),
     ('name = "a"\nmodel = "m"\ncloud = "acme"\n', "config_invalid", '"openai-compatible"'),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\n', "config_invalid", "no key is named"),
-    ('name = "a"\nmodel = "m"\ncloud = "openai"\nrpm = 3\n', "config_unsupported", "does not support `rpm`"),
+    ('name = "a"\nmodel = "m"\ncloud = "openai"\nprice = 3\n', "config_unsupported", "does not support `price`"),
+    ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "none"\nrpm = 0\n', "config_invalid", "deployments[0].rpm"),
+    ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "none"\ntpm = 2000000000\n', "config_invalid", "1000000000"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\napi_key = "hunter2"\n', "config_secret", "api_key_env"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\napi_key_env = "sk-hunter2"\n', "config_secret", "name of an env"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\nformat = "gemini"\n', "config_unsupported", '"openai-chat"'),

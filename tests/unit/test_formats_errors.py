@@ -144,6 +144,21 @@ def test_the_providers_hint_decides_whether_to_retry(hint: str, status: int, ret
             1.5,
         ),
         ({"x-ratelimit-remaining-tokens": "0", "x-ratelimit-reset-tokens": "?"}, None),
+        ({"x-ratelimit-remaining-requests": "0", "x-ratelimit-reset-requests": "12"}, 12.0),
+        (
+            {
+                "anthropic-ratelimit-output-tokens-remaining": "0",
+                "anthropic-ratelimit-output-tokens-reset": "2025-11-22T00:00:40Z",
+                "anthropic-ratelimit-requests-remaining": "0",
+                "anthropic-ratelimit-requests-reset": "2025-11-22T00:00:20Z",
+                "anthropic-ratelimit-tokens-remaining": "10",
+                "anthropic-ratelimit-tokens-reset": "2025-11-22T00:09:00Z",
+                "date": "Sat, 22 Nov 2025 00:00:00 GMT",
+            },
+            40.0,
+        ),
+        ({"anthropic-ratelimit-tokens-remaining": "0", "date": "Sat, 22 Nov 2025 00:00:00 GMT"}, None),
+        ({"anthropic-ratelimit-tokens-remaining": "0", "anthropic-ratelimit-tokens-reset": "soon"}, None),
     ],
 )
 def test_the_wait_is_read_from_the_headers(headers: dict[str, str], seconds: float | None) -> None:

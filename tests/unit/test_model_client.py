@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 import stateline.models.client as client_module
-from stateline.core.calls import Finish, ModelDelta, ModelParams, ModelRequest, TextDelta
+from stateline.core.calls import Finish, ModelDelta, ModelParams, ModelRequest, TextDelta, Usage
 from stateline.core.errors import BadRequest, ModelError
 from stateline.core.items import InputText, Message
 from stateline.models import http1
@@ -285,6 +285,20 @@ async def test_of_a_long_error_only_the_beginning_is_read(monkeypatch: pytest.Mo
 async def test_a_broken_answer_may_be_tried_again(data: bytes, code: str) -> None:
     error = await failure(replies(data, close=True), request())
     assert (error.code, error.retryable, error.sent) == (code, True, True)
+
+
+STARTED = (
+    b'event: message_start\ndata: {"type": "message_start", "message": {"id": "m", "type": "message", '
+    b'"role": "assistant", "model": "c", "content": [], "usage": {"input_tokens": 7, "output_tokens": 1}}}\n\n'
+)
+
+
+@pytest.mark.parametrize("end", [True, False])
+async def test_what_an_answer_said_of_its_usage_before_it_broke_off_is_kept(end: bool) -> None:
+    data = chunked(STARTED, end=end)
+    error = await failure(replies(data, close=True), request(), cloud="anthropic", format="anthropic-messages")
+    assert (error.code, error.usage) == ("answer_cut", Usage(input_tokens=7, output_tokens=1))
+    assert (await failure(replies(chunked(CHUNK), close=True), request())).usage is None
 
 
 @pytest.mark.parametrize("data", [chunked(CHUNK, CHUNK, END), answer(WHOLE)])

@@ -30,7 +30,10 @@ class RequestMetrics:
         row[-1] += duration_s
 
     def text(self, events: Mapping[str, int], gauges: Mapping[str, float]) -> str:
-        """The exposition: requests, recorded events by type, and the engine's present values."""
+        """The exposition: requests, recorded events by type, and the engine's present values.
+
+        A gauge's name may end in its labels, in braces.
+        """
         lines = ["# TYPE stateline_http_requests_in_flight gauge"]
         lines.append(f"stateline_http_requests_in_flight {self.in_flight}")
         lines.append("# TYPE stateline_http_requests_total counter")
@@ -42,8 +45,12 @@ class RequestMetrics:
             lines += _histogram(route, row)
         lines.append("# TYPE stateline_events_recorded_total counter")
         lines += [f'stateline_events_recorded_total{{type="{name}"}} {count}' for name, count in sorted(events.items())]
+        typed = ""
         for name, value in sorted(gauges.items()):
-            lines.append(f"# TYPE stateline_{name} gauge")
+            bare = name.partition("{")[0]
+            if bare != typed:
+                lines.append(f"# TYPE stateline_{bare} gauge")
+                typed = bare
             lines.append(f"stateline_{name} {value}")
         return "\n".join(lines) + "\n"
 

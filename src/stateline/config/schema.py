@@ -17,6 +17,9 @@ from stateline.core.limits import (
     DRAIN_S,
     DRAIN_S_MAX,
     MODEL_CALL_TIMEOUT_S,
+    RATE_PER_MINUTE_MAX,
+    UPSTREAM_FIRST_BYTE_S,
+    UPSTREAM_STALL_S,
     Retention,
     TurnLimits,
 )
@@ -124,7 +127,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     priority: Annotated[int, Meta(ge=0, le=1000)] = 1
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = MODEL_CALL_TIMEOUT_S
+    first_byte_s: Annotated[float, Meta(gt=0, le=86_400)] = UPSTREAM_FIRST_BYTE_S
+    stall_s: Annotated[float, Meta(gt=0, le=86_400)] = UPSTREAM_STALL_S
     max_concurrency: Annotated[int, Meta(ge=1, le=100_000)] = DEPLOYMENT_CALLS_MAX
+    rpm: Annotated[int, Meta(ge=1, le=RATE_PER_MINUTE_MAX)] | None = None
+    tpm: Annotated[int, Meta(ge=1, le=RATE_PER_MINUTE_MAX)] | None = None
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,11 +159,7 @@ LATER_SECTIONS = frozenset(
     {"agents", "budgets", "contracts", "mcp_servers", "oidc", "policy", "prices", "products"}
     | {"telemetry", "tools", "vault"}
 )
-LATER_KEYS = {
-    "deployments": frozenset(
-        {"accelerator", "billing_account", "channel", "data_zone", "price"} | {"product", "rpm", "tpm"}
-    )
-}
+LATER_KEYS = {"deployments": frozenset({"accelerator", "billing_account", "channel", "data_zone", "price", "product"})}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),
     ("deployments", "cloud"): frozenset({"google"}),

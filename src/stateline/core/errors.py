@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from stateline.core.calls import Usage
 
 Blame = Literal["client", "operator", "upstream", "stateline"]
 
@@ -83,6 +86,14 @@ class Overloaded(StatelineError):
     blame: Blame = "operator"
 
 
+class NoDeployment(StatelineError):
+    """Some deployments of the model could take the call, but none of them now; the message says why of each."""
+
+    code = "no_deployment"
+    status = 503
+    blame: Blame = "upstream"
+
+
 class StoreUnavailable(StatelineError):
     """The store cannot take writes (disk full, read-only, gone). Nothing was lost."""
 
@@ -99,6 +110,7 @@ class ModelError(StatelineError):
         provider_status: the provider's HTTP status, or None when no answer came.
         provider_message: the provider's own text, kept.
         sent: whether any byte of the request may have reached the provider.
+        usage: what the provider said that the call has used before it failed, or None.
     """
 
     code = "upstream_error"
@@ -122,6 +134,7 @@ class ModelError(StatelineError):
         self.provider_status = provider_status
         self.provider_message = provider_message
         self.sent = sent
+        self.usage: Usage | None = None
 
 
 class IllegalTransition(StatelineError):

@@ -17,6 +17,7 @@ from stateline.core.ids import SessionRef
 from stateline.core.items import Item, Sidecar
 from stateline.core.limits import TurnLimits
 from stateline.core.ops import ItemMarks, Op
+from stateline.core.placing import Passed
 
 READER_VERSION = 1
 """What this release can read. A session whose ``min_reader`` is higher is left to newer nodes."""
@@ -144,7 +145,11 @@ class TurnCancelled(_Body, tag="turn_cancelled/1", frozen=True, gc=False, kw_onl
 
 
 class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False, kw_only=True):
-    """A model call was placed; the call goes out once this is durable."""
+    """A model call was placed; the call goes out once this is durable.
+
+    ``passed`` names the model's other deployments, in the order in which they were looked at, and why each
+    did not get the call. A model with one deployment has none.
+    """
 
     turn: int
     step: int
@@ -152,6 +157,7 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     origin: str
     model: str
     stream: bool = True
+    passed: tuple[Passed, ...] = ()
 
 
 class Chunk(_Body, tag="chunk/1", frozen=True, gc=False, kw_only=True):
@@ -189,7 +195,8 @@ class ModelCallFinished(_Body, tag="model_call_finished/1", frozen=True, gc=Fals
 class ModelCallFailed(_Body, tag="model_call_failed/1", frozen=True, gc=False, kw_only=True):
     """A call that gave no answer, or was lost with its worker (code ``worker_lost``).
 
-    Items that it had opened are closed as incomplete and are no part of the final output.
+    Items that it had opened are closed as incomplete and are no part of the final output. ``elsewhere``:
+    another deployment takes the call at once. ``usage`` is what is known of what the attempt used.
     """
 
     turn: int
@@ -203,14 +210,20 @@ class ModelCallFailed(_Body, tag="model_call_failed/1", frozen=True, gc=False, k
     marks: tuple[ItemMarks, ...] = ()
     output_index: int = 0
     next_number: int = 0
+    elsewhere: bool = False
+    usage: Usage | None = None
 
 
 class TimerSet(_Body, tag="timer_set/1", frozen=True, gc=False, kw_only=True):
-    """The turn waits. ``due_ms`` is Unix time."""
+    """The turn waits. ``due_ms`` is Unix time.
+
+    ``passed`` is set where it waits for a deployment: none of the model's took the call, for these reasons.
+    """
 
     turn: int
     step: int
     due_ms: int
+    passed: tuple[Passed, ...] = ()
 
 
 class TimerFired(_Body, tag="timer_fired/1", frozen=True, gc=False, kw_only=True):

@@ -227,6 +227,29 @@ DELETED_RETENTION_S = 30 * 24 * 3600
 SNAPSHOTS_RETENTION_S = 7 * 24 * 3600
 """Snapshots that only an older release can read are kept this long; ``[retention] snapshots_s``."""
 
+# -- placement ------------------------------------------------------------------------------------
+CIRCUIT_WINDOW_MS = 30_000
+"""Over this long a deployment's calls count for its rate of errors."""
+CIRCUIT_BUCKETS = 10
+"""Pieces of that window; the oldest is dropped as a whole."""
+CIRCUIT_FAILURES_IN_ROW = 3
+"""Failed calls with no good one between, after which a deployment is left alone."""
+CIRCUIT_CALLS_MIN = 10
+"""Calls in the window before their rate of errors says anything."""
+CIRCUIT_ERROR_RATE = 0.5
+"""Share of failed calls in the window from which a deployment is left alone."""
+CIRCUIT_COOL_MS_BASE = 1_000
+"""A deployment is left alone this long, then one call tries it; twice as long after each try that fails."""
+CIRCUIT_COOL_MS_MAX = 60_000
+CIRCUIT_PROBE_MS = 1_000
+"""While one call tries a deployment, others look again after this."""
+RATE_LIMITED_MS = 1_000
+"""A deployment that limits the rate and does not say for how long is left alone this long."""
+RATE_PER_MINUTE_MAX = 1_000_000_000
+"""Highest ``rpm`` and ``tpm`` of a deployment."""
+NO_DEPLOYMENT_WAIT_MS_MAX = 10_000
+"""A request that would wait longer than this for a deployment is refused with 503; background ones wait."""
+
 # -- model calls ----------------------------------------------------------------------------------
 DEPLOYMENT_CALLS_MAX = 1_000
 """Calls under way at one deployment; ``max_concurrency`` of the deployment."""
@@ -249,9 +272,10 @@ UPSTREAM_KEEPALIVE_S = 15.0
 UPSTREAM_CONNECT_S = 10.0
 """A free connection, DNS, TCP and TLS, together."""
 UPSTREAM_FIRST_BYTE_S = 300.0
-"""From the call to the headers of a streamed answer: a model may think before its first word."""
+"""From the call to the headers of a streamed answer, as a model may think before its first word;
+``first_byte_s`` of the deployment."""
 UPSTREAM_STALL_S = 120.0
-"""Silence inside a streamed answer."""
+"""Silence inside a streamed answer; ``stall_s`` of the deployment."""
 UPSTREAM_DRAIN_S = 0.25
 """Wait for the end of a body whose last event has come, so that its connection can be used again."""
 UPSTREAM_HEAD_BYTES_MAX = 64 * 1024

@@ -11,6 +11,7 @@ import msgspec
 
 from stateline.core.calls import FunctionChoice, FunctionTool, ReasoningConfig, ToolChoice, Usage
 from stateline.core.items import Content, Item, UrlCitation
+from stateline.core.placing import Passed, Why
 
 Dialect = Literal["open-responses", "openai"]
 """``openai`` names reasoning deltas ``response.reasoning_text.*``, has a flat ``error`` and echoes JSON schemas."""
@@ -48,6 +49,14 @@ def usage_field(usage: Usage) -> ResponseUsage:
     )
 
 
+def placement_field(passed: tuple[Passed, ...]) -> PlacementField | None:
+    """None where there was nothing to choose from."""
+    if not passed:
+        return None
+    fields = [PassedField(deployment=each.deployment, why=each.why, until_ms=each.until_ms) for each in passed]
+    return PlacementField(passed=tuple(fields))
+
+
 class IncompleteDetails(_Shape, frozen=True, gc=False, kw_only=True):
     reason: str
 
@@ -61,6 +70,21 @@ class ConversationField(_Shape, frozen=True, gc=False, kw_only=True):
     id: str
 
 
+class PassedField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
+    deployment: str
+    why: Why
+    until_ms: int | None = None
+
+
+class PlacementField(_Shape, frozen=True, gc=False, kw_only=True):
+    """The last decision about where the turn's call goes: the other candidates, and why each did not get it.
+
+    ``until_ms`` is Unix time, for reasons that pass by themselves.
+    """
+
+    passed: tuple[PassedField, ...]
+
+
 class StatelineField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
     """Stateline's own facts about a response (an extension of Open Responses)."""
 
@@ -69,6 +93,7 @@ class StatelineField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=
     steps: int = 0
     deployment: str | None = None
     upstream_model: str | None = None
+    placement: PlacementField | None = None
 
 
 class Response(_Shape, frozen=True, gc=False, kw_only=True):

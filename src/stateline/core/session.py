@@ -140,6 +140,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
         number: of its next stream event.
         output_index: of its next output item.
         failures: failed calls in a row.
+        tried: the deployments that failed in this round of tries; a wait begins another round.
+        hopeful: one of them may do better at another try.
         due_ms: when it goes on, while it waits.
     """
 
@@ -156,6 +158,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     output_index: int = 0
     steps: int = 0
     failures: int = 0
+    tried: tuple[str, ...] = ()
+    hopeful: bool = False
     due_ms: int | None = None
     call: Call | None = None
     output: tuple[Item, ...] = ()
@@ -326,6 +330,8 @@ def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
             changes |= {
                 "call": None,
                 "failures": 0,
+                "tried": (),
+                "hopeful": False,
                 "output": turn.output + body.items,
                 "output_sidecars": {**turn.output_sidecars, **body.sidecars},
                 "output_index": turn.output_index + len(body.items),
@@ -342,9 +348,16 @@ def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
                 "failures": turn.failures + (not lost),
                 "output_index": turn.output_index + len(body.items),
                 "number": max(turn.number, body.next_number),
+                "usage": turn.usage + (body.usage or Usage()),
             }
+            if not lost:
+                assert turn.call is not None
+                changes |= {
+                    "tried": (*turn.tried, turn.call.deployment),
+                    "hopeful": turn.hopeful or body.retryable,
+                }
         case e.TimerSet():
-            changes |= {"steps": body.step, "due_ms": body.due_ms}
+            changes |= {"steps": body.step, "due_ms": body.due_ms, "tried": (), "hopeful": False}
         case e.TimerFired():
             changes["due_ms"] = None
         case e.CancelRequested():

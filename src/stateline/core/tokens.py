@@ -45,3 +45,19 @@ def _size(item: Item) -> tuple[int, int]:
         else:
             texts += len(msgspec.json.encode(part))
     return texts, images
+
+
+def needs(request: ModelRequest) -> frozenset[str]:
+    """What a request brings that not every model takes: ``images``, ``tools``."""
+    found = {"tools"} if request.params.tools else set[str]()
+    for item in request.items:
+        if isinstance(item, Message):
+            parts = item.content
+        elif isinstance(item, FunctionCallOutput) and not isinstance(item.output, str):
+            parts = item.output
+        else:
+            continue
+        if any(isinstance(part, InputImage) for part in parts):
+            found.add("images")
+            break
+    return frozenset(found)

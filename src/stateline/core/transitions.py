@@ -6,7 +6,7 @@ The states:
 - ``calling``: a model call was placed and has not ended
 - ``answered``: the model has answered; what follows is decided
 - ``stumbled``: the model call gave no answer
-- ``waiting``: a timer runs before the next call
+- ``waiting``: a timer runs before the next call, or until a deployment can take one
 
 ``None`` is no turn at all: before TurnRequested and after the turn's last event. The diagram in
 ARCHITECTURE.md is made from this table (``python scripts/state_diagram.py``).
@@ -30,6 +30,7 @@ TRANSITIONS: dict[tuple[TurnState | None, type], TurnState | None] = {
     ("stumbled", e.ModelCallStarted): "calling",
     ("calling", e.ModelCallFinished): "answered",
     ("calling", e.ModelCallFailed): "stumbled",
+    ("ready", e.TimerSet): "waiting",
     ("stumbled", e.TimerSet): "waiting",
     ("waiting", e.TimerFired): "ready",
     ("answered", e.TurnCompleted): None,

@@ -116,6 +116,9 @@ def _stumbled(session: Session, turn: Turn, at_ms: int, body: e.ModelCallFailed)
         return _call(session, turn)
     if body.code == "worker_lost":
         return _resumed(session, turn)
+    if body.elsewhere:
+        # It has not been tried in this round, so there is nothing to wait for.
+        return _call(session, turn)
     if not body.retryable or turn.failures >= turn.limits.model_failures_max:
         failed = e.TurnFailed(response_id=turn.response_id, code=body.code, message=body.message)
         return Decision(events=(failed,))

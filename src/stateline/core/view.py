@@ -170,6 +170,7 @@ class TurnView:
                 steps=self._steps,
                 deployment=started.deployment if started else None,
                 upstream_model=call.upstream_model if call else None,
+                placement=shapes.placement_field(started.passed) if started else None,
             ),
         )
 

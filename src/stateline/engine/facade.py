@@ -21,6 +21,7 @@ from stateline.engine.node import Node
 from stateline.engine.relay import relay
 from stateline.engine.submit import submit
 from stateline.engine.types import Accepted, Conversation, Submission
+from stateline.ports import Deployment
 
 
 class Engine(Node):
@@ -280,6 +281,10 @@ class Engine(Node):
     def models(self) -> Sequence[str]:
         return self.catalogue.names()
 
+    def deployments(self, model: str) -> Sequence[Deployment]:
+        """Where a model is served, best first; empty for an unknown one. Another name of a model will do."""
+        return self.catalogue.candidates(model)
+
     @property
     def ready(self) -> bool:
         """Whether turns should be sent here: not while this node drains or stops."""
@@ -287,7 +292,7 @@ class Engine(Node):
 
     def gauges(self) -> Mapping[str, float]:
         """Present values for /metrics."""
-        return {
+        return self.monitor.gauges() | {
             "active_turns": sum(1 for worker in self.workers.values() if worker.busy),
             "cached_sessions": len(self.sessions),
             "cached_session_bytes": self.sessions.bytes,

@@ -24,6 +24,7 @@ from stateline.core.limits import (
     TurnLimits,
 )
 from stateline.core.session import Session
+from stateline.engine.health import Monitor
 from stateline.engine.lease import Lease
 from stateline.engine.live import Live
 from stateline.engine.place import Catalogue, Slots
@@ -69,7 +70,9 @@ class Node:
         self.owner = self._new_owner()
         self._lease = Lease(self)
         self.live = Live(store)
-        self.slots = Slots()
+        # One deployment is one, whatever the sessions are kept in.
+        self.monitor: Monitor = Monitor(clock.now_ms) if volatile is None else volatile.monitor
+        self.slots: Slots = Slots() if volatile is None else volatile.slots
         self.sessions = Sessions(store)
         self.workers: dict[SessionRef, Worker] = {}
         self._recorded: Counter[type[e.Body]] = Counter()
@@ -97,6 +100,7 @@ class Node:
         """Place calls, and begin turns, by these from now on. Calls under way stay where they are."""
         self.catalogue = catalogue
         self.limits = limits
+        self.monitor.keep({each.name for name in catalogue.names() for each in catalogue.candidates(name)})
         if self.volatile is not None:
             self.volatile.configure(catalogue, limits)
 

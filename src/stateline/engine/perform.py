@@ -15,6 +15,8 @@ from stateline.core.items import ItemStatus
 from stateline.core.limits import CHUNK_BYTES_MAX
 from stateline.core.session import Session
 from stateline.core.stream import StreamBuilder
+from stateline.engine.failover import not_carried
+from stateline.engine.health import Permit
 from stateline.ports import Deployment, ModelClient
 
 log = logging.getLogger("stateline.engine")
@@ -45,6 +47,7 @@ class RunningCall:
         *,
         session: Session,
         changed: Callable[[], None],
+        permit: Permit | None = None,
     ) -> None:
         turn = session.turn
         assert turn is not None
@@ -60,14 +63,22 @@ class RunningCall:
         self._origin = deployment.origin
         self._stopped: FinishReason | None = None
         self._changed = changed
+        self._permit = permit
         self._task = asyncio.get_running_loop().create_task(self._run(slot, client.call(deployment, request)))
 
     async def _run(self, slot: AbstractAsyncContextManager[object], batches: AsyncIterator[list[ModelDelta]]) -> None:
         builder, limit = self.builder, self._turn.limits.output_bytes_max
+        # Whom to tell of the first delta; nobody once it was told.
+        unheard = self._permit
         try:
             async with slot:
+                if unheard is not None:
+                    unheard.began()
                 async for deltas in batches:
                     builder.feed(deltas)
+                    if unheard is not None:
+                        unheard.said()
+                        unheard = None
                     if builder.output_bytes + builder.pending_chars > limit:
                         self._stopped = "max_output_bytes"
                         break
@@ -80,12 +91,23 @@ class RunningCall:
         except ModelError as error:
             self.failure = error
         except BadRequest as error:
-            self.failure = ModelError(error.message, code=error.code, retryable=False, status=error.status, sent=False)
+            self.failure = not_carried(error)
         finally:
             if isinstance(batches, AsyncGenerator):
                 await batches.aclose()
+            if self._permit is not None:
+                self._give_back(self._permit)
             self.done = True
             self._changed()
+
+    def _give_back(self, permit: Permit) -> None:
+        finish = self.builder.finish
+        if self.failure is not None:
+            permit.failed(self.failure)
+        elif finish is not None:
+            permit.end("good", used_tokens=finish.usage.total_tokens if finish.usage else None)
+        else:
+            permit.end("unknown")
 
     async def stop(self, reason: FinishReason | None = None) -> None:
         """End the call; what it said so far is kept, under ``reason``."""
@@ -93,6 +115,9 @@ class RunningCall:
         self._task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._task
+        if self._permit is not None:
+            # A task that was cancelled before its first step has given nothing back.
+            self._permit.end("unknown")
         self.done = True
 
     def check(self) -> None:
@@ -151,4 +176,5 @@ class RunningCall:
             marks=marks,
             output_index=self._turn.output_index,
             next_number=number,
+            usage=self.builder.finish.usage if self.builder.finish else error.usage,
         )

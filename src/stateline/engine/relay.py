@@ -1,4 +1,4 @@
-"""The stateless plane: one bare model call, with retries until something was said."""
+"""The stateless plane: one bare model call, at another deployment or again until something was said."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from collections.abc import AsyncGenerator
 
 import msgspec
 
-from stateline.core.calls import ModelDelta, ModelRequest
-from stateline.core.errors import ModelError
+from stateline.core.calls import Finish, ModelDelta, ModelRequest
+from stateline.core.errors import BadRequest, ModelError
 from stateline.core.ids import nonce
-from stateline.core.limits import RELAY_RETRIES_MAX, RETRY_AFTER_RELAY_MS_MAX
+from stateline.core.limits import NO_DEPLOYMENT_WAIT_MS_MAX, RELAY_RETRIES_MAX, RETRY_AFTER_RELAY_MS_MAX
+from stateline.core.placing import nowhere
 from stateline.core.turn import backoff_ms
+from stateline.engine.failover import not_carried
+from stateline.engine.health import Permit, movable
 from stateline.engine.node import Node
-from stateline.engine.place import fitted, place
+from stateline.engine.place import Placement, fitted, place, standings
 
 
 async def relay(
@@ -20,27 +23,120 @@ async def relay(
 ) -> AsyncGenerator[list[ModelDelta], None]:
     """Deltas of a call. Once a delta was given, an error ends it: text is never spliced.
 
+    Before that a failed call goes to the model's next deployment at once, and after the last of them, a little
+    later, begins again.
+
     Raises:
         ModelError: after the last try.
-        BadRequest: unknown model, or what the deployment's format cannot carry.
+        NoDeployment: none can take the call within NO_DEPLOYMENT_WAIT_MS_MAX.
+        BadRequest: unknown model, or what no deployment's format can carry.
     """
     if not request.key:
         request = msgspec.structs.replace(request, key=f"{tenant}/{nonce(node.entropy(5))}")
-    catalogue = node.catalogue
-    for failures in range(RELAY_RETRIES_MAX + 1):
-        deployment = place(catalogue, request.params.model, request.key, failures)
+    tries = _Tries(node, request)
+    while True:
+        placement = tries.place()
+        deployment, permit = placement.deployment, placement.permit
+        if deployment is None:
+            await tries.wait(placement)
+            continue
         said = False
+        failed: ModelError | BadRequest | None = None
         try:
             async with node.slots.of(deployment):
+                if permit is not None:
+                    permit.began()
                 async for deltas in node.client.call(deployment, fitted(request, deployment)):
+                    if permit is not None:
+                        _tell(permit, deltas, first=not said)
                     said = True
                     yield deltas
             return
-        except ModelError as error:
-            if said or not error.retryable or failures == RELAY_RETRIES_MAX:
-                raise
-            wait_ms = backoff_ms(failures + 1, request.key, int((error.retry_after_s or 0) * 1000))
-            if wait_ms > RETRY_AFTER_RELAY_MS_MAX:
-                # Longer than a caller should be kept waiting: it is told how long, and decides.
-                raise
-            await node.clock.sleep(wait_ms / 1000)
+        except (ModelError, BadRequest) as error:
+            failed = error
+            if permit is not None:
+                permit.failed(_failure(error))
+        finally:
+            if permit is not None:
+                permit.end("unknown")
+        if said:
+            raise failed
+        await tries.after(deployment.name, failed)
+
+
+def _failure(error: ModelError | BadRequest) -> ModelError:
+    return error if isinstance(error, ModelError) else not_carried(error)
+
+
+def _tell(permit: Permit, deltas: list[ModelDelta], *, first: bool) -> None:
+    """What a batch says of its deployment. Its end counts before it is given: nobody may come for more."""
+    if first:
+        permit.said()
+    last = deltas[-1] if deltas else None
+    if isinstance(last, Finish):
+        permit.end("good", used_tokens=None if last.usage is None else last.usage.total_tokens)
+
+
+class _Tries:
+    """The tries of one call: rounds through the model's deployments, with a wait between two rounds."""
+
+    def __init__(self, node: Node, request: ModelRequest) -> None:
+        self._node = node
+        self._request = request
+        self._tried: list[str] = []
+        self._failures = 0
+        self._rounds = 0
+        self._waits = 0
+
+    def place(self) -> Placement:
+        node, request = self._node, self._request
+        return place(
+            node.catalogue,
+            node.monitor,
+            request.params.model,
+            affinity=request.params.prompt_cache_key or request.key,
+            request=lambda: request,
+            tried=self._tried,
+        )
+
+    async def wait(self, placement: Placement) -> None:
+        """Until the first deployment takes calls again, if a caller may be kept waiting for so long.
+
+        Raises:
+            NoDeployment, BadRequest: it may not, or there is none to wait for.
+        """
+        now_ms, until_ms = self._node.clock.now_ms(), placement.until_ms
+        self._waits += 1
+        too_long = until_ms is None or until_ms - now_ms > NO_DEPLOYMENT_WAIT_MS_MAX
+        if until_ms is None or too_long or self._waits > RELAY_RETRIES_MAX:
+            raise nowhere(self._request.params.model, placement.passed, now_ms)
+        self._tried.clear()
+        await self._node.clock.sleep((until_ms - now_ms) / 1000)
+
+    async def after(self, deployment: str, error: ModelError | BadRequest) -> None:
+        """Return when the next try is due: at once, where another deployment takes the call.
+
+        Raises:
+            ModelError, BadRequest: ``error`` itself, where no try is left.
+        """
+        failure = _failure(error)
+        self._failures += 1
+        self._tried.append(deployment)
+        if self._elsewhere(failure):
+            return
+        if not failure.retryable or self._rounds == RELAY_RETRIES_MAX:
+            raise error
+        wait_ms = backoff_ms(self._failures, self._request.key, int((failure.retry_after_s or 0) * 1000))
+        if wait_ms > RETRY_AFTER_RELAY_MS_MAX:
+            # Longer than a caller should be kept waiting: it is told how long, and decides.
+            raise error
+        self._rounds += 1
+        self._tried.clear()
+        await self._node.clock.sleep(wait_ms / 1000)
+
+    def _elsewhere(self, failure: ModelError) -> bool:
+        node, model = self._node, self._request.params.model
+        if not movable(failure) or len(node.catalogue.candidates(model)) < 2:
+            return False
+        looked = standings(node.catalogue, node.monitor, model, lambda: self._request, self._tried)
+        return any(each.why is None for each in looked)

@@ -8,6 +8,7 @@ import msgspec
 
 from stateline.core import events as e
 from stateline.core import ids
+from stateline.core.calls import ModelRequest
 from stateline.core.errors import BadRequest, Conflict, NotFound, Overloaded, StatelineError
 from stateline.core.ids import SessionRef
 from stateline.core.items import Item
@@ -15,8 +16,9 @@ from stateline.core.limits import DEDUP_TTL_S, RETRY_DEDUP_TTL_S
 from stateline.core.session import Session, new_session
 from stateline.core.turn import unanswered_calls
 from stateline.core.view import NO_EVENTS, TurnView
+from stateline.engine.failover import check_room
 from stateline.engine.node import Node
-from stateline.engine.place import model_not_found
+from stateline.engine.place import model_not_found, weighed
 from stateline.engine.types import Accepted, Submission
 from stateline.engine.work import with_ids
 from stateline.ports import Duplicate, Fenced, HeadMoved, SessionMissing
@@ -39,15 +41,20 @@ async def submit(node: Node, s: Submission) -> Accepted:
             ``conversation_locked``, ``missing_tool_output``, ``idempotency_key_reused``.
         NotFound: the conversation does not exist.
         Conflict: ``session_quarantined``.
+        NoDeployment: every deployment of the model is out, and for some time.
         Overloaded: no room on this node.
     """
-    if not node.catalogue.candidates(s.request.model):
+    candidates = node.catalogue.candidates(s.request.model)
+    if not candidates:
         raise model_not_found(s.request.model, node.catalogue.names())
     again = s.idempotency_key is not None or s.retry
     if again:
         first = await node.store.find_duplicate(s.tenant, _dedup_key(s))
         if first is not None:
             return _attach(s, first)
+    if weighed(candidates):
+        asked = ModelRequest(params=s.request, items=s.input, key="")
+        check_room(node.catalogue, node.monitor, asked, patient=s.request.background)
     try:
         for _ in range(_TRIES):
             accepted = await _try(node, s)

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -21,11 +22,13 @@ from stateline.core.items import PREFIXES, Item
 from stateline.core.limits import CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
 from stateline.core.session import Session, fold, snapshot
 from stateline.core.turn import CallModel, StopCall, decide, lost_call, model_request, refusal
+from stateline.engine.failover import told, unplaced
+from stateline.engine.health import Monitor
 from stateline.engine.live import Live
 from stateline.engine.perform import RunningCall
-from stateline.engine.place import Catalogue, Slots, fitted, place
+from stateline.engine.place import Catalogue, Placement, Slots, fitted, place
 from stateline.engine.signal import Signal
-from stateline.ports import Clock, Deployment, Duplicate, Fenced, HeadMoved, ModelClient, Ownership, Posted, Store
+from stateline.ports import Clock, Duplicate, Fenced, HeadMoved, ModelClient, Ownership, Posted, Store
 
 log = logging.getLogger("stateline.engine")
 
@@ -43,6 +46,7 @@ class Home(Protocol):
     catalogue: Catalogue
     clock: Clock
     live: Live
+    monitor: Monitor
     slots: Slots
 
     def retired(self, worker: Worker) -> None:
@@ -92,7 +96,7 @@ class Worker:
         self._wake = Signal()
         self._alarm: asyncio.TimerHandle | None = None
         self._call: RunningCall | None = None
-        self._to_perform: tuple[CallModel, Deployment] | None = None
+        self._to_perform: tuple[CallModel, Placement] | None = None
         self._next_chunk_s = 0.0
         self._handing_back = False
         self._released = False
@@ -160,6 +164,7 @@ class Worker:
             self._end_story(None)
             if self._alarm is not None:
                 self._alarm.cancel()
+            self._unplace()
             if self._call is not None:
                 await self._call.stop()
 
@@ -171,9 +176,9 @@ class Worker:
         turn = self.session.turn
         if self._story is None or turn is None or turn.response_id != response_id or self.task.done():
             return None
-        told: asyncio.Future[list[e.Event] | None] = asyncio.get_running_loop().create_future()
-        self._listeners.append(told)
-        return told
+        listener: asyncio.Future[list[e.Event] | None] = asyncio.get_running_loop().create_future()
+        self._listeners.append(listener)
+        return listener
 
     def _tell_story(self, events: Sequence[e.Event]) -> None:
         """Keep what was recorded for whoever waits for the turn's end."""
@@ -189,9 +194,9 @@ class Worker:
 
     def _end_story(self, story: list[e.Event] | None) -> None:
         self._story = None
-        for told in self._listeners:
-            if not told.done():
-                told.set_result(story)
+        for listener in self._listeners:
+            if not listener.done():
+                listener.set_result(story)
         self._listeners.clear()
 
     def abandon(self, error: BaseException) -> None:
@@ -358,11 +363,22 @@ class Worker:
         if not catalogue.candidates(turn.request.model):
             # The configuration has lost the model since; a turn that began with it ends with it.
             catalogue = self._catalogue
+        affinity = turn.request.prompt_cache_key or session.ref.id
         try:
-            deployment = place(catalogue, turn.request.model, session.ref.id, turn.failures)
+            placement = place(
+                catalogue,
+                self._home.monitor,
+                turn.request.model,
+                affinity=affinity,
+                request=lambda: model_request(session, effect, stream=True),
+                tried=turn.tried,
+            )
         except BadRequest as error:
             return e.TurnFailed(response_id=turn.response_id, code=error.code, message=error.message)
-        self._to_perform = (effect, deployment)
+        deployment = placement.deployment
+        if deployment is None:
+            return unplaced(turn, effect.step, placement, self._home.clock.now_ms())
+        self._to_perform = (effect, placement)
         return e.ModelCallStarted(
             turn=effect.turn,
             step=effect.step,
@@ -370,19 +386,42 @@ class Worker:
             origin=deployment.origin,
             model=turn.request.model,
             stream=turn.request.stream or turn.request.background,
+            passed=placement.passed,
         )
 
-    def _perform(self, effect: CallModel, deployment: Deployment) -> None:
+    def _unplace(self) -> None:
+        """What was placed does not go out after all."""
+        if self._to_perform is not None and self._to_perform[1].permit is not None:
+            self._to_perform[1].permit.end("unknown")
         self._to_perform = None
-        turn = self.session.turn
+
+    def _perform(self, effect: CallModel, placement: Placement) -> None:
+        self._to_perform = None
+        turn, deployment = self.session.turn, placement.deployment
         assert turn is not None
         assert turn.call is not None
+        assert deployment is not None
         request = fitted(model_request(self.session, effect, stream=turn.call.stream), deployment)
         self._next_chunk_s = 0.0
         home = self._home
         self._call = RunningCall(
-            home.client, home.slots.of(deployment), deployment, request, session=self.session, changed=self._wake.set
+            home.client,
+            home.slots.of(deployment),
+            deployment,
+            request,
+            session=self.session,
+            changed=self._wake.set,
+            permit=placement.permit,
         )
+
+    def _told(self, call: RunningCall, ending: e.ModelCallFinished | e.ModelCallFailed) -> e.Body:
+        """The end of a call, and, where it failed, whether another deployment takes it at once."""
+        if call.failure is None or not isinstance(ending, e.ModelCallFailed):
+            return ending
+        home, session = self._home, self.session
+        effect = CallModel(turn=ending.turn, step=ending.step, key="")
+        request = partial(model_request, session, effect, stream=True)
+        return told(home.catalogue, home.monitor, session, request=request, failure=call.failure, ending=ending)
 
     # -- resuming --------------------------------------------------------------------------------------------
 
@@ -421,7 +460,8 @@ class Worker:
         try:
             await self._record([body], post=posted.post)
         except Duplicate:
-            self._dedup, self._to_perform = (), None
+            self._dedup = ()
+            self._unplace()
             response_id = str(getattr(body, "response_id", ""))
             rejected = e.InputRejected(response_id=response_id, code="duplicate", message="it was recorded already")
             await self._record([rejected], post=posted.post)
@@ -449,7 +489,7 @@ class Worker:
             call.check()
             self._call = None
             chunk = call.chunk()
-            ending = call.ending()
+            ending = self._told(call, call.ending())
             await self._record([ending] if chunk is None else [chunk, ending])
             return
         turn = self.session.turn

@@ -17,7 +17,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from stateline.core.calls import ModelDelta, ModelRequest
+from stateline.core.calls import ModelDelta, ModelRequest, Usage
 from stateline.core.errors import Blame, ModelError
 from stateline.core.limits import (
     ANSWER_BYTES_MAX,
@@ -33,7 +33,7 @@ from stateline.core.limits import (
 )
 from stateline.models.clouds import CLOUDS
 from stateline.models.clouds.cloud import Keyring
-from stateline.models.formats import FORMATS, WireFormat
+from stateline.models.formats import FORMATS, Decoder, WireFormat
 from stateline.models.http1 import Pool, TransportError, Trouble
 from stateline.models.routes import Proxies, Route, prepare
 from stateline.ports import Deployment
@@ -131,6 +131,7 @@ class HttpModelClient:
         wire = _wire(deployment)
         body = wire.encode_request(request, deployment.upstream_model, deployment.origin)
         answer: _Answer | None = None
+        decoder: Decoder | None = None
         signed: Mapping[str, str] = {}
         try:
             route = self._route(deployment, wire)
@@ -144,7 +145,7 @@ class HttpModelClient:
             if not _streams(answer, request.stream):
                 yield wire.decode_response(await _read(answer))
                 return
-            answer.allow_silence(self._timeouts.stall_s)
+            answer.allow_silence(deployment.stall_s or self._timeouts.stall_s)
             decoder, length = wire.stream_decoder(), 0
             while data := await answer.read():
                 length += len(data)
@@ -158,8 +159,11 @@ class HttpModelClient:
                     return
             yield decoder.eof()
         except TransportError as error:
-            raise _translated(deployment, error) from error
+            failure = _translated(deployment, error)
+            failure.usage = _used(decoder)
+            raise failure from error
         except ModelError as error:
+            error.usage = _used(decoder)
             hide_secrets(error, secrets_of(deployment, signed))
             raise
         finally:
@@ -187,7 +191,9 @@ class HttpModelClient:
 
     async def _ask(self, route: Route, request: ModelRequest, body: bytes, signed: Mapping[str, str]) -> _Answer:
         connect_s, first_byte_s, _ = self._timeouts
-        timeout_s, silence_s = route.deployment.timeout_s, first_byte_s if request.stream else inf
+        deployment = route.deployment
+        timeout_s = deployment.timeout_s
+        silence_s = (deployment.first_byte_s or first_byte_s) if request.stream else inf
         if route.proxy is not None:
             if self._proxied is None:
                 from stateline.models.proxied import Proxied
@@ -319,6 +325,11 @@ async def _drain(answer: _Answer) -> None:
         async with asyncio.timeout(UPSTREAM_DRAIN_S):
             while await answer.read():
                 pass
+
+
+def _used(decoder: Decoder | None) -> Usage | None:
+    """What an answer that broke off had said of what it used; not every format says it before the end."""
+    return getattr(decoder, "used", None)
 
 
 def _bound(length: int) -> None:

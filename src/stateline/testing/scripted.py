@@ -446,7 +446,7 @@ def error_of(answer: Answer) -> ModelError:
     """The error that a client makes of an answer with a status of 400 or above."""
     retryable = answer.status in (408, 409, 429) or answer.status >= 500
     message = answer.error_message or f"scripted error {answer.status}"
-    return ModelError(
+    error = ModelError(
         f"the provider answered {answer.status}: {message}",
         code="rate_limited" if answer.status == 429 else "upstream_error",
         retryable=retryable,
@@ -454,6 +454,10 @@ def error_of(answer: Answer) -> ModelError:
         provider_status=answer.status,
         provider_message=message,
     )
+    if not retryable:
+        # As the formats' tables have it: a key, a quota or a name that is refused is not the request's fault.
+        error.blame = "operator" if answer.status in (401, 402, 403, 404) else "client"
+    return error
 
 
 class ScriptedModel:

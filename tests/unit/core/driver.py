@@ -28,7 +28,8 @@ from stateline.core.turn import CallModel, StopCall, decide, lost_call, refusal
 REF = SessionRef("acme", "0123456789abcdefghjkmnpq")
 START_MS = 1_750_000_000_123
 
-Ending = Literal["finish", "fail", "fatal", "lost", "handed_back"]
+Ending = Literal["finish", "fail", "moved", "fatal", "lost", "handed_back"]
+"""``moved``: another deployment takes the failed call at once."""
 Outside = Literal["cancel", "deadline"]
 Waiting = Literal["fire", "cancel", "deadline", "lost", "handed_back"]
 
@@ -240,6 +241,7 @@ class Driver:
             code="upstream_error",
             message="it is down",
             retryable=attempt.ending == "fail",
+            elsewhere=attempt.ending == "moved",
             retry_after_ms=attempt.retry_after_ms,
             items=items,
             marks=marks,
@@ -336,7 +338,7 @@ ATTEMPTS = st.builds(
     outside=st.lists(st.sampled_from(["cancel", "deadline"]), max_size=2)
     | st.just([])  # Mostly nothing comes from outside, so that turns grow long enough.
     | st.just([]),
-    ending=st.sampled_from(["finish", "fail", "fail", "fatal", "lost", "lost", "handed_back"]),
+    ending=st.sampled_from(["finish", "fail", "fail", "moved", "fatal", "lost", "lost", "handed_back"]),
     finish=FINISHES,
     retry_after_ms=st.none() | st.integers(-5, 3_600_000),
 )

@@ -205,6 +205,10 @@ class StreamDecoder(SseDecoder):
         self._reader = _Reader("malformed_stream")
         self._alike = Alike(b'"text":')
 
+    @property
+    def used(self) -> Usage | None:
+        return self._reader.used
+
     def end(self, out: list[ModelDelta]) -> None:
         if self._reader.reason is None:
             raise cut_stream()
@@ -408,6 +412,10 @@ class _Reader:
             out.append(RefusalDelta(details.explanation))
         # Some servers say "end_turn" after tool calls too; the calls are what counts.
         self.reason = "tool_calls" if reason == "stop" and self._calls else reason
+
+    @property
+    def used(self) -> Usage | None:
+        return self._usage.neutral() if self._usage else None
 
     def finish(self) -> Finish:
         assert self.reason is not None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any, NamedTuple
 
@@ -218,7 +219,9 @@ def _json(value: Any) -> str:
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, by `retry-after-ms`, `retry-after` or the limits that are used up.
 
-    A date is read against the answer's own `date`, so no clock is needed.
+    Those are OpenAI's (`x-ratelimit-reset-…`, a duration) and Anthropic's (`anthropic-ratelimit-…-reset`, an
+    instant: https://platform.claude.com/docs/en/api/rate-limits). A date is read against the answer's own `date`,
+    so no clock is needed.
     """
     if (ms := _number(headers.get("retry-after-ms"))) is not None:
         return ms / 1000
@@ -232,6 +235,12 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
         _duration(headers.get(f"x-ratelimit-reset-{what}"))
         for what in ("requests", "tokens")
         if headers.get(f"x-ratelimit-remaining-{what}") == "0"
+    ]
+    now = headers.get("date")
+    resets += [
+        _until_instant(headers.get(f"anthropic-ratelimit-{what}-reset"), now)
+        for what in ("requests", "tokens", "input-tokens", "output-tokens")
+        if headers.get(f"anthropic-ratelimit-{what}-remaining") == "0"
     ]
     return max((reset for reset in resets if reset is not None), default=None)
 
@@ -252,7 +261,18 @@ def _until(then: str, now: str | None) -> float | None:
     return max(0.0, wait.total_seconds())
 
 
+def _until_instant(then: str | None, now: str | None) -> float | None:
+    """From the answer's `date` to an RFC 3339 instant."""
+    try:
+        wait = datetime.fromisoformat((then or "").replace("Z", "+00:00")) - parsedate_to_datetime(now or "")
+    except (TypeError, ValueError):
+        return None
+    return max(0.0, wait.total_seconds())
+
+
 def _duration(text: str | None) -> float | None:
-    """`6m0s`, `1.5s` or `20ms` in seconds."""
+    """`6m0s`, `1.5s`, `20ms`, or a plain number of seconds, in seconds."""
+    if (seconds := _number(text)) is not None:
+        return seconds
     parts = _DURATION.findall(text or "")
     return sum(float(number) * _SECONDS[unit] for number, unit in parts) if parts else None

@@ -157,6 +157,10 @@ class StreamDecoder(SseDecoder):
         self._reader = _Reader("malformed_stream")
         self._alike = Alike(b'"content":')
 
+    @property
+    def used(self) -> Usage | None:
+        return self._reader.used
+
     def end(self, out: list[ModelDelta]) -> None:
         if self._reader.reason is None:
             raise cut_stream()
@@ -277,6 +281,10 @@ class _Reader:
             raise ModelError(f"the provider broke its answer off: finish reason {said[:100]!r}", retryable=True)
         # Some servers say "stop" after tool calls too; the calls are what counts.
         return "tool_calls" if reason == "stop" and self._calls else reason
+
+    @property
+    def used(self) -> Usage | None:
+        return self._usage.neutral() if self._usage else None
 
     def finish(self) -> Finish:
         assert self.reason is not None

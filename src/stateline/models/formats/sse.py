@@ -6,7 +6,7 @@ name says. Lines end with LF or CRLF; a lone CR, which the standard also allows,
 
 from __future__ import annotations
 
-from stateline.core.calls import ModelDelta
+from stateline.core.calls import ModelDelta, Usage
 from stateline.core.errors import ModelError
 from stateline.core.limits import ANSWER_EVENT_BYTES_MAX
 from stateline.models.formats.openai_shared import cut_stream
@@ -109,6 +109,11 @@ class SseDecoder:
     def __init__(self) -> None:
         self._events = EventSplitter()
         self.done = False
+
+    @property
+    def used(self) -> Usage | None:
+        """What the answer has said so far of what it used; for an answer that breaks off, all that is known."""
+        return None
 
     def feed(self, data: bytes) -> list[ModelDelta]:
         """The deltas of the events that ``data`` completes.

@@ -12,7 +12,15 @@ from random import Random
 from typing import Any, TypeVar
 
 from stateline.core import events as e
-from stateline.core.errors import BadRequest, Conflict, NotFound, Overloaded, StatelineError, StoreUnavailable
+from stateline.core.errors import (
+    BadRequest,
+    Conflict,
+    NoDeployment,
+    NotFound,
+    Overloaded,
+    StatelineError,
+    StoreUnavailable,
+)
 from stateline.core.ids import SessionRef, parse_conversation_id
 from stateline.core.items import FunctionCall, FunctionCallOutput, InputText, Item, Message
 from stateline.core.response import Response, StreamEvent
@@ -98,7 +106,7 @@ class Client:
         for _ in range(tries):
             try:
                 return await self._world.ask(make)
-            except (ConnectionLost, StoreUnavailable, Overloaded):
+            except (ConnectionLost, StoreUnavailable, Overloaded, NoDeployment):
                 await self._world.loop.pause(self._random.random() * 3)
             except (BadRequest, NotFound, Conflict):
                 return None
@@ -202,7 +210,7 @@ class Client:
             try:
                 if await self._world.ask(lambda engine, s=start, n=limit: self._pump(engine, accepted, s, n, seen)):
                     return
-            except (ConnectionLost, StoreUnavailable, Overloaded):
+            except (ConnectionLost, StoreUnavailable, Overloaded, NoDeployment):
                 await self._world.loop.pause(random.random())
             except NotFound:
                 return
