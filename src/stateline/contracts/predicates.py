@@ -15,12 +15,12 @@ from typing import Any, NamedTuple
 import cel
 
 from stateline.contracts.direct import (
+    Part,
     Run,
     among,
     both,
     constant,
     either,
-    equals,
     holds,
     negated,
     ordered,
@@ -55,7 +55,7 @@ class Value(NamedTuple):
     guard: tuple[str, str] | None = None
     texts: frozenset[str] | None = None
     moment: datetime | None = None
-    run: Run | None = None
+    run: Part | None = None
 
 
 ANY = Value("any")
@@ -130,7 +130,9 @@ def compile_predicate(text: str) -> Predicate:
         program = cel.compile(text)
     except ValueError as error:
         raise PredicateError(f"not valid CEL: {' '.join(str(error).split())}") from None
-    return Predicate(text, program.execute, "at" in reader.facts, value.guard, value.run, tuple(reader.facts))
+    return Predicate(
+        text, program.execute, "at" in reader.facts, value.guard, value.run and value.run.run, tuple(reader.facts)
+    )
 
 
 def tokens(text: str) -> list[tuple[str, str]]:
@@ -355,7 +357,7 @@ def _guard(left: Value, right: Value) -> tuple[str, str] | None:
     return (left.path, right.text) if left.path and right.text is not None else None
 
 
-def _direct(left: Value, right: Value, sign: str) -> Run | None:
+def _direct(left: Value, right: Value, sign: str) -> Part | None:
     """A comparison by our own means: of a fact with what is written out, or with another."""
     if left.kind == right.kind == "timestamp":
         if left.path and right.moment:
@@ -371,7 +373,7 @@ def _direct(left: Value, right: Value, sign: str) -> Run | None:
         left, right = right, left
     if not left.path or right.text is None:
         return None
-    return equals(left.path, right.text) if sign == "==" else negated(equals(left.path, right.text))
+    return among(left.path, frozenset((right.text,)), sign == "==")
 
 
 def _unquote(token: str) -> str:
