@@ -115,3 +115,45 @@ def either(left: Part | None, right: Part | None) -> Part | None:
         return other if value is False or other is True else None
 
     return _part((), (run,))
+
+
+class Masks:
+    """Every distinct test of many conjunctions is a bit, so one look at each fact decides all of them.
+
+    Attributes:
+        of: the text of a predicate -> the bits of its tests.
+    """
+
+    __slots__ = ("_bits", "_facts", "of")
+
+    def __init__(self, predicates: Mapping[str, tuple[Test, ...]]) -> None:
+        """Takes the text of each predicate -> its tests."""
+        self._bits: dict[Test, int] = {}
+        self.of: dict[str, int] = {}
+        for text, tests in predicates.items():
+            mask = 0
+            for test in tests:
+                mask |= self._bits.setdefault(test, 1 << len(self._bits))
+            self.of[text] = mask
+        # fact -> the bits of all its tests; those that fail for a text that no test names; and for each that one does.
+        self._facts: list[tuple[str, int, int, dict[str, int]]] = []
+        for fact in dict.fromkeys(test.fact for test in self._bits):
+            named = {test: bit for test, bit in self._bits.items() if test.fact == fact}
+            texts = {text for test in named for text in test.texts}
+            failing = {
+                text: sum(bit for test, bit in named.items() if (text in test.texts) is not test.wanted)
+                for text in texts
+            }
+            other = sum(bit for test, bit in named.items() if test.wanted)
+            self._facts.append((fact, sum(named.values()), other, failing))
+
+    def read(self, known: Mapping[str, Any]) -> tuple[int, int]:
+        """The bits of the tests that fail, and of those whose fact is not known."""
+        false = unknown = 0
+        for fact, every, other, failing in self._facts:
+            value = known.get(fact)
+            if value is None:
+                unknown |= every
+            else:
+                false |= failing.get(value, other)
+        return false, unknown

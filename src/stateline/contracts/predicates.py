@@ -17,6 +17,7 @@ import cel
 from stateline.contracts.direct import (
     Part,
     Run,
+    Test,
     among,
     both,
     constant,
@@ -105,6 +106,7 @@ class Predicate(NamedTuple):
         guard: a fact and a string, such that it is false wherever the fact is known and another; or None.
             `&&` is false where either side is, whatever becomes of the other (CEL, "Logical Operators").
         run: the same by our own means (`direct`), where it is of the common subset; else None.
+        tests: where it is a conjunction of tests of single facts and nothing else, those.
         facts: the facts that it names, `at` included, in their first order.
     """
 
@@ -113,6 +115,7 @@ class Predicate(NamedTuple):
     timed: bool
     guard: tuple[str, str] | None
     run: Run | None
+    tests: tuple[Test, ...]
     facts: tuple[str, ...]
 
 
@@ -130,9 +133,9 @@ def compile_predicate(text: str) -> Predicate:
         program = cel.compile(text)
     except ValueError as error:
         raise PredicateError(f"not valid CEL: {' '.join(str(error).split())}") from None
-    return Predicate(
-        text, program.execute, "at" in reader.facts, value.guard, value.run and value.run.run, tuple(reader.facts)
-    )
+    part, timed = value.run, "at" in reader.facts
+    tests = part.tests if part and not part.others else ()
+    return Predicate(text, program.execute, timed, value.guard, part and part.run, tests, tuple(reader.facts))
 
 
 def tokens(text: str) -> list[tuple[str, str]]:
