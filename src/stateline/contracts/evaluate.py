@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import cel
 
+from stateline.contracts.direct import Masks
 from stateline.contracts.facts import FIELDS, Facts, micros
 from stateline.contracts.model import ClauseVerdict, Contract, Outcome, ReadingVerdict, Verdict
 from stateline.contracts.predicates import Predicate
@@ -39,9 +40,9 @@ class Placement:
         shapes: the texts of a clause's predicates -> what they came to; many clauses read alike.
     """
 
-    __slots__ = ("_contexts", "_held", "facts", "known", "memo", "shapes")
+    __slots__ = ("_contexts", "_false", "_held", "_masks", "_unknown", "facts", "known", "memo", "shapes")
 
-    def __init__(self, facts: Facts, at: datetime, contexts: list[cel.Context]) -> None:
+    def __init__(self, facts: Facts, at: datetime, contexts: list[cel.Context], masks: Masks) -> None:
         self.facts = facts
         self.known: dict[str, Any] = {
             f"{root}.{field}": value for root, fields in facts.items() for field, value in fields.items()
@@ -50,10 +51,17 @@ class Placement:
         self.memo: dict[str, Outcome] = {}
         self.shapes: dict[str, tuple[Outcome, ...]] = {}
         self._contexts = contexts
+        self._masks = masks.of
+        self._false, self._unknown = masks.read(self.known)
         self._held: cel.Context | None = None
 
     def outcome(self, predicate: Predicate) -> Outcome:
         """Unknown if and only if the evaluation raises, or gives no boolean."""
+        mask = self._masks.get(predicate.text)
+        if mask is not None:
+            outcome: Outcome = "allow" if mask & self._false else "unknown" if mask & self._unknown else "deny"
+            self.memo[predicate.text] = outcome
+            return outcome
         if predicate.run is not None:
             value: object = predicate.run(self.known)
         else:
@@ -61,7 +69,7 @@ class Placement:
                 value = predicate.execute(self._context())
             except Exception:
                 value = None  # The binding raises errors of many types, and none of them may let a call pass.
-        outcome: Outcome = "deny" if value is True else "allow" if value is False else "unknown"
+        outcome = "deny" if value is True else "allow" if value is False else "unknown"
         self.memo[predicate.text] = outcome
         return outcome
 
@@ -260,6 +268,8 @@ class Contracts:
         # Making a context registers CEL's whole library and costs as much as all else. A list's pop and
         # append are atomic, so two threads never hold the same one.
         self._contexts: list[cel.Context] = []
+        predicates = {one.predicate.text: one.predicate.tests for gate in gates for one in gate.readings}
+        self._masks = Masks({text: tests for text, tests in predicates.items() if tests})
         self._days = sorted({day for gate in gates for day in gate.span})
         self._windows: list[_Window | None] = [None] * (len(self._days) + 1)
 
@@ -296,7 +306,7 @@ class Contracts:
 
     def placement(self, facts: Facts, at: datetime) -> Placement:
         """A placement to ask predicates of; `done` gives back what it took."""
-        return Placement(facts, at, self._contexts)
+        return Placement(facts, at, self._contexts, self._masks)
 
     def _window(self, instant: int) -> _Window:
         """The clauses between two days on which something begins or ends; made when first asked for."""

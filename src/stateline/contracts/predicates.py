@@ -15,12 +15,13 @@ from typing import Any, NamedTuple
 import cel
 
 from stateline.contracts.direct import (
+    Part,
     Run,
+    Test,
     among,
     both,
     constant,
     either,
-    equals,
     holds,
     negated,
     ordered,
@@ -55,7 +56,7 @@ class Value(NamedTuple):
     guard: tuple[str, str] | None = None
     texts: frozenset[str] | None = None
     moment: datetime | None = None
-    run: Run | None = None
+    run: Part | None = None
 
 
 ANY = Value("any")
@@ -105,6 +106,7 @@ class Predicate(NamedTuple):
         guard: a fact and a string, such that it is false wherever the fact is known and another; or None.
             `&&` is false where either side is, whatever becomes of the other (CEL, "Logical Operators").
         run: the same by our own means (`direct`), where it is of the common subset; else None.
+        tests: where it is a conjunction of tests of single facts and nothing else, those.
         facts: the facts that it names, `at` included, in their first order.
     """
 
@@ -113,6 +115,7 @@ class Predicate(NamedTuple):
     timed: bool
     guard: tuple[str, str] | None
     run: Run | None
+    tests: tuple[Test, ...]
     facts: tuple[str, ...]
 
 
@@ -130,7 +133,9 @@ def compile_predicate(text: str) -> Predicate:
         program = cel.compile(text)
     except ValueError as error:
         raise PredicateError(f"not valid CEL: {' '.join(str(error).split())}") from None
-    return Predicate(text, program.execute, "at" in reader.facts, value.guard, value.run, tuple(reader.facts))
+    part, timed = value.run, "at" in reader.facts
+    tests = part.tests if part and not part.others else ()
+    return Predicate(text, program.execute, timed, value.guard, part and part.run, tests, tuple(reader.facts))
 
 
 def tokens(text: str) -> list[tuple[str, str]]:
@@ -355,7 +360,7 @@ def _guard(left: Value, right: Value) -> tuple[str, str] | None:
     return (left.path, right.text) if left.path and right.text is not None else None
 
 
-def _direct(left: Value, right: Value, sign: str) -> Run | None:
+def _direct(left: Value, right: Value, sign: str) -> Part | None:
     """A comparison by our own means: of a fact with what is written out, or with another."""
     if left.kind == right.kind == "timestamp":
         if left.path and right.moment:
@@ -371,7 +376,7 @@ def _direct(left: Value, right: Value, sign: str) -> Run | None:
         left, right = right, left
     if not left.path or right.text is None:
         return None
-    return equals(left.path, right.text) if sign == "==" else negated(equals(left.path, right.text))
+    return among(left.path, frozenset((right.text,)), sign == "==")
 
 
 def _unquote(token: str) -> str:

@@ -163,7 +163,7 @@ def test_the_policies_are_valid_under_the_schema() -> None:
     assert not validate_policies(misspelt, SCHEMA).validation_passed
 
 
-@pytest.mark.parametrize("count", [4_000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [4_000, pytest.param(100_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_two_encodings_agree_on_random_facts(count: int) -> None:
     rng = random.Random(20260318)
     contracts = ours()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stateline.contracts.direct import Masks
 from stateline.contracts.facts import FIELDS
 from stateline.contracts.predicates import compile_predicate
 
@@ -69,6 +70,24 @@ def test_our_own_evaluation_is_the_bindings(text: str, known: dict[str, Any], da
     assert (predicate.run is None) == ("02-30" in text)
     if predicate.run is not None:
         assert predicate.run({**known, "at": at}) is by_the_binding(text, known, at)
+
+
+_TESTS = st.one_of(
+    st.tuples(_FACTS, st.sampled_from(["==", "!="]), _TEXTS).map(lambda each: '{} {} "{}"'.format(*each)),
+    st.tuples(_FACTS, st.lists(_TEXTS, min_size=1, max_size=2)).map(lambda each: f"!({each[0]} in {each[1]!r})"),
+)
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(_TESTS, min_size=1, max_size=4), min_size=1, max_size=6), _KNOWN)
+def test_one_look_at_each_fact_decides_all_conjunctions(rows: list[list[str]], known: dict[str, Any]) -> None:
+    predicates = [compile_predicate(" && ".join(row)) for row in rows]
+    masks = Masks({one.text: one.tests for one in predicates})
+    false, unknown = masks.read(known)
+    for one in predicates:
+        mask = masks.of[one.text]
+        found = False if mask & false else None if mask & unknown else True
+        assert found is by_the_binding(one.text, known, datetime(2026, 1, 1, tzinfo=UTC))
 
 
 @pytest.mark.parametrize(
