@@ -31,6 +31,8 @@ def can_differ(first: Predicate, second: Predicate) -> bool | None:
         words = tokens(one.text)
         if not _read(words, names, texts):
             return None
+    if len(texts) > LINT_LISTS_MAX and any(_is_list(name) for name in names):
+        return None
     choices = [list(_values(name, texts)) for name in sorted(names)]
     instants = _instants(first.text + " " + second.text)
     size = len(instants)
@@ -65,11 +67,15 @@ def _read(words: list[tuple[str, str]], names: set[str], texts: set[str]) -> boo
     return True
 
 
-def _values(name: str, texts: set[str]) -> Iterator[object]:
+def _is_list(name: str) -> bool:
     root, field = name.split(".")
+    return FIELDS[root][field] == "list"
+
+
+def _values(name: str, texts: set[str]) -> Iterator[object]:
     yield _MISSING
-    if FIELDS[root][field] == "list":
-        some = sorted(texts)[:LINT_LISTS_MAX]
+    if _is_list(name):
+        some = sorted(texts)
         for count in range(len(some) + 1):
             yield from (list(each) for each in combinations(some, count))
     elif name in MEMBERS:

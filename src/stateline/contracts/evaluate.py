@@ -55,13 +55,17 @@ class Placement:
         self._false, self._unknown = masks.read(self.known)
         self._held: cel.Context | None = None
 
+    def masked(self, masks: tuple[int, ...]) -> tuple[Outcome, ...]:
+        """What predicates come to that are conjunctions of tests: any that fails decides, then any not known."""
+        false, unknown = self._false, self._unknown
+        found: list[Outcome] = ["allow" if mask & false else "unknown" if mask & unknown else "deny" for mask in masks]
+        return tuple(found)
+
     def outcome(self, predicate: Predicate) -> Outcome:
         """Unknown if and only if the evaluation raises, or gives no boolean."""
         mask = self._masks.get(predicate.text)
         if mask is not None:
-            outcome: Outcome = "allow" if mask & self._false else "unknown" if mask & self._unknown else "deny"
-            self.memo[predicate.text] = outcome
-            return outcome
+            return self.masked((mask,))[0]
         if predicate.run is not None:
             value: object = predicate.run(self.known)
         else:
@@ -69,7 +73,7 @@ class Placement:
                 value = predicate.execute(self._context())
             except Exception:
                 value = None  # The binding raises errors of many types, and none of them may let a call pass.
-        outcome = "deny" if value is True else "allow" if value is False else "unknown"
+        outcome: Outcome = "deny" if value is True else "allow" if value is False else "unknown"
         self.memo[predicate.text] = outcome
         return outcome
 
@@ -99,6 +103,7 @@ class Gate:
         exceptions: the exceptions to it.
         guard: a fact and a string, such that every reading allows wherever the fact is known and another.
         allows: the verdict then.
+        masks: the bits of its predicates, where all are conjunctions of tests (`direct.Masks`).
     """
 
     __slots__ = (
@@ -111,6 +116,7 @@ class Gate:
         "exceptions",
         "guard",
         "id",
+        "masks",
         "posture",
         "readings",
         "span",
@@ -133,6 +139,7 @@ class Gate:
         self.exception = exception
         self.exceptions = exceptions
         self._texts = "\0".join(one.predicate.text for one in readings)
+        self.masks: tuple[int, ...] = ()
         self._asked = tuple((one.predicate.text, one.predicate) for one in readings)
         # What a clause says is nearly always one of a few things; each is made once.
         self._words: tuple[dict[Outcome, ReadingVerdict], ...] = tuple(
@@ -157,7 +164,7 @@ class Gate:
             at: microseconds since 1970.
             posture: `strict`, or a holder; the contract's own comes first.
         """
-        outcomes = placement.shapes.get(self._texts) or self._outcomes(placement)
+        outcomes = placement.masked(self.masks) if self.masks else self._outcomes(placement)
         freed = self.freed(placement, at) if self.exceptions else None
         if freed:
             return self._verdict(
@@ -180,6 +187,9 @@ class Gate:
 
     def _outcomes(self, placement: Placement) -> tuple[Outcome, ...]:
         """What each reading says, exceptions aside; noted, since many clauses read alike."""
+        outcomes = placement.shapes.get(self._texts)
+        if outcomes is not None:
+            return outcomes
         memo = placement.memo
         found: list[Outcome] = [memo.get(text) or placement.outcome(predicate) for text, predicate in self._asked]
         outcomes = tuple(found)
@@ -270,6 +280,9 @@ class Contracts:
         self._contexts: list[cel.Context] = []
         predicates = {one.predicate.text: one.predicate.tests for gate in gates for one in gate.readings}
         self._masks = Masks({text: tests for text, tests in predicates.items() if tests})
+        for gate in gates:
+            masks = tuple(self._masks.of.get(one.predicate.text, 0) for one in gate.readings)
+            gate.masks = masks if all(masks) else ()
         self._days = sorted({day for gate in gates for day in gate.span})
         self._windows: list[_Window | None] = [None] * (len(self._days) + 1)
 

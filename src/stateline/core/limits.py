@@ -67,7 +67,7 @@ PREDICATE_CHARS_MAX = 4_096
 LINT_FACTS_MAX = 20_000
 """Sets of facts that are tried to find whether two readings can differ."""
 LINT_LISTS_MAX = 5
-"""Strings whose subsets are tried as a list of facts, for the same."""
+"""Strings of two predicates whose subsets are tried as a fact that is a list, for the same."""
 PREDICATE_DEPTH_MAX = 32
 """Parentheses, lists and calls within one another in a predicate."""
 

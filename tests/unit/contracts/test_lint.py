@@ -11,7 +11,7 @@ from stateline.contracts import FactsError
 from stateline.contracts.differ import can_differ
 from stateline.contracts.lint import lint, parse_rate
 from stateline.contracts.predicates import compile_predicate
-from stateline.core.limits import LINT_FACTS_MAX
+from stateline.core.limits import LINT_FACTS_MAX, LINT_LISTS_MAX
 
 
 def money(id: str = "x", *, quotes: tuple[str, ...] = (), rest: str = "", kind: str = "equity") -> str:
@@ -132,6 +132,12 @@ def test_too_many_facts_are_not_tried() -> None:
     many = " && ".join(f'deployment.{field} in ["a", "b", "c", "d", "e", "f"]' for field in fields)
     assert 8 ** len(fields) > LINT_FACTS_MAX
     assert can_differ(compile_predicate(many), compile_predicate(f"{many} && true")) is None
+
+
+def test_lists_of_too_many_strings_are_not_tried() -> None:
+    for count, differ in [(LINT_LISTS_MAX, False), (LINT_LISTS_MAX + 1, None)]:
+        every = " || ".join(f'"t{number}" in product.shipped_on' for number in range(count))
+        assert can_differ(compile_predicate(every), compile_predicate(f"({every})")) is differ
 
 
 def test_readings_that_can_never_differ_are_found() -> None:
