@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -220,7 +219,7 @@ class Contents:
             return {"inlineData": {"mimeType": kind, "data": url[found.end() :]}}
         if not url.startswith(("https://", "gs://")):
             raise refused("input", f"A {what} by a URL that is neither https://, gs:// nor data:", self._wire)
-        kind = _type(filename) or _type(urlsplit(url).path)
+        kind = _type(filename) or _type(url.partition("?")[0].partition("#")[0])
         # Uploaded files and videos of YouTube need no type; it is the provider who knows what is there.
         return {"fileData": {"mimeType": kind, "fileUri": url} if kind else {"fileUri": url}}
 
