@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -31,6 +32,21 @@ GEMINI = "https://generativelanguage.googleapis.com/v1beta"
 VERTEX = "https://aiplatform.googleapis.com/v1/projects/acme"
 PATH = "/models/gemini-3-pro:generateContent"
 ANSWER = {"candidates": [{"content": {"parts": [{"text": "hi"}]}, "finishReason": "STOP"}]}
+CLAUDE_ANSWER = (
+    b'{"type": "message", "role": "assistant", "content": [{"type": "text", "text": "hi"}], "stop_reason": "end_turn",'
+    b' "usage": {"input_tokens": 1, "output_tokens": 1}}'
+)
+CLAUDE_EVENTS = b"".join(
+    b"event: x\ndata: " + each + b"\n\n"
+    for each in (
+        b'{"type": "message_start", "message": {"usage": {"input_tokens": 1, "output_tokens": 1}}}',
+        b'{"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}',
+        b'{"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "hi"}}',
+        b'{"type": "content_block_stop", "index": 0}',
+        b'{"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 1}}',
+        b'{"type": "message_stop"}',
+    )
+)
 SECRET = "ya29.a0AfB_byEXAMPLEEXAMPLEEXAMPLEEXAMPLE"
 
 
@@ -51,9 +67,10 @@ class Google(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") in server.rejected:
             said = {"error": {"code": 401, "status": "UNAUTHENTICATED", "message": f"{self.headers['Authorization']}?"}}
             return self.reply(401, "application/json", json.dumps(said).encode())
-        answer = json.dumps(ANSWER).encode()
+        answer = server.answer or json.dumps(ANSWER).encode()
         if "stream" in self.path:
-            return self.reply(200, "text/event-stream", b"data: " + answer + b"\r\n\r\n")
+            events = server.answer or b"data: " + answer + b"\r\n\r\n"
+            return self.reply(200, "text/event-stream", events)
         return self.reply(200, "application/json; charset=UTF-8", answer)
 
     def reply(self, status: int, kind: str, body: bytes) -> None:
@@ -75,6 +92,7 @@ class Server(ThreadingHTTPServer):
         self.rejected: set[str] = set()
         self.refusal: tuple[int, dict[str, Any]] | None = None
         self.life_s = 3600
+        self.answer = b""
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -151,6 +169,30 @@ async def test_a_service_accounts_token_is_asked_for_once_and_sent_with_each_cal
     assert grant["grant_type"] == ["urn:ietf:params:oauth:grant-type:jwt-bearer"]
     assert {headers["Authorization"] for _, headers, _ in google.asked} == {f"Bearer {SECRET}1"}
     assert google.asked[0][0].startswith("/v1/projects/acme/locations/global/publishers/google/models/")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_claude_on_vertex_has_its_model_in_the_url_and_its_version_in_the_body(
+    google: Server, stream: bool
+) -> None:
+    client = HttpModelClient()
+    place = msgspec.structs.replace(
+        deployment(f"{google.url}/v1/projects/acme", auth="adc", region="europe-west1"),
+        format="anthropic-messages", upstream_model="claude-sonnet-4-5",
+    )  # fmt: skip
+    google.answer = CLAUDE_EVENTS if stream else CLAUDE_ANSWER
+    deltas = await call(client, place, stream=stream)
+    await client.close()
+    assert TextDelta("hi") in deltas
+    ((path, headers, body),) = google.asked
+    verb = "streamRawPredict" if stream else "rawPredict"
+    here = "/v1/projects/acme/locations/europe-west1/publishers/anthropic/models"
+    assert path == f"{here}/claude-sonnet-4-5:{verb}"
+    assert headers["Authorization"] == f"Bearer {SECRET}1"
+    said = json.loads(body)
+    assert said["anthropic_version"] == "vertex-2023-10-16"
+    assert "model" not in said
+    assert said.get("stream", False) is stream
 
 
 async def test_a_rejected_token_is_hidden_and_asked_for_anew(google: Server) -> None:

@@ -282,6 +282,11 @@ DEPLOYMENT_REFUSALS = [
     ('name = "a"\ncloud = "openai"\n', "config_invalid", "deployments[0]: missing key `model`"),
     ('name = "a"\nmodel = "m"\ncloud = "google"\n', "config_invalid", 'or "adc"'),
     ('name = "a"\nmodel = "m"\ncloud = "google"\nauth = "adc"\n', "config_invalid", "/projects/NAME"),
+    (
+        'name = "a"\nmodel = "m"\ncloud = "google"\nformat = "anthropic-messages"\napi_key_env = "A"\n',
+        "config_invalid",
+        "Claude is for a project",
+    ),
     ('name = "a"\nmodel = "m"\ncloud = "google"\nformat = "openai-chat"\n', "config_invalid", 'speaks "gemini"'),
     ('name = "a"\nmodel = "m"\ncloud = "google"\nregion = "a/b"\napi_key_env = "A"\n', "config_invalid", "region"),
     ('name = "a"\nmodel = "m"\ncloud = "azure"\napi_key_env = "A"\n', "config_invalid", "openai.azure.com"),

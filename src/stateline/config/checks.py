@@ -100,13 +100,16 @@ def _check_pair(deployment: Deployment, source: Source, at: str) -> None:
             raise ConfigError(
                 "config_invalid", f'{where}: "{value}" goes with cloud "{home}" alone, not with "{cloud}"'
             )
-    if cloud == "google" and deployment.format != "gemini":
-        where = source.at(f"{at}.format")
-        raise ConfigError("config_invalid", f'{where}: cloud "google" speaks "gemini", not "{deployment.format}"')
-    if deployment.auth == "adc" and "/projects/" not in (deployment.base_url or ""):
+    claude = deployment.format == "anthropic-messages"
+    if cloud == "google" and deployment.format != "gemini" and not claude:
+        where, known = source.at(f"{at}.format"), '"gemini" and "anthropic-messages"'
+        raise ConfigError("config_invalid", f'{where}: cloud "google" speaks {known}, not "{deployment.format}"')
+    at_project = "/projects/" in (deployment.base_url or "")
+    if cloud == "google" and (deployment.auth == "adc" or claude) and not at_project:
+        what = 'auth "adc"' if deployment.auth == "adc" else "Claude"
         raise ConfigError(
             "config_invalid",
-            f'{source.at(f"{at}.base_url")}: auth "adc" is for a project on Vertex AI',
+            f"{source.at(f'{at}.base_url')}: {what} is for a project on Vertex AI",
             'such as base_url = "https://aiplatform.googleapis.com/v1/projects/NAME" with a region',
         )
     if deployment.api_version is not None and cloud != "azure":

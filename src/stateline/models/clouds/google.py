@@ -23,6 +23,8 @@ from stateline.ports import Deployment
 BASE_URL = "https://generativelanguage.googleapis.com/v1beta"
 SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 GLOBAL = "global"
+CLAUDE = "anthropic-messages"
+"""Claude on Vertex: the model is in the URL, and the body says its version."""
 _PROJECT = re.compile(r"/projects/[^/]+$")
 _HOST = "https://aiplatform.googleapis.com/"
 
@@ -68,7 +70,14 @@ def locate(deployment: Deployment, path: str) -> str:
     region = deployment.region or GLOBAL
     if region != GLOBAL and base.startswith(_HOST):
         base = base.replace(_HOST, f"https://{region}-aiplatform.googleapis.com/", 1)
-    return f"{base}/locations/{region}/publishers/google{path}"
+    publisher = "anthropic" if deployment.format == CLAUDE else "google"
+    return f"{base}/locations/{region}/publishers/{publisher}{path}"
 
 
-CLOUD = Cloud(auth_header="x-goog-api-key", auth_prefix="", locate=locate, keyring=GoogleKeyring)
+CLOUD = Cloud(
+    auth_header="x-goog-api-key",
+    auth_prefix="",
+    locate=locate,
+    keyring=GoogleKeyring,
+    paths={CLAUDE: ("/models/{model}:rawPredict", "/models/{model}:streamRawPredict")},
+)
