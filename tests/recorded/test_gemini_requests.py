@@ -318,3 +318,8 @@ def test_every_request_is_accepted_by_googles_types_or_refused_with_its_field(
     assert all(one != other for one, other in pairwise(roles))
     calls = sum("functionCall" in part for content in sent["contents"] for part in content["parts"])
     assert calls == sum(isinstance(item, FunctionCall) for item in items)
+
+
+def test_a_strict_tool_is_asked_for_in_the_mode_that_holds_to_schemas() -> None:
+    sent = encode(user("x"), tools=(FunctionTool(name="go", strict=True),))
+    assert sent["toolConfig"] == {"functionCallingConfig": {"mode": "VALIDATED"}}
