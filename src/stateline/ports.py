@@ -353,7 +353,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     region: str | None = None
     api_version: str | None = None
     auth: str | None = None
-    """How calls say who makes them, where no key does: ``none``, or the cloud's own way (``sigv4``)."""
+    """How calls say who makes them, where no key does: ``none``, or the cloud's own way (``sigv4``, ``adc``)."""
 
     @property
     def origin(self) -> str:

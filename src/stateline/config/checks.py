@@ -9,6 +9,13 @@ from stateline.config.schema import Config, ConfigError, Deployment, Source, is_
 from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.limits import TurnLimits
 
+_AT_HOME = (
+    ("format", "bedrock-converse", "aws"),
+    ("auth", "sigv4", "aws"),
+    ("format", "gemini", "google"),
+    ("auth", "adc", "google"),
+)
+"""Values that one cloud alone has."""
 _REGION = re.compile(r"[a-z0-9-]+")
 
 
@@ -87,13 +94,29 @@ def _check_remote(deployment: Deployment, source: Source, at: str) -> None:
 def _check_pair(deployment: Deployment, source: Source, at: str) -> None:
     """What belongs to one cloud goes with it alone."""
     cloud = deployment.cloud
-    for key, value in (("format", "bedrock-converse"), ("auth", "sigv4")):
-        if getattr(deployment, key) == value and cloud != "aws":
+    for key, value, home in _AT_HOME:
+        if getattr(deployment, key) == value and cloud != home:
             where = source.at(f"{at}.{key}")
-            raise ConfigError("config_invalid", f'{where}: "{value}" goes with cloud "aws" alone, not with "{cloud}"')
+            raise ConfigError(
+                "config_invalid", f'{where}: "{value}" goes with cloud "{home}" alone, not with "{cloud}"'
+            )
+    claude = deployment.format == "anthropic-messages"
+    if cloud == "google" and deployment.format != "gemini" and not claude:
+        where, known = source.at(f"{at}.format"), '"gemini" and "anthropic-messages"'
+        raise ConfigError("config_invalid", f'{where}: cloud "google" speaks {known}, not "{deployment.format}"')
+    at_project = "/projects/" in (deployment.base_url or "")
+    if cloud == "google" and (deployment.auth == "adc" or claude) and not at_project:
+        what = 'auth "adc"' if deployment.auth == "adc" else "Claude"
+        raise ConfigError(
+            "config_invalid",
+            f"{source.at(f'{at}.base_url')}: {what} is for a project on Vertex AI",
+            'such as base_url = "https://aiplatform.googleapis.com/v1/projects/NAME" with a region',
+        )
     if deployment.api_version is not None and cloud != "azure":
         where = source.at(f"{at}.api_version")
         raise ConfigError("config_invalid", f'{where}: goes with cloud "azure" alone, not with "{cloud}"')
+    if cloud == "google" and deployment.region is not None and not _REGION.fullmatch(deployment.region):
+        raise ConfigError("config_invalid", f"{source.at(f'{at}.region')}: not the name of a region")
     if cloud == "aws" and (deployment.region is None or not _REGION.fullmatch(deployment.region)):
         raise ConfigError(
             "config_invalid",
@@ -110,7 +133,7 @@ def _check_key(deployment: Deployment, source: Source, at: str) -> None:
             "config_invalid",
             f"{source.at(at)}: {what}",
             'set one of api_key_env, api_key_file or auth = "none"'
-            + (' or "sigv4"' if deployment.cloud == "aws" else ""),
+            + {"aws": ' or "sigv4"', "google": ' or "adc"'}.get(deployment.cloud, ""),
         )
     if deployment.api_key_env is not None and not VARIABLE.fullmatch(deployment.api_key_env):
         from_environ({}, deployment.api_key_env, source.at(at), "api_key_env")

@@ -29,8 +29,8 @@ ENVIRON_PREFIX = "STATELINE_"
 LOCAL_MODEL = "qwen2.5-coder-0.5b-instruct"
 """The model that needs no key: what is served where no deployment is configured."""
 
-Cloud = Literal["openai", "azure", "anthropic", "aws", "openai-compatible", "local"]
-Format = Literal["openai-responses", "openai-chat", "anthropic-messages", "bedrock-converse"]
+Cloud = Literal["openai", "azure", "anthropic", "aws", "google", "openai-compatible", "local"]
+Format = Literal["openai-responses", "openai-chat", "anthropic-messages", "bedrock-converse", "gemini"]
 
 
 class ConfigError(StatelineError):
@@ -123,7 +123,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
-    auth: Literal["none", "sigv4"] | None = None
+    auth: Literal["none", "sigv4", "adc"] | None = None
     priority: Annotated[int, Meta(ge=0, le=1000)] = 1
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = MODEL_CALL_TIMEOUT_S
@@ -162,9 +162,7 @@ LATER_SECTIONS = frozenset(
 LATER_KEYS = {"deployments": frozenset({"accelerator", "billing_account", "channel", "data_zone", "price", "product"})}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),
-    ("deployments", "cloud"): frozenset({"google"}),
-    ("deployments", "format"): frozenset({"gemini"}),
-    ("deployments", "auth"): frozenset({"entra", "adc"}),
+    ("deployments", "auth"): frozenset({"entra"}),
 }
 
 CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {
@@ -172,6 +170,7 @@ CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "azure": {"format": "openai-responses"},
     "aws": {"format": "bedrock-converse", "auth": "sigv4"},
     "anthropic": {"format": "anthropic-messages", "base_url": "https://api.anthropic.com/v1"},
+    "google": {"format": "gemini", "base_url": "https://generativelanguage.googleapis.com/v1beta"},
     "openai-compatible": {"format": "openai-chat"},
     "local": {"format": "openai-chat", "auth": "none"},
 }

@@ -192,7 +192,8 @@ def _ask(deployment: Deployment) -> Finding:
     headers = {"user-agent": "stateline-doctor"}
     try:
         if key := api_key(deployment, os.environ):
-            headers |= {"api-key": key} if azure else {"authorization": f"Bearer {key}"}
+            own = {"azure": "api-key", "google": "x-goog-api-key"}.get(deployment.cloud)
+            headers |= {own: key} if own else {"authorization": f"Bearer {key}"}
         request = urllib.request.Request(url, headers=headers)  # noqa: S310 - http or https, as the configuration checks
         with urllib.request.urlopen(request, timeout=DOCTOR_PROBE_S) as answer:  # noqa: S310
             return ok(name, f"{url} answers {answer.status}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stateline.models.clouds import anthropic, aws, azure, openai, openai_compatible
+from stateline.models.clouds import anthropic, aws, azure, google, openai, openai_compatible
 from stateline.models.clouds.cloud import Cloud
 
 CLOUDS: dict[str, Cloud] = {
@@ -11,5 +11,6 @@ CLOUDS: dict[str, Cloud] = {
     "openai-compatible": openai_compatible.CLOUD,
     "aws": aws.CLOUD,
     "azure": azure.CLOUD,
+    "google": google.CLOUD,
 }
 """By the name that a deployment's ``cloud`` has."""

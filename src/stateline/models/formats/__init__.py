@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError
-from stateline.models.formats import anthropic_messages, bedrock_converse, openai_chat, openai_responses
+from stateline.models.formats import anthropic_messages, bedrock_converse, gemini, openai_chat, openai_responses
 from stateline.models.formats.errors import decode_error
 
 
@@ -69,6 +69,14 @@ FORMATS: dict[str, WireFormat] = {
         bedrock_converse.decode_error,
         stream_path="/model/{model}/converse-stream",
         stream_type="application/vnd.amazon.eventstream",
+    ),
+    "gemini": WireFormat(
+        "/models/{model}:generateContent",
+        gemini.encode_request,
+        gemini.decode_response,
+        gemini.StreamDecoder,
+        gemini.decode_error,
+        stream_path="/models/{model}:streamGenerateContent?alt=sse",
     ),
 }
 """By the name that a deployment's ``format`` has."""
