@@ -33,7 +33,7 @@ from stateline.core.limits import (
 )
 from stateline.models.clouds import CLOUDS
 from stateline.models.clouds.cloud import Keyring
-from stateline.models.formats import FORMATS, Decoder, WireFormat
+from stateline.models.formats import Decoder, WireFormat, wire_of
 from stateline.models.http1 import Pool, TransportError, Trouble
 from stateline.models.routes import Proxies, Route, prepare
 from stateline.ports import Deployment
@@ -272,7 +272,7 @@ def hide_secrets(error: ModelError, secrets: Iterable[str]) -> None:
 
 
 def _wire(deployment: Deployment) -> WireFormat:
-    wire = FORMATS.get(deployment.format)
+    wire = wire_of(deployment.format, deployment.cloud)
     if wire is None or deployment.cloud not in CLOUDS:
         error = ModelError(
             f"deployment {deployment.name!r}: no client for format {deployment.format!r} on cloud {deployment.cloud!r}",

@@ -7,7 +7,14 @@ from typing import NamedTuple, Protocol
 
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError
-from stateline.models.formats import anthropic_messages, bedrock_converse, gemini, openai_chat, openai_responses
+from stateline.models.formats import (
+    anthropic_invoke,
+    anthropic_messages,
+    bedrock_converse,
+    gemini,
+    openai_chat,
+    openai_responses,
+)
 from stateline.models.formats.errors import decode_error
 
 
@@ -80,3 +87,21 @@ FORMATS: dict[str, WireFormat] = {
     ),
 }
 """By the name that a deployment's ``format`` has."""
+
+_OF_CLOUDS: dict[tuple[str, str], WireFormat] = {
+    ("anthropic-messages", "aws"): WireFormat(
+        "/model/{model}/invoke",
+        anthropic_messages.encode_request,
+        anthropic_messages.decode_response,
+        anthropic_invoke.StreamDecoder,
+        anthropic_invoke.decode_error,
+        stream_path="/model/{model}/invoke-with-response-stream",
+        stream_type="application/vnd.amazon.eventstream",
+    ),
+}
+"""Formats that a cloud frames in its own way, by format and cloud."""
+
+
+def wire_of(wire_format: str, cloud: str) -> WireFormat | None:
+    """How a format is spoken at a cloud; None for a format that there is not."""
+    return _OF_CLOUDS.get((wire_format, cloud)) or FORMATS.get(wire_format)
