@@ -78,8 +78,8 @@ def test_a_stream_that_ends_early_is_never_taken_for_a_whole_one() -> None:
 @pytest.mark.parametrize(
     ("sent", "code"),
     [
-        (exception("throttlingException", {"message": "slow down"}), "rate_limited"),
-        (exception("modelStreamErrorException", {"message": "oh"}), "upstream_error"),
+        (exception("throttlingException", "slow down"), "rate_limited"),
+        (exception("modelStreamErrorException", "oh"), "upstream_error"),
         (event("chunk", {"bytes": "%%%"}), "malformed_stream"),
         (event("chunk", {"no": "bytes"}), "malformed_stream"),
     ],

@@ -29,15 +29,12 @@ _chunk = msgspec.json.Decoder(_Chunk)
 class StreamDecoder:
     """Decodes a stream that is fed in pieces of any size."""
 
-    __slots__ = ("_events", "_messages")
+    __slots__ = ("_events", "_messages", "done")
 
     def __init__(self) -> None:
+        self.done = False
         self._messages = MessageSplitter()
         self._events = anthropic_messages.StreamDecoder()
-
-    @property
-    def done(self) -> bool:
-        return self._events.done
 
     @property
     def used(self) -> Usage | None:
@@ -63,7 +60,9 @@ class StreamDecoder:
                     events.append(_chunk.decode(payload).event)
                 except (msgspec.DecodeError, UnicodeDecodeError) as error:
                     raise malformed(str(error)) from None
-        return self._events.decode(events)
+        out = self._events.decode(events)
+        self.done = self._events.done
+        return out
 
     def eof(self) -> list[ModelDelta]:
         """The deltas still due when the body has ended.
@@ -73,4 +72,6 @@ class StreamDecoder:
         """
         if self._messages.partial and not self.done:
             raise cut_stream()
-        return self._events.eof()
+        out = self._events.eof()
+        self.done = self._events.done
+        return out
