@@ -308,7 +308,7 @@ DEPLOYMENT_REFUSALS = [
     ('name = "a"\nmodel = "m"\ncloud = "openai"\napi_key = "hunter2"\n', "config_secret", "api_key_env"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\napi_key_env = "sk-hunter2"\n', "config_secret", "name of an env"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\nformat = "gemini"\n', "config_invalid", '"google" alone'),
-    ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "entra"\n', "config_unsupported", 'it supports "none"'),
+    ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "entra"\n', "config_invalid", '"azure" alone'),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "none"\napi_key_env = "A"\n', "config_invalid", "are given"),
     ('name = "a"\nmodel = "m"\ncloud = "openai-compatible"\nauth = "none"\n', "config_invalid", "needs a base_url"),
     ('name = "a"\nmodel = "m"\ncloud = "local"\nbase_url = "http://x"\n', "config_invalid", "has no URL"),

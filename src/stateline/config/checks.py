@@ -14,6 +14,7 @@ _AT_HOME = (
     ("auth", "sigv4", "aws"),
     ("format", "gemini", "google"),
     ("auth", "adc", "google"),
+    ("auth", "entra", "azure"),
 )
 """Values that one cloud alone has."""
 _REGION = re.compile(r"[a-z0-9-]+")
@@ -133,7 +134,7 @@ def _check_key(deployment: Deployment, source: Source, at: str) -> None:
             "config_invalid",
             f"{source.at(at)}: {what}",
             'set one of api_key_env, api_key_file or auth = "none"'
-            + {"aws": ' or "sigv4"', "google": ' or "adc"'}.get(deployment.cloud, ""),
+            + {"aws": ' or "sigv4"', "google": ' or "adc"', "azure": ' or "entra"'}.get(deployment.cloud, ""),
         )
     if deployment.api_key_env is not None and not VARIABLE.fullmatch(deployment.api_key_env):
         from_environ({}, deployment.api_key_env, source.at(at), "api_key_env")

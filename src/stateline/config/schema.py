@@ -123,7 +123,7 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     service_tier: str | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
-    auth: Literal["none", "sigv4", "adc"] | None = None
+    auth: Literal["none", "sigv4", "adc", "entra"] | None = None
     priority: Annotated[int, Meta(ge=0, le=1000)] = 1
     weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
     timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = MODEL_CALL_TIMEOUT_S
@@ -162,7 +162,6 @@ LATER_SECTIONS = frozenset(
 LATER_KEYS = {"deployments": frozenset({"accelerator", "billing_account", "channel", "data_zone", "price", "product"})}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),
-    ("deployments", "auth"): frozenset({"entra"}),
 }
 
 CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {

@@ -343,19 +343,16 @@ def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
             lost = body.code == "worker_lost"
             # A lost worker says nothing about the model; an answer, even a refusal, clears its session of crashes.
             crashes = crashes if lost else 0
+            assert turn.call is not None
             changes |= {
                 "call": None,
                 "failures": turn.failures + (not lost),
                 "output_index": turn.output_index + len(body.items),
                 "number": max(turn.number, body.next_number),
                 "usage": turn.usage + (body.usage or Usage()),
+                "tried": turn.tried if lost else (*turn.tried, turn.call.deployment),
+                "hopeful": turn.hopeful or (body.retryable and not lost),
             }
-            if not lost:
-                assert turn.call is not None
-                changes |= {
-                    "tried": (*turn.tried, turn.call.deployment),
-                    "hopeful": turn.hopeful or body.retryable,
-                }
         case e.TimerSet():
             changes |= {"steps": body.step, "due_ms": body.due_ms, "tried": (), "hopeful": False}
         case e.TimerFired():
