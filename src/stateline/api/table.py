@@ -22,7 +22,7 @@ from stateline.api.params import (
     UpdateConversation,
 )
 from stateline.api.query import ItemList
-from stateline.api.routes import chat, conversations, health, keys, messages, models, operator, responses
+from stateline.api.routes import chat, conversations, embeddings, health, keys, messages, models, operator, responses
 from stateline.api.service import Service
 from stateline.core.items import Item
 from stateline.core.response import Response
@@ -195,6 +195,15 @@ ROUTES: tuple[Route, ...] = (
         answer=ChatCompletion,
         streams=True,
         hot=True,
+        openai_only=True,
+    ),
+    Route(
+        method="POST",
+        path="/v1/embeddings",
+        handler=embeddings.create,
+        summary="Create embeddings; nothing of them is kept",
+        body=embeddings.CreateEmbedding,
+        answer=embeddings.EmbeddingList,
         openai_only=True,
     ),
     Route(

@@ -96,11 +96,19 @@ class ModelParams(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defa
     seed: int | None = None
 
 
+class EmbeddingParams(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What to make vectors of: ``input`` is JSON, a text, texts, tokens, or lists of tokens."""
+
+    input: msgspec.Raw
+    dimensions: int | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+
+
 class ModelRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One model call.
 
     ``sidecars`` maps item ids to what their providers need back. ``key`` is the effect's key;
-    ``stream`` asks the provider for a stream.
+    ``stream`` asks the provider for a stream. ``embed`` asks for vectors, and for nothing else.
     """
 
     params: ModelParams
@@ -108,6 +116,7 @@ class ModelRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     key: str
     stream: bool = True
     sidecars: Mapping[str, Sidecar] = {}
+    embed: EmbeddingParams | None = None
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -194,13 +203,17 @@ class SidecarDelta(msgspec.Struct, frozen=True, gc=False):
 
 
 class Finish(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """The last delta of every call that did not fail. ``usage`` is None where the provider gave none."""
+    """The last delta of every call that did not fail. ``usage`` is None where the provider gave none.
+
+    ``embeddings`` are OpenAI's embedding objects, a JSON array, where vectors were asked for.
+    """
 
     reason: FinishReason
     usage: Usage | None = None
     upstream_id: str | None = None
     upstream_model: str | None = None
     service_tier: str | None = None
+    embeddings: msgspec.Raw | None = None
 
 
 ModelDelta = (

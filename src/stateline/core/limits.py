@@ -200,6 +200,9 @@ DOCTOR_PROBE_S = 10.0
 DOCTOR_ANSWER_BYTES_MAX = 4 * 1024 * 1024
 """What is read of the answer of whoever has the port."""
 
+EMBEDDING_INPUTS_MAX = 2_048
+"""Texts, or tokens of one text, in one request for vectors (OpenAI: maxItems)."""
+EMBEDDING_DIMENSIONS_MAX = 65_536
 # -- the engine -----------------------------------------------------------------------------------
 ENTROPY_BYTES = 4096
 """Random bytes that are drawn from the system at a time, for ids."""

@@ -20,6 +20,8 @@ def estimate_tokens(request: ModelRequest) -> int:
     total_bytes = len((request.params.instructions or "").encode())
     if request.params.tools:
         total_bytes += len(msgspec.json.encode(request.params.tools))
+    if request.embed is not None:
+        total_bytes += len(bytes(request.embed.input))
     tokens = 0
     for item in request.items:
         text_bytes, images = _size(item)

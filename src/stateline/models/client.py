@@ -18,7 +18,7 @@ from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from stateline.core.calls import ModelDelta, ModelRequest, Usage
-from stateline.core.errors import Blame, ModelError
+from stateline.core.errors import BadRequest, Blame, ModelError
 from stateline.core.limits import (
     ANSWER_BYTES_MAX,
     ERROR_BODY_BYTES_MAX,
@@ -33,7 +33,7 @@ from stateline.core.limits import (
 )
 from stateline.models.clouds import CLOUDS
 from stateline.models.clouds.cloud import Keyring
-from stateline.models.formats import Decoder, WireFormat, wire_of
+from stateline.models.formats import EMBEDDINGS, Decoder, WireFormat, wire_of
 from stateline.models.http1 import Pool, TransportError, Trouble
 from stateline.models.routes import Proxies, Route, prepare
 from stateline.ports import Deployment
@@ -129,6 +129,8 @@ class HttpModelClient:
             BadRequest: the format cannot carry the request. Nothing was sent.
         """
         wire = _wire(deployment)
+        if request.embed is not None:
+            wire = _embedding(deployment)
         body = wire.encode_request(request, deployment.upstream_model, deployment.origin)
         answer: _Answer | None = None
         decoder: Decoder | None = None
@@ -219,7 +221,8 @@ class HttpModelClient:
         return self._pool
 
     def _route(self, deployment: Deployment, wire: WireFormat) -> Route:
-        route = self._routes.get(deployment.name)
+        name = deployment.name if wire is not EMBEDDINGS else f"{deployment.name} embeddings"
+        route = self._routes.get(name)
         if route is None or route.deployment is not deployment:
             if len(self._routes) >= UPSTREAM_ROUTES_MAX:
                 self._routes.clear()
@@ -230,7 +233,7 @@ class HttpModelClient:
                 if keyring is None:
                     keyring = self._keyrings[deployment.cloud] = make()
                 route = route._replace(signer=keyring.signer(deployment, route.headers["Host"]))
-            self._routes[deployment.name] = route
+            self._routes[name] = route
         return route
 
 
@@ -283,6 +286,18 @@ def _wire(deployment: Deployment) -> WireFormat:
         error.blame = "operator"
         raise error
     return wire
+
+
+def _embedding(deployment: Deployment) -> WireFormat:
+    """How a deployment is asked for vectors.
+
+    Raises:
+        BadRequest: it speaks no format that has them.
+    """
+    if not deployment.format.startswith("openai-"):
+        message = f"deployment {deployment.name!r} speaks {deployment.format}, which has no embeddings"
+        raise BadRequest(message, code="unsupported_parameter", param="model")
+    return EMBEDDINGS
 
 
 def _streams(answer: _Answer, asked: bool) -> bool:

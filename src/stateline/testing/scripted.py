@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+from base64 import b64encode
 from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from functools import lru_cache
 from random import Random
-from typing import Any, Literal
+from struct import pack
+from typing import Any, Literal, cast
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -21,6 +23,7 @@ from msgspec import UNSET, UnsetType
 from stateline.core.calls import (
     CallDelta,
     CallStart,
+    EmbeddingParams,
     Finish,
     FinishReason,
     FunctionChoice,
@@ -460,6 +463,25 @@ def error_of(answer: Answer) -> ModelError:
     return error
 
 
+def embeddings_of(given: Any, dimensions: int | None, encoding: str | None) -> tuple[list[dict[str, Any]], int]:
+    """OpenAI's embedding objects of an input, the same each time, and the tokens that it came to."""
+    one = isinstance(given, str) or isinstance(given[0], int)
+    inputs = cast("list[Any]", [given] if one else given)
+    out: list[dict[str, Any]] = []
+    for at, each in enumerate(inputs):
+        random = Random(msgspec.json.encode(each))  # noqa: S311 - the same vectors each time
+        vector = [random.uniform(-1, 1) for _ in range(dimensions or 8)]
+        shown = b64encode(pack(f"<{len(vector)}f", *vector)).decode() if encoding == "base64" else vector
+        out.append({"object": "embedding", "index": at, "embedding": shown})
+    return out, sum(len(each) for each in inputs)
+
+
+def _vectors(embed: EmbeddingParams) -> ModelDelta:
+    vectors, used = embeddings_of(msgspec.json.decode(embed.input), embed.dimensions, embed.encoding_format)
+    raw = msgspec.Raw(msgspec.json.encode(vectors))
+    return Finish(reason="stop", usage=Usage(input_tokens=used), embeddings=raw)
+
+
 class ScriptedModel:
     """A ModelClient that needs no network: its answers come from a script.
 
@@ -492,7 +514,7 @@ class ScriptedModel:
         turn, _, _ = request.key.rpartition("/")
         self._ledger.take(asked, (turn, asked.model, len(request.items)))
         answer = self._rule(asked, asked.attempt)
-        deltas = deltas_of(answer, asked.serial)
+        deltas = deltas_of(answer, asked.serial) if request.embed is None else [_vectors(request.embed)]
         try:
             if answer.first_byte_ms > 0:
                 await self._sleep(answer.first_byte_ms / 1000)

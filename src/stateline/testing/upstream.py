@@ -35,6 +35,7 @@ from stateline.testing.scripted import (
     Script,
     auto,
     deltas_of,
+    embeddings_of,
     groups_of,
     parse_script,
     rule_of,
@@ -153,6 +154,8 @@ class ScriptedUpstream:
         paths = ("/chat/completions", "/responses", "/messages")
         if request.method == "POST" and (path in paths or path.startswith("/model/")):
             return await self._call(request, request.raw_path.removeprefix("/v1"))
+        if request.method == "POST" and path == "/embeddings":
+            return _embeddings(msgspec.json.decode(await _read(request), type=dict[str, Any]))
         if path == "/models":
             data = [{"id": name, "object": "model", "created": 0, "owned_by": "stateline"} for name in self._models]
             return _reply({"object": "list", "data": data})
@@ -191,6 +194,12 @@ class ScriptedUpstream:
         finally:
             if asked.outcome == "running":
                 asked.outcome = "closed"
+
+
+def _embeddings(body: Json) -> web.Response:
+    vectors, used = embeddings_of(body["input"], body.get("dimensions"), body.get("encoding_format"))
+    usage = {"prompt_tokens": used, "total_tokens": used}
+    return _reply({"object": "list", "data": vectors, "model": body["model"], "usage": usage})
 
 
 _AnyAsked = BodyAsked | MessagesAsked | ConverseAsked

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from stateline.core import errors
-from stateline.core.calls import FunctionTool, ModelParams, ModelRequest
+from stateline.core.calls import EmbeddingParams, FunctionTool, ModelParams, ModelRequest
 from stateline.core.errors import BadRequest, Conflict, Forbidden, ModelError, NotFound, StatelineError, Unauthorized
 from stateline.core.items import (
     FunctionCall,
@@ -101,3 +102,10 @@ def test_a_models_error_keeps_what_the_provider_said() -> None:
     )
     assert (error.code, error.status, error.retryable) == ("rate_limited", 429, True)
     assert (error.provider_status, error.provider_message, error.sent) == (529, "x", False)
+
+
+def test_an_estimate_counts_what_vectors_are_asked_of() -> None:
+    embed = EmbeddingParams(input=msgspec.Raw(b'"' + b"x" * 400 + b'"'))
+    request = ModelRequest(params=ModelParams(model="m"), items=(), key="k", embed=embed)
+    assert estimate_tokens(request) >= 400 // BYTES_PER_TOKEN
+    assert estimate_tokens(msgspec.structs.replace(request, embed=None)) == 0

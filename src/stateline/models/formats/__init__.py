@@ -13,6 +13,7 @@ from stateline.models.formats import (
     bedrock_converse,
     gemini,
     openai_chat,
+    openai_embeddings,
     openai_responses,
 )
 from stateline.models.formats.errors import decode_error
@@ -100,6 +101,16 @@ _OF_CLOUDS: dict[tuple[str, str], WireFormat] = {
     ),
 }
 """Formats that a cloud frames in its own way, by format and cloud."""
+
+
+EMBEDDINGS = WireFormat(
+    "/embeddings",
+    openai_embeddings.encode_request,
+    openai_embeddings.decode_response,
+    openai_embeddings.NoStream,
+    decode_error,
+)
+"""Vectors, which are asked for in OpenAI's way wherever its formats are spoken."""
 
 
 def wire_of(wire_format: str, cloud: str) -> WireFormat | None:

@@ -109,6 +109,8 @@ def plan_call(request: ModelRequest) -> Plan:
         BadRequest: it cannot carry a field, or a named tool does not exist.
     """
     params = request.params
+    if request.embed is not None:
+        raise refused("model", "A request for embeddings", WIRE)
     if wants_logprobs(params) or params.top_logprobs:
         raise refused("top_logprobs", "A request for log probabilities", WIRE)
     callable_tools, forced = _choice(params)
