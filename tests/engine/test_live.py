@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from stateline.core.events import Event, SessionUpdated
 from stateline.core.ids import SessionRef
-from stateline.engine.live import Live
-from stateline.ports import Ownership, Posted
+from stateline.engine.live import LOOK_AGAIN_S, Live
+from stateline.ports import Ownership, Posted, Watch
 from stateline.stores.memory import MemoryStore
 from stateline.testing import ManualClock
 
@@ -110,4 +110,51 @@ async def test_a_follower_of_a_session_that_the_node_gave_back_hears_of_its_next
     live.disown(REF)
     await append(store, 2)
     assert await following == [1, 2]
+    await live.stop()
+
+
+class Late(MemoryStore):
+    """A store whose first answer to the tailer is old when it comes."""
+
+    stale: list[Event | Posted] | None = None
+
+    def __init__(self) -> None:
+        super().__init__(clock=ManualClock())
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+
+    async def tail(self, watched: Sequence[Watch], wait_s: float = 0.0) -> list[Event | Posted]:
+        if self.stale is None:
+            return await super().tail(watched, wait_s)
+        stale, self.stale = self.stale, None
+        self.asked.set()
+        await self.answer.wait()
+        return stale
+
+
+async def test_a_post_that_the_tailer_was_told_before_the_session_was_owned_is_not_delivered() -> None:
+    store = Late()
+    await store.create(REF)
+    live = Live(store)
+    event = Event(session=REF, seq=0, at_ms=0, body=SessionUpdated(metadata={}))
+    store.stale = [Posted(session=REF, post=1, event=event)]
+    live.own(REF, 0, 0, nobody)
+    await store.asked.wait()
+    live.disown(REF)
+    got: list[int] = []
+    arrived = asyncio.Event()
+
+    def take(posted: Posted) -> None:
+        got.append(posted.post)
+        arrived.set()
+
+    live.own(REF, 0, 0, take)
+    store.answer.set()
+    await asyncio.sleep(2 * LOOK_AGAIN_S)
+    assert got == []
+    await store.append(OWN, 0, [Event(session=REF, seq=1, at_ms=0, epoch=1, body=SessionUpdated(metadata={}))])
+    await store.post(REF, event)
+    async with asyncio.timeout(PATIENCE_S):
+        await arrived.wait()
+    assert got == [1]
     await live.stop()

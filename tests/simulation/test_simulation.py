@@ -20,9 +20,11 @@ from stateline.testing.sim.series import Totals, verdict
 
 CALM = 15
 STORMY = (5, 10)
+TAKEN = 1483
+"""A submission takes a session that its own node is claiming, and a post that the claim had found."""
 
 
-@pytest.mark.parametrize("seed", [CALM, *STORMY, 42])
+@pytest.mark.parametrize("seed", [CALM, *STORMY, 42, TAKEN])
 def test_every_invariant_holds(seed: int) -> None:
     report = simulate(seed)
     assert report.steps >= STEPS

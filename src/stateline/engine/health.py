@@ -57,29 +57,32 @@ def movable(error: ModelError) -> bool:
 
 
 class Bucket:
-    """So many a minute: it fills evenly, and holds a minute's worth at most."""
+    """So many a minute: it fills evenly, and holds a minute's worth at most.
 
-    __slots__ = ("_at_ms", "_level", "per_minute")
+    Its level is counted in what one takes in a minute's milliseconds, so that it is exact.
+    """
+
+    __slots__ = ("_at_ms", "_full", "_level", "per_minute")
 
     def __init__(self, per_minute: int, now_ms: int) -> None:
         self.per_minute = per_minute
-        self._level = float(per_minute)
+        self._level = self._full = per_minute * _MINUTE_MS
         self._at_ms = now_ms
 
     def wait_ms(self, amount: int, now_ms: int) -> int:
         """How long until it holds ``amount``; more than it can ever hold is given out when it is full."""
         self._fill(now_ms)
-        missing = min(amount, self.per_minute) - self._level
-        return 0 if missing <= 0 else max(1, -int(-missing * _MINUTE_MS // self.per_minute))
+        missing = min(amount * _MINUTE_MS, self._full) - self._level
+        return 0 if missing <= 0 else -(-missing // self.per_minute)
 
     def take(self, amount: int, now_ms: int) -> None:
         """Take ``amount`` (given back where it is negative), even where it is not there."""
         self._fill(now_ms)
-        self._level = min(self._level - amount, self.per_minute)
+        self._level = min(self._level - amount * _MINUTE_MS, self._full)
 
     def _fill(self, now_ms: int) -> None:
         if now_ms > self._at_ms:
-            self._level = min(self._level + (now_ms - self._at_ms) * self.per_minute / _MINUTE_MS, self.per_minute)
+            self._level = min(self._level + (now_ms - self._at_ms) * self.per_minute, self._full)
         # A clock that was set back begins anew from there.
         self._at_ms = now_ms
 

@@ -69,9 +69,10 @@ class Follower:
 class _Watched:
     """What is known of a watched session: how far its followers were told, and who wants to hear."""
 
-    __slots__ = ("after", "followers", "owner", "watch")
+    __slots__ = ("after", "followers", "owned_in", "owner", "watch")
 
     def __init__(self, ref: SessionRef, after: int) -> None:
+        self.owned_in = 0
         self.after = after
         self.followers: list[Follower] = []
         self.owner: Callable[[Posted], None] | None = None
@@ -88,6 +89,7 @@ class Live:
         self._changed = asyncio.Event()
         self._stopped = False
         self._asking = False
+        self._round = 0
         self._look: asyncio.TimerHandle | None = None
 
     @property
@@ -186,6 +188,8 @@ class Live:
         """
         watched = self._entry(ref, after)
         watched.owner = deliver
+        # What the tailer is told now may be a post of before that, which was taken long ago.
+        watched.owned_in = self._round
         watched.watch = Watch(session=ref, after=NO_EVENTS, post=post)
         self._look_soon()
 
@@ -247,6 +251,7 @@ class Live:
             if not self._watched:
                 await self._changed.wait()
             self._changed.clear()
+            self._round += 1
             watches = [watched.watch for watched in self._watched.values()]
             try:
                 records = await self._ask(watches)
@@ -275,7 +280,9 @@ class Live:
         if watched is None:
             return
         if isinstance(record, Posted):
-            if watched.owner is not None and watched.watch.post is not None and record.post > watched.watch.post:
+            if watched.owner is None or watched.watch.post is None or watched.owned_in == self._round:
+                return
+            if record.post > watched.watch.post:
                 watched.watch = Watch(session=record.session, after=NO_EVENTS, post=record.post)
                 watched.owner(record)
             return

@@ -12,6 +12,8 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 
+import msgspec
+
 from stateline.core import events as e
 from stateline.core.errors import NotFound, Overloaded, StoreUnavailable
 from stateline.core.ids import SessionRef, base32, session_id
@@ -30,7 +32,18 @@ from stateline.engine.live import Live
 from stateline.engine.place import Catalogue, Slots
 from stateline.engine.sessions import Sessions
 from stateline.engine.work import DUE_NOW_MS, EVERY_POST, Worker
-from stateline.ports import Clock, Fenced, HeadMoved, ModelClient, Ownership, SessionMissing, Store
+from stateline.ports import (
+    NO_EVENTS,
+    Clock,
+    Fenced,
+    HeadMoved,
+    ModelClient,
+    Ownership,
+    Posted,
+    SessionMissing,
+    Store,
+    Watch,
+)
 
 log = logging.getLogger("stateline.engine")
 
@@ -251,6 +264,11 @@ class Node:
                 fenced.task.cancel()
                 await asyncio.wait([fenced.task])
             try:
+                if fenced is not None:
+                    # It may have taken some of what the claim found waiting.
+                    waiting = await self.store.tail([Watch(session=own.session, after=NO_EVENTS, post=0)])
+                    inbox = tuple(record for record in waiting if isinstance(record, Posted))
+                    own = msgspec.structs.replace(own, inbox=inbox)
                 session = await self.sessions.read(own.session)
             except SessionMissing:
                 return

@@ -62,7 +62,7 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
     ),
     "double commit on a duplicate wake-up": (
         ("engine/work.py", "if posted.post > self._seen:", "if True:"),
-        ("engine/live.py", " and record.post > watched.watch.post:", ":"),
+        ("engine/live.py", "            if record.post > watched.watch.post:\n", "            if True:\n"),
         ("testing/sim/database.py", " or any(post not in row.inbox for post in posts)", ""),
         ("testing/sim/database.py", "del row.inbox[post]", "row.inbox.pop(post, None)"),
     ),
