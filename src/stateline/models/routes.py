@@ -93,8 +93,7 @@ def prepare(deployment: Deployment, wire: WireFormat, proxies: Proxies) -> Route
     """
     cloud = CLOUDS[deployment.cloud]
     model = quote(deployment.upstream_model, safe="")
-    own = cloud.paths.get(deployment.format, (wire.path, wire.stream_path or wire.path))
-    path, stream_path = [each.replace("{model}", model) for each in own]
+    path, stream_path = [each.replace("{model}", model) for each in (wire.path, wire.stream_path or wire.path)]
     try:
         parts = urlsplit(cloud.url(deployment, path))
         targets = [_target(cloud.url(deployment, each)) for each in (path, stream_path)]

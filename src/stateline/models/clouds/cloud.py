@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 from stateline.ports import Deployment
@@ -50,7 +49,6 @@ class Cloud(NamedTuple):
         auth_prefix: what stands before the key in it.
         locate: makes the URL of a deployment's path, query included, where it depends on more than the cloud.
         keyring: makes what a client signs with, where a cloud wants each request signed.
-        paths: of formats whose paths are the cloud's own: that of a whole answer, and of a stream.
     """
 
     base_url: str = ""
@@ -58,7 +56,6 @@ class Cloud(NamedTuple):
     auth_prefix: str = "Bearer "
     locate: Callable[[Deployment, str], str] | None = None
     keyring: Callable[[], Keyring] | None = None
-    paths: Mapping[str, tuple[str, str]] = MappingProxyType({})
 
     def url(self, deployment: Deployment, path: str) -> str:
         if self.locate is not None:

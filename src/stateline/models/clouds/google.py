@@ -74,10 +74,4 @@ def locate(deployment: Deployment, path: str) -> str:
     return f"{base}/locations/{region}/publishers/{publisher}{path}"
 
 
-CLOUD = Cloud(
-    auth_header="x-goog-api-key",
-    auth_prefix="",
-    locate=locate,
-    keyring=GoogleKeyring,
-    paths={CLAUDE: ("/models/{model}:rawPredict", "/models/{model}:streamRawPredict")},
-)
+CLOUD = Cloud(auth_header="x-goog-api-key", auth_prefix="", locate=locate, keyring=GoogleKeyring)

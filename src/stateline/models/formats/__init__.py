@@ -90,6 +90,9 @@ FORMATS: dict[str, WireFormat] = {
 """By the name that a deployment's ``format`` has."""
 
 _OF_CLOUDS: dict[tuple[str, str], WireFormat] = {
+    ("anthropic-messages", "google"): FORMATS["anthropic-messages"]._replace(
+        path="/models/{model}:rawPredict", stream_path="/models/{model}:streamRawPredict"
+    ),
     ("anthropic-messages", "aws"): WireFormat(
         "/model/{model}/invoke",
         anthropic_messages.encode_request,
@@ -100,7 +103,7 @@ _OF_CLOUDS: dict[tuple[str, str], WireFormat] = {
         stream_type="application/vnd.amazon.eventstream",
     ),
 }
-"""Formats that a cloud frames in its own way, by format and cloud."""
+"""Formats that a cloud places or frames in its own way, by format and cloud."""
 
 
 EMBEDDINGS = WireFormat(
