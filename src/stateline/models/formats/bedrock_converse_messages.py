@@ -30,8 +30,8 @@ from stateline.core.items import (
     Message,
     OutputText,
     Reasoning,
-    Refusal,
 )
+from stateline.models.formats.behind_calls import BehindCalls
 from stateline.models.formats.openai_shared import refused
 
 CACHE_POINT: dict[str, Any] = {"cachePoint": {"type": "default"}}
@@ -67,7 +67,7 @@ class _Block(NamedTuple):
     content: list[_Json]
 
 
-class Messages:
+class Messages(BehindCalls):
     """Builds the list of messages.
 
     Args:
@@ -75,42 +75,17 @@ class Messages:
         signs: whether the model gives reasoning that goes back, so that a client's own may be such.
 
     Attributes:
-        system: what the system and the developer say, in order.
         called: the names of the tools that were called.
     """
 
     def __init__(self, request: ModelRequest, origin: str, wire: str, *, signs: bool) -> None:
-        self.system: list[str] = []
+        super().__init__(wire)
         self.called: dict[str, None] = {}
         self._request = request
         self._origin = origin
-        self._wire = wire
         self._signs = signs
         self._out: list[_Block] = []
-        self._held: list[Item] = []
-        self._unanswered: set[str] = set()
         self._documents: dict[str, int] = {}
-
-    def take(self, item: Item) -> None:
-        """The next item. What stands between a call and its answers is held back until they are there."""
-        match item:
-            case FunctionCall():
-                if self._held:
-                    # Calls begin anew while others are not answered: those never will be.
-                    self._release()
-                self._unanswered.add(item.call_id)
-                self._call(item)
-            case FunctionCallOutput():
-                self._answer(item)
-                self._unanswered.discard(item.call_id)
-                if not self._unanswered:
-                    self._release()
-            case Message(role="system" | "developer"):
-                self.system += [self._plain(part) for part in item.content]
-            case _ if self._unanswered:
-                self._held.append(item)
-            case _:
-                self._add(item)
 
     def close(self, *, cached: bool) -> list[_Json]:
         """All messages; ``cached`` lets the provider keep what it reads up to the end of the last one."""
@@ -132,12 +107,6 @@ class Messages:
         if len(self._out) < 2 or not self._out[-1].results:
             return False
         return "reasoningContent" not in self._out[-2].content[0]
-
-    def _release(self) -> None:
-        self._unanswered.clear()
-        held, self._held = self._held, []
-        for item in held:
-            self._add(item)
 
     def _block(self, role: str) -> _Block:
         if not self._out or self._out[-1].role != role:
@@ -165,16 +134,16 @@ class Messages:
         if parts:
             self._block("assistant").content.extend(parts)
 
-    def _call(self, call: FunctionCall) -> None:
-        self.called[call.name] = None
-        use = {"toolUseId": _fitting_id(call.call_id), "name": call.name, "input": _object(call.arguments)}
+    def _call(self, item: FunctionCall) -> None:
+        self.called[item.name] = None
+        use = {"toolUseId": _fitting_id(item.call_id), "name": item.name, "input": _object(item.arguments)}
         self._block("assistant").content.append({"toolUse": use})
 
-    def _answer(self, output: FunctionCallOutput) -> None:
-        said = output.output
+    def _answer(self, item: FunctionCallOutput) -> None:
+        said = item.output
         parts: Sequence[Content] = (InputText(text=said),) if isinstance(said, str) else said
         content = [self._part(part) for part in parts if not _blank(part)]
-        result = {"toolUseId": _fitting_id(output.call_id), "content": content}
+        result = {"toolUseId": _fitting_id(item.call_id), "content": content}
         self._block("user").results.append({"toolResult": result})
 
     def _reason(self, item: Reasoning) -> None:
@@ -195,16 +164,6 @@ class Messages:
             self._say([{"reasoningContent": {"reasoningText": signed}}])
 
     # -- parts -----------------------------------------------------------------------------------
-
-    def _plain(self, part: Content) -> str:
-        match part:
-            case InputText() | OutputText():
-                return part.text
-            case Refusal():
-                # The format knows no refusals; it is what the assistant said.
-                return part.refusal
-            case _:
-                raise refused("input", f"A {part.__struct_config__.tag} part in this place", self._wire)
 
     def _part(self, part: Content) -> _Json:
         match part:

@@ -26,10 +26,9 @@ from stateline.core.items import (
     InputVideo,
     Item,
     Message,
-    OutputText,
     Reasoning,
-    Refusal,
 )
+from stateline.models.formats.behind_calls import BehindCalls
 from stateline.models.formats.openai_shared import refused
 
 UNSIGNED = "skip_thought_signature_validator"
@@ -59,59 +58,26 @@ class _Turn(NamedTuple):
     parts: list[_Json]
 
 
-class Contents:
+class Contents(BehindCalls):
     """Builds the list of contents.
 
     Args:
         origin: sidecars of this one go back.
         signs: whether the model refuses calls without a signature.
-
-    Attributes:
-        system: what the system and the developer say, in order.
     """
 
     def __init__(self, request: ModelRequest, origin: str, wire: str, *, signs: bool) -> None:
-        self.system: list[str] = []
+        super().__init__(wire)
         self._request = request
         self._origin = origin
-        self._wire = wire
         self._signs = signs
         self._out: list[_Turn] = []
-        self._held: list[Item] = []
-        self._unanswered: set[str] = set()
         self._calls: dict[str, _Json] = {}
-
-    def take(self, item: Item) -> None:
-        """The next item. What stands between a call and its answers is held back until they are there."""
-        match item:
-            case FunctionCall():
-                if self._held:
-                    # Calls begin anew while others are not answered: those never will be.
-                    self._release()
-                self._unanswered.add(item.call_id)
-                self._call(item)
-            case FunctionCallOutput():
-                self._answer(item)
-                self._unanswered.discard(item.call_id)
-                if not self._unanswered:
-                    self._release()
-            case Message(role="system" | "developer"):
-                self.system += [self._plain(part) for part in item.content]
-            case _ if self._unanswered:
-                self._held.append(item)
-            case _:
-                self._add(item)
 
     def close(self) -> list[_Json]:
         """All contents."""
         self._release()
         return [{"role": turn.role, "parts": turn.results + turn.parts} for turn in self._out]
-
-    def _release(self) -> None:
-        self._unanswered.clear()
-        held, self._held = self._held, []
-        for item in held:
-            self._add(item)
 
     def _turn(self, role: str) -> _Turn:
         if not self._out or self._out[-1].role != role:
@@ -180,16 +146,6 @@ class Contents:
         self._turn("user").results.append({"functionResponse": response})
 
     # -- parts -----------------------------------------------------------------------------------
-
-    def _plain(self, part: Content) -> str:
-        match part:
-            case InputText() | OutputText():
-                return part.text
-            case Refusal():
-                # The format knows no refusals; it is what the assistant said.
-                return part.refusal
-            case _:
-                raise refused("input", f"A {part.__struct_config__.tag} part in this place", self._wire)
 
     def _part(self, part: Content) -> _Json:
         match part:
