@@ -145,6 +145,7 @@ class Store(Protocol):
         events: Sequence[Event],
         holds: Sequence[Hold] = (),
         *,
+        create: bool = False,
         release: bool = False,
     ) -> Coroutine[Any, Any, int]:
         """Append all events or none, and return the new head. Durable on return.
@@ -153,12 +154,13 @@ class Store(Protocol):
         and their dedup keys written, in the same transaction. Many sessions share one commit; each gets
         its own outcome. ``own.epoch`` one above the row's, with no owner and an empty inbox, adopts the
         session in the same statement, so that a first append needs no claim. With ``release`` the
-        session is given back in the same transaction, so that a last append needs no release.
+        session is given back in the same transaction, so that a last append needs no release. With
+        ``create`` the session is made with them, where they are not refused.
 
-        Calls that are made before control returns to the event loop keep their order, and ``create``
-        before ``append`` shares its commit.
+        Calls that are made before control returns to the event loop keep their order.
 
         Raises:
+            SessionExists: with ``create``, the id is taken.
             Fenced: owner or epoch do not match.
             HeadMoved: the head is elsewhere, or an adoption or a release found (other) inbox rows.
             Duplicate: a dedup key without ``replace`` exists.

@@ -121,12 +121,7 @@ async def _begin(node: Node, s: Submission, ref: SessionRef) -> Accepted:
     _check_calls(s.input)
     turn = _turn(node, s, session, after=0)
     created = e.SessionCreated(kind="chain")
-    worker = node.adopt(session, [created, turn], _dedup(s, turn.response_id), create=True)
-    try:
-        await worker.started
-    except Duplicate:
-        await node.store.erase(ref)
-        raise
+    await node.adopt(session, [created, turn], _dedup(s, turn.response_id), create=True).started
     return Accepted(session=ref, response_id=turn.response_id, volatile=not node.durable)
 
 

@@ -316,17 +316,7 @@ class Worker:
                     stop = effect
                 else:
                     queue.appendleft(self._place(session, effect))
-        if self._create:
-            # Called one after the other, with no await between: they share a commit.
-            self._create = False
-            created = home.store.create(session.ref)
-            appended = home.store.append(self._own, self.session.seq, events)
-            try:
-                await created
-            finally:
-                await appended
-        else:
-            await self._append(session, events)
+        await self._append(session, events)
         self._dedup = ()
         self.session = session
         home.live.recorded(session.ref, events)
@@ -341,11 +331,12 @@ class Worker:
     async def _append(self, session: Session, events: Sequence[e.Event]) -> None:
         """Append, and give the session back with the same commit where nothing is left to do."""
         store, head, live = self._home.store, self.session.seq, self._home.live
+        create, self._create = self._create, False
         if session.turn is None and not self._inbox and not session.worth_snapshot:
             # The tailer is told first: an inbox that is nobody's would have to be looked for on the disk.
             live.disown(session.ref)
             try:
-                await store.append(self._own, head, events, release=True)
+                await store.append(self._own, head, events, create=create, release=True)
             except HeadMoved:
                 # Something was posted meanwhile, or the head did move, which the next try finds out.
                 if self._begun:
@@ -353,7 +344,7 @@ class Worker:
             else:
                 self._released = True
                 return
-        await store.append(self._own, head, events)
+        await store.append(self._own, head, events, create=create)
 
     def _place(self, session: Session, effect: CallModel) -> e.Body:
         """The event that records where the call goes, or why it goes nowhere."""

@@ -27,10 +27,10 @@ from stateline.ports import (
     InboxFull,
     Ownership,
     Posted,
-    SessionExists,
     SessionMissing,
     Watch,
 )
+from stateline.stores import rules
 from stateline.stores.clock import SystemClock
 from stateline.stores.recent import posted_event, stored
 
@@ -106,7 +106,7 @@ class MemoryStore:
     async def create(self, session: SessionRef, parent: tuple[SessionRef, int] | None = None) -> None:
         self._check_open()
         if session in self._sessions:
-            raise SessionExists(f"session {session.id} exists already")
+            raise rules.exists(session)
         of, head = None, 0
         if parent is not None:
             of, head = self._sessions.get(parent[0]), parent[1]
@@ -124,6 +124,7 @@ class MemoryStore:
         events: Sequence[Event],
         holds: Sequence[Hold] = (),
         *,
+        create: bool = False,
         release: bool = False,
     ) -> int:
         self._check_open()
@@ -134,13 +135,20 @@ class MemoryStore:
                 f"{len(events)} events in one append, {APPEND_EVENTS_MAX} at most",
                 code="append_too_large",
             )
-        session = self._get(own.session)
+        if not create:
+            session = self._get(own.session)
+        elif own.session in self._sessions:
+            raise rules.exists(own.session)
+        else:
+            session = _Session(own.session, next(self._numbers), None, 0)
         posts = {event.post for event in events if event.post is not None}
         adopts = self._check_append(session, own, expected_seq, posts)
         if release and len(session.inbox) > len(posts):
             raise HeadMoved(f"the inbox of session {own.session.id} is not empty")
         for event in events:
             self._check_dedup(own.session.tenant, event.dedup)
+        if create:
+            self._sessions[own.session] = session
         if adopts:
             session.owner, session.epoch = own.owner, own.epoch
             session.due_ms = session.wake_ms = None

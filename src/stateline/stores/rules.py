@@ -12,7 +12,7 @@ from stateline.core.errors import BadRequest
 from stateline.core.events import Dedup, Event, encode_body
 from stateline.core.ids import SessionRef
 from stateline.core.limits import APPEND_EVENTS_MAX, BLOB_BYTES_MIN, DEDUP_TTL_S, EVENT_BYTES_MAX
-from stateline.ports import Fenced, HeadMoved, Ownership, SessionMissing
+from stateline.ports import Fenced, HeadMoved, Ownership, SessionExists, SessionMissing
 
 _dedup_codec = msgspec.json.Decoder(tuple[Dedup, ...])
 
@@ -64,6 +64,10 @@ def encode(events: Sequence[Event]) -> Encoded:
 
 def missing(session: SessionRef) -> SessionMissing:
     return SessionMissing(f"no session {session.id}")
+
+
+def exists(session: SessionRef) -> SessionExists:
+    return SessionExists(f"session {session.id} exists already")
 
 
 def adopts(row: SessionRow, own: Ownership, expected: int) -> bool:

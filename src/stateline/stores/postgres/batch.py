@@ -91,6 +91,8 @@ class Batch:
         self.rows: dict[SessionRef, Row | None] = {}
         self.tenants: dict[str, int] = {}
         self.numbers: deque[int] = deque()
+        self.drafted: list[int] = []
+        """Numbers that were taken from there."""
         self.waiting: set[tuple[int, int]] = set()
         """Inbox rows that are there, of those that were asked for: session, post."""
         self.taken_keys: dict[tuple[int, str], tuple[str, str]] = {}
@@ -109,12 +111,18 @@ class Batch:
     def row(self, ref: SessionRef) -> Row | None:
         return self.rows.get(ref)
 
-    def add(self, ref: SessionRef, parent: Row | None, seq: int) -> None:
-        """A new session, or a fork of ``parent`` at ``seq``."""
-        row = self.rows[ref] = Row(ref, self.tenants[ref.tenant], self.numbers.popleft(), seq)
+    def draft(self, ref: SessionRef, parent: Row | None = None, seq: int = 0) -> Row:
+        """The row of a new session, or of a fork of ``parent`` at ``seq``, which ``add`` makes one."""
+        number = self.numbers.popleft()
+        self.drafted.append(number)
+        row = Row(ref, self.tenants[ref.tenant], number, seq)
         row.new = row.touched = True
         if parent is not None:
             row.parent = (parent.number, seq)
+        return row
+
+    def add(self, row: Row) -> None:
+        self.rows[row.ref] = row
 
     def adopt(self, row: Row, owner: str, epoch: int) -> None:
         row.owner, row.epoch, row.due_ms, row.wake_ms = owner, epoch, None, None

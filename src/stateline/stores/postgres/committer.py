@@ -22,7 +22,7 @@ from stateline.stores.postgres.blobs import Blobs
 from stateline.stores.postgres.clock import now_sql
 from stateline.stores.postgres.connecting import Connection
 from stateline.stores.postgres.lookup import EACH
-from stateline.stores.postgres.requests import Append, Create, Release, Request
+from stateline.stores.postgres.requests import Append, Release, Request
 from stateline.stores.postgres.solo import GiveBack, Solo, Taken
 from stateline.stores.postgres.writer import Again, Unresolved, Writer
 from stateline.stores.recent import Recent
@@ -146,7 +146,7 @@ class Committer:
 
     async def _draw(self, batch: Sequence[Request]) -> None:
         """Numbers for sessions and tenants that may be new; what is not used does no harm."""
-        creates = [request for request in batch if isinstance(request, Create)]
+        creates = [request for request in batch if request.makes]
         if not creates:
             return
         names = sorted({request.session.tenant for request in creates} - self._tenants.keys())
@@ -226,7 +226,7 @@ class Committer:
             row.owner, row.epoch = kept.owner, kept.epoch
             row.was = (kept.owner, kept.epoch, kept.head)
             batch.rows[ref] = row
-        elif not isinstance(unit[0], Create):
+        elif not unit[0].makes:
             return False
         mark = batch.mark()
         try:
@@ -242,9 +242,13 @@ class Committer:
     async def _by_rows(self, requests: list[Request]) -> None:
         """Commit with rows read and locked, and answer all."""
         batch: Batch | None = None
+        # What was tried by memory has taken numbers for the same sessions.
+        await self._draw(requests)
 
         async def attempt(db: Connection, number: int) -> None:
             nonlocal batch
+            if batch is not None:
+                self._numbers.extendleft(batch.drafted)
             await db.execute(self._writer.begin)
             batch = await self._locked(db, requests)
             for request in requests:

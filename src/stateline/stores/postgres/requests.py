@@ -14,7 +14,7 @@ from stateline.core.errors import StatelineError
 from stateline.core.events import Dedup, Event
 from stateline.core.ids import SessionRef
 from stateline.core.limits import INBOX_POSTS_MAX
-from stateline.ports import Fenced, HeadMoved, Hold, InboxFull, Ownership, SessionExists, SessionMissing
+from stateline.ports import Fenced, HeadMoved, Hold, InboxFull, Ownership, SessionMissing
 from stateline.stores import rules
 from stateline.stores.postgres.batch import Batch, Row
 from stateline.stores.recent import Recent
@@ -31,6 +31,8 @@ class Request:
     __slots__ = ("answered", "blobs", "bodies", "error", "events", "future", "large", "result", "session", "size")
 
     future: asyncio.Future[Any]
+    makes: bool = False
+    """Whether it makes a session."""
 
     def __init__(self, session: SessionRef, events: Sequence[Event] = ()) -> None:
         self.session = session
@@ -77,6 +79,7 @@ class Request:
 
 class Create(Request):
     __slots__ = ("parent",)
+    makes = True
 
     def __init__(self, session: SessionRef, parent: tuple[SessionRef, int] | None) -> None:
         super().__init__(session)
@@ -91,7 +94,7 @@ class Create(Request):
 
     def run(self, batch: Batch) -> None:
         if batch.row(self.session) is not None:
-            raise SessionExists(f"session {self.session.id} exists already")
+            raise rules.exists(self.session)
         parent, seq = self.parent or (None, 0)
         of = None
         if parent is not None:
@@ -100,7 +103,7 @@ class Create(Request):
                 raise missing(parent)
             if not 0 <= seq <= of.head:
                 raise SessionMissing(f"session {parent.id} ends at {of.head}, not at {seq}")
-        batch.add(self.session, of, seq)
+        batch.add(batch.draft(self.session, of, seq))
 
     @property
     def unshown(self) -> bool:
@@ -114,12 +117,20 @@ class Create(Request):
 
 
 class Append(Request):
-    __slots__ = ("dedup", "expected", "holds", "own", "release", "taken")
+    __slots__ = ("dedup", "expected", "holds", "makes", "own", "release", "taken")
 
     def __init__(
-        self, own: Ownership, expected: int, events: Sequence[Event], holds: Sequence[Hold], *, release: bool
+        self,
+        own: Ownership,
+        expected: int,
+        events: Sequence[Event],
+        holds: Sequence[Hold],
+        *,
+        create: bool,
+        release: bool,
     ) -> None:
         super().__init__(own.session, events)
+        self.makes = create
         self.own = own
         self.expected = expected
         self.holds = holds
@@ -140,7 +151,11 @@ class Append(Request):
         if self.holds:
             raise StatelineError(f"no budget {self.holds[0].budget}", code="unknown_budget")
         row = batch.row(self.session)
-        if row is None:
+        if self.makes:
+            if row is not None:
+                raise rules.exists(self.session)
+            row = batch.draft(self.session)
+        elif row is None:
             raise missing(self.session)
         own = self.own
         adopted = rules.adopts(row, own, self.expected)
@@ -150,6 +165,8 @@ class Append(Request):
         batch.check_keys(row.tenant, self.dedup)
         if self.release and row.inbox > len(self.taken):
             raise HeadMoved(f"the inbox of session {self.session.id} is not empty")
+        if self.makes:
+            batch.add(row)
         if adopted:
             batch.adopt(row, own.owner, own.epoch)
         row.touched = True
@@ -169,6 +186,8 @@ class Append(Request):
         return seq
 
     def publish(self, recent: Recent) -> None:
+        if self.makes:
+            recent.created(self.session)
         recent.appended(self.session, self.own.epoch, self.expected + 1, self.events, self.size)
 
 

@@ -104,9 +104,10 @@ class PostgresStore:
         events: Sequence[Event],
         holds: Sequence[Hold] = (),
         *,
+        create: bool = False,
         release: bool = False,
     ) -> Coroutine[Any, Any, int]:
-        return self._submit(partial(Append, release=release), own, expected_seq, events, holds)
+        return self._submit(partial(Append, create=create, release=release), own, expected_seq, events, holds)
 
     async def read(
         self,

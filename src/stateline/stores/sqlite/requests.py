@@ -21,7 +21,6 @@ from stateline.ports import (
     InboxFull,
     Ownership,
     Posted,
-    SessionExists,
     SessionMissing,
 )
 from stateline.stores import rules
@@ -84,7 +83,7 @@ class Create(Request):
 
     def run(self, tx: Transaction) -> None:
         if tx.row(self.session) is not None:
-            raise SessionExists(f"session {self.session.id} exists already")
+            raise rules.exists(self.session)
         parent, seq = self.parent or (None, 0)
         of = None
         if parent is not None:
@@ -93,7 +92,7 @@ class Create(Request):
                 raise missing(parent)
             if not 0 <= seq <= of.head:
                 raise SessionMissing(f"session {parent.id} ends at {of.head}, not at {seq}")
-        tx.add(self.session, of, seq)
+        tx.add(tx.draft(self.session, of, seq))
 
     def publish(self, recent: Recent) -> None:
         if self.parent is None:
@@ -106,12 +105,20 @@ _DELETIONS = frozenset((SessionDeleted, ResponseDeleted))
 
 
 class Append(Request):
-    __slots__ = ("adopted", "dedup", "deleted_at_ms", "expected", "holds", "own", "posts", "release")
+    __slots__ = ("adopted", "create", "dedup", "deleted_at_ms", "expected", "holds", "own", "posts", "release")
 
     def __init__(
-        self, own: Ownership, expected: int, events: Sequence[Event], holds: Sequence[Hold], *, release: bool
+        self,
+        own: Ownership,
+        expected: int,
+        events: Sequence[Event],
+        holds: Sequence[Hold],
+        *,
+        create: bool,
+        release: bool,
     ) -> None:
         super().__init__(own.session, events)
+        self.create = create
         self.release = release
         self.own = own
         self.expected = expected
@@ -128,7 +135,11 @@ class Append(Request):
         if self.holds:
             raise StatelineError(f"no budget {self.holds[0].budget}", code="unknown_budget")
         row = tx.row(self.session)
-        if row is None:
+        if self.create:
+            if row is not None:
+                raise rules.exists(self.session)
+            row = tx.draft(self.session)
+        elif row is None:
             raise missing(self.session)
         self.adopted = rules.adopts(row, self.own, self.expected)
         if self.posts:
@@ -138,6 +149,8 @@ class Append(Request):
         if self.release and row.inbox > len(self.posts):
             raise HeadMoved(f"the inbox of session {self.session.id} is not empty")
         own = self.own
+        if self.create:
+            tx.add(row)
         if self.adopted:
             tx.adopt(row, own.owner, own.epoch)
         seq, tenant, number, epoch = self.expected, row.tenant, row.number, own.epoch
@@ -180,6 +193,8 @@ class Append(Request):
 
     def publish(self, recent: Recent) -> None:
         first = self.expected + 1
+        if self.create:
+            recent.created(self.session)
         recent.appended(self.session, self.own.epoch, first, self.events, self.size)
         if self.adopted:
             recent.owned(self.session, ())

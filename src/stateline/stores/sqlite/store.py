@@ -91,9 +91,10 @@ class SqliteStore:
         events: Sequence[Event],
         holds: Sequence[Hold] = (),
         *,
+        create: bool = False,
         release: bool = False,
     ) -> Coroutine[Any, Any, int]:
-        return self._submit(Append(own, expected_seq, events, holds, release=release))
+        return self._submit(Append(own, expected_seq, events, holds, create=create, release=release))
 
     async def read(
         self,

@@ -227,13 +227,17 @@ class Transaction:
                 row.stored = True
                 self._absent.discard(ref)
 
-    def add(self, ref: SessionRef, parent: Row | None, seq: int) -> None:
-        """A new session, or a fork of ``parent`` at ``seq``."""
+    def draft(self, ref: SessionRef, parent: Row | None = None, seq: int = 0) -> Row:
+        """The row of a new session, or of a fork of ``parent`` at ``seq``, which ``add`` makes one."""
         self._last_number += 1
-        row = self._rows[ref] = Row(ref, self.tenant(ref.tenant), self._last_number, seq)
-        self._absent.discard(ref)
+        row = Row(ref, self.tenant(ref.tenant), self._last_number, seq)
         if parent is not None:
             row.parent = (parent.number, seq)
+        return row
+
+    def add(self, row: Row) -> None:
+        self._rows[row.ref] = row
+        self._absent.discard(row.ref)
         self._new.append(row)
 
     def adopt(self, row: Row, owner: str, epoch: int) -> None:

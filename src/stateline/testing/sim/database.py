@@ -111,19 +111,28 @@ class Database:
 
     def create(self, session: SessionRef, parent: tuple[SessionRef, int] | None) -> None:
         if session in self.rows:
-            raise SessionExists(f"session {session.id} exists already")
+            raise _exists(session)
         of, head = None, 0
         if parent is not None:
             of, head = self.rows.get(parent[0]), parent[1]
             if of is None or parent[0].tenant != session.tenant or not 0 <= head <= of.head:
                 raise SessionMissing(f"no session {parent[0].id} of that length")
-        row = self.rows[session] = Row(session, len(self.created) + 1, of, head)
+        self._add(Row(session, len(self.created) + 1, of, head))
+
+    def _add(self, row: Row) -> None:
+        self.rows[row.ref] = row
         self.created.append(row)
 
-    def append(self, own: Ownership, expected_seq: int, events: Sequence[Event], release: bool) -> int:
+    def _drafted(self, session: SessionRef) -> Row:
+        """The row of a session that an append is about to make."""
+        if session in self.rows:
+            raise _exists(session)
+        return Row(session, len(self.created) + 1, None, 0)
+
+    def append(self, own: Ownership, expected_seq: int, events: Sequence[Event], create: bool, release: bool) -> int:
         if len(events) > APPEND_EVENTS_MAX:
             raise BadRequest(f"{len(events)} events in one append", code="append_too_large")
-        row = self.rows.get(own.session) or self._row(own.session)
+        row = self._drafted(own.session) if create else self.rows.get(own.session) or self._row(own.session)
         adopts = (row.owner != own.owner or row.epoch != own.epoch) and self._check_writer(row, own)
         if row.head != expected_seq:
             raise HeadMoved(f"session {row.ref.id} is at {row.head}")
@@ -140,6 +149,8 @@ class Database:
             self._check_dedup(row.ref.tenant, dedup)
         kept = [_stored(event, seq, own.epoch) for seq, event in enumerate(events, expected_seq + 1)]
         self._audit.appending(row.ref, own, row.head, kept)
+        if create:
+            self._add(row)
         if adopts:
             self._take(row, own.owner, own.epoch)
         for post in posts:
@@ -323,6 +334,10 @@ class Database:
     def _give_back(self, row: Row) -> None:
         row.owner = None
         self._open.pop(row.ref, None)
+
+
+def _exists(session: SessionRef) -> SessionExists:
+    return SessionExists(f"session {session.id} exists already")
 
 
 def _stored(event: Event, seq: int, epoch: int) -> Event:

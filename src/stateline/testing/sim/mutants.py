@@ -44,12 +44,12 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
     "dispatch before record": (
         (
             "engine/work.py",
-            "        if self._create:\n            # Called one",
+            "        await self._append(session, events)\n        self._dedup = ()",
             "        if self._to_perform is not None:\n"
             "            before, self.session = self.session, session\n"
             "            self._perform(*self._to_perform)\n"
             "            self.session = before\n"
-            "        if self._create:\n            # Called one",
+            "        await self._append(session, events)\n        self._dedup = ()",
         ),
     ),
     "unsafe re-dispatch": (

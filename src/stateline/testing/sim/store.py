@@ -114,10 +114,12 @@ class SimStore:
         events: Sequence[Event],
         holds: Sequence[Hold] = (),
         *,
+        create: bool = False,
         release: bool = False,
     ) -> Coroutine[Any, Any, int]:
         places = self._audit.attempted(own.session, events)
-        return self._ask(own.session, self._database.append, (own, expected_seq, events, release), places, appends=True)
+        values = (own, expected_seq, events, create, release)
+        return self._ask(own.session, self._database.append, values, places, appends=True)
 
     async def read(
         self,

@@ -107,6 +107,71 @@ async def check_the_same_id_created_twice_in_one_commit_exists_once(rig: Rig) ->
     assert isinstance(second, SessionExists)
 
 
+async def check_an_append_makes_its_session(rig: Rig) -> None:
+    ref = SessionRef("t", "s")
+    own = _first(ref)
+    assert await rig.store.append(own, 0, [event(ref, 1, picture()), text(ref, 2)], create=True) == 2
+    assert await rig.store.append(own, 2, texts(ref, 3, 1)) == 3
+    assert [e.epoch for e in await rig.read(ref)] == [1, 1, 1]
+    assert len(await rig.tail(ref)) == 3
+
+
+async def check_an_append_may_make_its_session_and_give_it_back(rig: Rig) -> None:
+    ref = SessionRef("t", "s")
+    assert await rig.store.append(_first(ref), 0, texts(ref, 1, 1), create=True, release=True) == 1
+    next_one = Ownership(session=ref, owner="b", epoch=2, head=1)
+    assert await rig.store.append(next_one, 1, texts(ref, 2, 1)) == 2
+
+
+async def check_an_append_makes_no_session_that_there_is(rig: Rig) -> None:
+    own = await rig.session(events=1)
+    await raises(SessionExists, rig.store.append(own, 1, texts(own.session, 2, 1), create=True))
+    await raises(SessionExists, rig.store.append(_first(own.session, "b"), 0, texts(own.session, 1, 1), create=True))
+    ref = SessionRef("t", "new")
+    results = await outcomes(
+        rig.store.append(_first(ref, "a"), 0, texts(ref, 1, 1), create=True),
+        rig.store.append(_first(ref, "b"), 0, texts(ref, 1, 2), create=True),
+    )
+    assert results[0] == 1
+    assert isinstance(results[1], SessionExists)
+    assert await rig.seqs(own.session) == [1]
+    assert await rig.seqs(ref) == [1]
+
+
+async def check_an_append_that_is_refused_makes_no_session(rig: Rig) -> None:
+    key = Dedup(key="k", ref="resp_1", digest="d", ttl_s=60)
+    await rig.store.append(
+        _first(SessionRef("t", "first")), 0, [text(SessionRef("t", "first"), 1, dedup=[key])], create=True
+    )
+    ref = SessionRef("t", "s")
+    late = Ownership(session=ref, owner="a", epoch=2, head=0)
+    await raises(Duplicate, rig.store.append(_first(ref), 0, [text(ref, 1, dedup=[key])], create=True))
+    await raises(Fenced, rig.store.append(late, 0, texts(ref, 1, 1), create=True))
+    await raises(HeadMoved, rig.store.append(_first(ref), 1, texts(ref, 2, 1), create=True))
+    await raises(HeadMoved, rig.store.append(_first(ref), 0, [text(ref, 1, post=1)], create=True))
+    await raises(SessionMissing, rig.read(ref))
+    assert await rig.store.append(_first(ref), 0, texts(ref, 1, 1), create=True) == 1
+
+
+async def check_many_sessions_with_keys_are_made_in_one_commit(rig: Rig) -> None:
+    refs = [SessionRef("t", f"s{number}") for number in range(200)]
+    keys = [Dedup(key=f"k{number}", ref="resp_1", digest="d", ttl_s=60) for number in range(200)]
+    for _ in range(2):
+        results = await outcomes(
+            *(
+                rig.store.append(_first(ref), 0, [text(ref, 1, dedup=[key])], create=True)
+                for ref, key in zip(refs, keys, strict=True)
+            )
+        )
+        assert {type(result) for result in results} in ({int}, {SessionExists})
+    assert [await rig.seqs(ref) for ref in refs] == [[1]] * 200
+
+
+def _first(ref: SessionRef, owner: str = "a") -> Ownership:
+    """Of a session that there is not yet."""
+    return Ownership(session=ref, owner=owner, epoch=1, head=0)
+
+
 # -- append ----------------------------------------------------------------------------------------
 
 
