@@ -1,8 +1,7 @@
 """How a model's answer is cut into stream events: operations, their numbers, and the marks left of them.
 
-A chunk holds operations. Each operation stands for a fixed number of stream events (``WIDTHS``), so a
-chunk needs to record only its first number. When chunks are pruned, ``ItemMarks`` still tells the
-number of every structural event.
+A chunk holds operations. Each stands for a fixed number of stream events, so a chunk needs to record
+only its first number. When chunks are pruned, ``ItemMarks`` still tells the number of every structural event.
 """
 
 from __future__ import annotations
@@ -69,15 +68,6 @@ class EndItem(_Op, frozen=True, gc=False, array_like=True, tag="done"):
 
 
 Op = AddItem | AddPart | Delta | AddAnnotation | EndPart | EndItem
-
-
-def width(op: Op) -> int:
-    """How many stream events an operation stands for."""
-    if isinstance(op, AddPart):
-        return 0 if op.kind == "arguments" else 1
-    if isinstance(op, EndPart):
-        return 1 if op.kind == "arguments" else 2
-    return 1
 
 
 class PartMarks(msgspec.Struct, frozen=True, gc=False, array_like=True):

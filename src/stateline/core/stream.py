@@ -6,7 +6,7 @@ recovering owner apply the recorded ones. So all three agree on every number and
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -53,7 +53,6 @@ from stateline.core.ops import (
     Op,
     PartKind,
     PartMarks,
-    width,
 )
 
 _HOME: dict[PartKind, str] = {
@@ -127,6 +126,8 @@ class OpenItem:
 
     def position(self, kind: PartKind) -> int:
         """Where a new part of ``kind`` stands: content and summary are counted apart."""
+        if not self.parts:
+            return 0
         if kind == "summary":
             return sum(1 for part in self.parts if part.kind == "summary")
         return sum(1 for part in self.parts if part.kind != "summary")
@@ -138,7 +139,7 @@ class OpenItem:
             arguments = self.parts[0].text if self.parts else ""
             return FunctionCall(id=item.id, call_id=item.call_id, name=item.name, arguments=arguments, status=status)
         if isinstance(item, Message):
-            content = tuple(part.content() for part in self.parts)
+            content = tuple([part.content() for part in self.parts])
             return Message(id=item.id, role=item.role, phase=item.phase, content=content, status=status)
         summary = tuple(SummaryText(text=part.text) for part in self.parts if part.kind == "summary")
         thought = tuple(ReasoningText(text=part.text) for part in self.parts if part.kind == "reasoning")
@@ -150,7 +151,7 @@ class OpenItem:
         )
 
     def marks(self) -> ItemMarks:
-        return ItemMarks(self.added, tuple(part.marks() for part in self.parts), self.done)
+        return ItemMarks(self.added, tuple([part.marks() for part in self.parts]), self.done)
 
 
 class Assembly:
@@ -174,30 +175,45 @@ class Assembly:
         return self.items[index - self.output_index]
 
     def apply(self, op: Op) -> None:
-        """Take one operation in; it uses up as many numbers as ``ops.width`` says."""
-        if isinstance(op, Delta):
-            part = self.item(op.index).parts[op.part]
-            part.texts.append(op.text)
-            if op.logprobs:
-                part.logprobs = part.logprobs + op.logprobs
-            part.delta = self.number
-        elif isinstance(op, AddItem):
-            self.items.append(OpenItem(op.index, op.item, self.number))
-            self.index = op.index + 1
-        elif isinstance(op, AddPart):
-            item = self.item(op.index)
-            item.parts.append(OpenPart(op.kind, item.position(op.kind), self.number))
-        elif isinstance(op, EndPart):
-            self.item(op.index).parts[op.part].done = self.number
-        elif isinstance(op, EndItem):
-            item = self.item(op.index)
-            item.encrypted = op.encrypted if op.encrypted is not None else item.encrypted
-            item.done = self.number
-        else:
-            part = self.item(op.index).parts[op.part]
-            part.annotations.append(op.annotation)
-            part.notes.append(self.number)
-        self.number += width(op)
+        """Take one operation in; it uses up as many numbers as it stands for stream events."""
+        _APPLY[type(op)](self, op)
+
+    def _delta(self, op: Delta) -> None:
+        part = self.items[op.index - self.output_index].parts[op.part]
+        part.texts.append(op.text)
+        if op.logprobs:
+            part.logprobs = part.logprobs + op.logprobs
+        part.delta = self.number
+        self.number += 1
+
+    def _add_item(self, op: AddItem) -> None:
+        self.items.append(OpenItem(op.index, op.item, self.number))
+        self.index = op.index + 1
+        self.number += 1
+
+    def _add_part(self, op: AddPart) -> None:
+        item = self.items[op.index - self.output_index]
+        item.parts.append(OpenPart(op.kind, item.position(op.kind), self.number))
+        if op.kind != "arguments":
+            # These have no event that opens them.
+            self.number += 1
+
+    def _end_part(self, op: EndPart) -> None:
+        self.items[op.index - self.output_index].parts[op.part].done = self.number
+        self.number += 1 if op.kind == "arguments" else 2
+
+    def _end_item(self, op: EndItem) -> None:
+        item = self.items[op.index - self.output_index]
+        if op.encrypted is not None:
+            item.encrypted = op.encrypted
+        item.done = self.number
+        self.number += 1
+
+    def _annotate(self, op: AddAnnotation) -> None:
+        part = self.items[op.index - self.output_index].parts[op.part]
+        part.annotations.append(op.annotation)
+        part.notes.append(self.number)
+        self.number += 1
 
     def close(self) -> list[Op]:
         """Apply, and return, what closes everything still open."""
@@ -216,11 +232,21 @@ class Assembly:
         return ops
 
     def marks(self) -> tuple[ItemMarks, ...]:
-        return tuple(item.marks() for item in self.items)
+        return tuple([item.marks() for item in self.items])
 
     def assembled(self, open_status: ItemStatus) -> tuple[Item, ...]:
         """All items; those still open get ``open_status``. Call before ``close``."""
-        return tuple(item.assemble(open_status if item.done < 0 else "completed") for item in self.items)
+        return tuple([item.assemble(open_status if item.done < 0 else "completed") for item in self.items])
+
+
+_APPLY: dict[type, Callable[[Assembly, Any], None]] = {
+    Delta: Assembly._delta,  # pyright: ignore[reportPrivateUsage]
+    AddItem: Assembly._add_item,  # pyright: ignore[reportPrivateUsage]
+    AddPart: Assembly._add_part,  # pyright: ignore[reportPrivateUsage]
+    EndPart: Assembly._end_part,  # pyright: ignore[reportPrivateUsage]
+    EndItem: Assembly._end_item,  # pyright: ignore[reportPrivateUsage]
+    AddAnnotation: Assembly._annotate,  # pyright: ignore[reportPrivateUsage]
+}
 
 
 class StreamBuilder:
@@ -299,7 +325,10 @@ class StreamBuilder:
         match delta:
             case TextDelta():
                 self._begin("text")
-                self.feed((delta,))
+                self._texts.append(delta.text)
+                self._chars += len(delta.text)
+                if delta.logprobs:
+                    self._logprobs += delta.logprobs
             case Finish():
                 self.finish = delta
             case CallDelta():
@@ -332,7 +361,7 @@ class StreamBuilder:
 
     def _do(self, op: Op) -> None:
         self._ops.append(op)
-        self.assembly.apply(op)
+        _APPLY[type(op)](self.assembly, op)
 
     def _flush(self) -> None:
         if not self._texts:

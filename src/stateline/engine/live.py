@@ -24,6 +24,9 @@ _TAIL_WAIT_S = 5.0
 _RETRY_S = 0.5
 LOOK_AGAIN_S = 0.005
 """What begins or ends to be watched within it has the tailer ask anew only once."""
+LOOK_FOR_POSTS_S = 0.05
+"""The same for a session that this node owns: only a post to it comes by the tailer, a cancel above all. A
+shorter turn has none to be asked for."""
 PAGE_EVENTS = 256
 """Events that a reader of the past gets at a time."""
 
@@ -91,6 +94,7 @@ class Live:
         self._asking = False
         self._round = 0
         self._look: asyncio.TimerHandle | None = None
+        self._look_is_late = False
 
     @property
     def followed(self) -> bool:
@@ -151,6 +155,8 @@ class Live:
     async def _register(self, follower: Follower) -> None:
         """From here on the tailer feeds it; what the tailer passed already is fetched now."""
         watched = self._entry(follower.ref, follower.after)
+        if watched.owner is None:
+            self._look_soon()
         watched.followers.append(follower)
         follower.registered = True
         cursor = follower.after
@@ -191,7 +197,7 @@ class Live:
         # What the tailer is told now may be a post of before that, which was taken long ago.
         watched.owned_in = self._round
         watched.watch = Watch(session=ref, after=NO_EVENTS, post=post)
-        self._look_soon()
+        self._look_soon(late=True)
 
     def recorded(self, ref: SessionRef, events: Sequence[Event]) -> None:
         """The owner has appended ``events``, durably; followers need not wait for the tailer."""
@@ -225,13 +231,17 @@ class Live:
         watched = self._watched.get(ref)
         if watched is None:
             watched = self._watched[ref] = _Watched(ref, after)
-            self._look_soon()
         return watched
 
-    def _look_soon(self) -> None:
-        """What is watched has changed: the tailer must ask anew, once for all that changes in LOOK_AGAIN_S."""
-        if self._look is None:
-            self._look = asyncio.get_running_loop().call_later(LOOK_AGAIN_S, self._look_again)
+    def _look_soon(self, *, late: bool = False) -> None:
+        """What is watched has changed: the tailer must ask anew, once for all that changes meanwhile."""
+        if self._look is not None:
+            if late or not self._look_is_late:
+                return
+            self._look.cancel()
+        self._look_is_late = late
+        delay_s = LOOK_FOR_POSTS_S if late else LOOK_AGAIN_S
+        self._look = asyncio.get_running_loop().call_later(delay_s, self._look_again)
 
     def _look_again(self) -> None:
         self._look = None

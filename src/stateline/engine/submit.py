@@ -252,7 +252,7 @@ def _check_calls(items: Iterable[Item]) -> None:
 def _dedup_key(s: Submission) -> str:
     if s.idempotency_key is not None:
         return "key:" + ids.digest(s.principal.encode(), s.idempotency_key.encode())
-    return "body:" + ids.digest(s.principal.encode(), s.digest.encode())
+    return f"body:{s.principal}:{s.digest}"
 
 
 def _dedup(s: Submission, response_id: str) -> tuple[e.Dedup, ...]:

@@ -26,14 +26,25 @@ from stateline.core.calls import (
 from stateline.core.errors import ModelError
 from stateline.core.items import FunctionCall, Item, Message, OutputText, Reasoning, Refusal, Sidecar, UrlCitation
 from stateline.core.limits import OUTPUT_ITEMS_MAX
-from stateline.core.ops import AddItem, AddPart, Delta, EndPart, ItemMarks, Op, width
-from stateline.core.stream import StreamBuilder, replay
+from stateline.core.ops import AddItem, AddPart, Delta, EndItem, EndPart, ItemMarks, Op, PartKind
+from stateline.core.stream import Assembly, StreamBuilder, replay
 
 NUMBER, INDEX = 5, 2
 
 
 def builder() -> StreamBuilder:
     return StreamBuilder(SESSION, turn=1, step=3, number=NUMBER, output_index=INDEX)
+
+
+def width(op: Op) -> int:
+    """How many stream events an operation stands for, by the specification's list of them."""
+    match op:
+        case AddPart(kind="arguments"):
+            return 0
+        case EndPart(kind=kind):
+            return 1 if kind == "arguments" else 2
+        case _:
+            return 1
 
 
 class Played:
@@ -338,9 +349,14 @@ def test_an_answer_with_too_many_items_is_refused() -> None:
     assert len(made.end("incomplete")[0]) == OUTPUT_ITEMS_MAX
 
 
-def test_the_width_of_an_operation_is_the_events_it_stands_for() -> None:
-    assert width(AddPart(0, 0, "arguments")) == 0
-    assert width(AddPart(0, 0, "text")) == 1
-    assert width(EndPart(0, 0, "arguments")) == 1
-    assert width(EndPart(0, 0, "summary")) == 2
-    assert width(Delta(0, 0, "text", "")) == 1
+@pytest.mark.parametrize("kind", ["text", "refusal", "reasoning", "summary", "arguments"])
+def test_an_operation_uses_up_a_number_for_each_event_that_it_stands_for(kind: PartKind) -> None:
+    assembly = Assembly(number=5, output_index=0)
+    message = Message(id="msg_1", role="assistant", content=())
+    used: list[int] = []
+    for op in (AddItem(0, message), AddPart(0, 0, kind), Delta(0, 0, kind, "a"), EndPart(0, 0, kind), EndItem(0)):
+        before = assembly.number
+        assembly.apply(op)
+        used.append(assembly.number - before)
+        assert used[-1] == width(op)
+    assert used == ([1, 0, 1, 1, 1] if kind == "arguments" else [1, 1, 1, 2, 1])

@@ -41,6 +41,8 @@ class Request:
 
     future: asyncio.Future[Any]
     bodies: list[bytes]
+    makes: bool = False
+    """Whether it makes a session, which nearly always there is not yet."""
     size: int
     blobs: set[str]
     result: Any
@@ -105,7 +107,7 @@ _DELETIONS = frozenset((SessionDeleted, ResponseDeleted))
 
 
 class Append(Request):
-    __slots__ = ("adopted", "create", "dedup", "deleted_at_ms", "expected", "holds", "own", "posts", "release")
+    __slots__ = ("adopted", "dedup", "deleted_at_ms", "expected", "holds", "makes", "own", "posts", "release")
 
     def __init__(
         self,
@@ -118,7 +120,7 @@ class Append(Request):
         release: bool,
     ) -> None:
         super().__init__(own.session, events)
-        self.create = create
+        self.makes = create
         self.release = release
         self.own = own
         self.expected = expected
@@ -134,12 +136,11 @@ class Append(Request):
     def run(self, tx: Transaction) -> int:
         if self.holds:
             raise StatelineError(f"no budget {self.holds[0].budget}", code="unknown_budget")
-        row = tx.row(self.session)
-        if self.create:
-            if row is not None:
+        if self.makes:
+            if tx.known(self.session):
                 raise rules.exists(self.session)
             row = tx.draft(self.session)
-        elif row is None:
+        elif (row := tx.row(self.session)) is None:
             raise missing(self.session)
         self.adopted = rules.adopts(row, self.own, self.expected)
         if self.posts:
@@ -149,7 +150,7 @@ class Append(Request):
         if self.release and row.inbox > len(self.posts):
             raise HeadMoved(f"the inbox of session {self.session.id} is not empty")
         own = self.own
-        if self.create:
+        if self.makes:
             tx.add(row)
         if self.adopted:
             tx.adopt(row, own.owner, own.epoch)
@@ -193,7 +194,7 @@ class Append(Request):
 
     def publish(self, recent: Recent) -> None:
         first = self.expected + 1
-        if self.create:
+        if self.makes:
             recent.created(self.session)
         recent.appended(self.session, self.own.epoch, first, self.events, self.size)
         if self.adopted:

@@ -211,6 +211,10 @@ class Transaction:
             row = self._rows.get(ref)
         return row
 
+    def known(self, ref: SessionRef) -> bool:
+        """Whether there is the session, as far as memory tells; the index of ids knows for sure."""
+        return ref in self._rows
+
     def expect(self, refs: Iterable[SessionRef]) -> None:
         """Look up the rows of sessions that are to be asked for, all at once."""
         known = self._rows

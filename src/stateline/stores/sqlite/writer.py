@@ -175,12 +175,16 @@ class Writer:
                 # After the answers, so that nobody waits for it.
                 self._checkpoint("PASSIVE")
 
-    def _commit(self, batch: list[Request]) -> None:
-        """Run a batch in one transaction; every request has a result or an error afterwards."""
+    def _commit(self, batch: list[Request], *, sure: bool = False) -> None:
+        """Run a batch in one transaction; every request has a result or an error afterwards.
+
+        Whether there is already what a request makes is looked up only to be ``sure``, where that may be why a
+        commit failed.
+        """
         tx = self._tx
         try:
             tx.begin(self._clock.now_ms())
-            tx.expect(request.session for request in batch if request.session.id)
+            tx.expect(request.session for request in batch if request.session.id and (sure or not request.makes))
             for request in batch:
                 try:
                     request.result = request.run(tx)
@@ -191,9 +195,9 @@ class Writer:
                 self._next_expiry_ms = tx.now_ms + _EXPIRY_MS
             tx.commit()
         except Exception as error:
-            self._failed(batch, error)
+            self._failed(batch, error, sure=sure)
 
-    def _failed(self, batch: list[Request], error: Exception) -> None:
+    def _failed(self, batch: list[Request], error: Exception, *, sure: bool) -> None:
         """Nothing of the batch was written. Tell everybody, or find the one at fault."""
         # Where even that fails, the next transaction gives this one up before it begins.
         with contextlib.suppress(sqlite3.Error):
@@ -201,11 +205,11 @@ class Writer:
         if opening.of_the_disk(error):
             for request in batch:
                 request.error = opening.unavailable(error)
-        elif len(batch) == 1:
+        elif sure:
             batch[0].error = error
         else:
             for request in batch:
-                self._commit([request])
+                self._commit([request], sure=True)
 
     def _scrub(self, wanted: bool) -> None:
         """Empty the journal of what was erased; who erased it waits for that.
