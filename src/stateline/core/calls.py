@@ -6,7 +6,7 @@ Everything is neutral: a wire format turns a ModelRequest into bytes and bytes i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import msgspec
 
@@ -148,6 +148,7 @@ class Usage(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
 # a kind follow one another. Function calls may be open side by side, told apart by `index`.
 
 
+@final
 class ItemStart(msgspec.Struct, frozen=True, gc=False):
     """A new message or reasoning item begins, whatever was open."""
 
@@ -155,44 +156,53 @@ class ItemStart(msgspec.Struct, frozen=True, gc=False):
     phase: Phase | None = None
 
 
+@final
 class PartStart(msgspec.Struct, frozen=True, gc=False):
     """A new part of the same kind as the open one begins."""
 
 
+@final
 class TextDelta(msgspec.Struct, frozen=True, gc=False):
     text: str
     logprobs: list[dict[str, Any]] | None = None
 
 
+@final
 class RefusalDelta(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+@final
 class ReasoningDelta(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+@final
 class SummaryDelta(msgspec.Struct, frozen=True, gc=False):
     text: str
 
 
+@final
 class AnnotationDelta(msgspec.Struct, frozen=True, gc=False):
     """Belongs to the open output text."""
 
     annotation: UrlCitation
 
 
+@final
 class CallStart(msgspec.Struct, frozen=True, gc=False):
     index: int
     call_id: str
     name: str
 
 
+@final
 class CallDelta(msgspec.Struct, frozen=True, gc=False):
     index: int
     arguments: str
 
 
+@final
 class SidecarDelta(msgspec.Struct, frozen=True, gc=False):
     """Data for the origin alone. It is kept beside the open item, or the last one closed.
 
@@ -202,6 +212,7 @@ class SidecarDelta(msgspec.Struct, frozen=True, gc=False):
     data: dict[str, Any]
 
 
+@final
 class Finish(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """The last delta of every call that did not fail. ``usage`` is None where the provider gave none.
 

@@ -10,7 +10,7 @@ say so (``gc=False``), which saves it a good part of its work.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import msgspec
 from msgspec import UNSET, UnsetType
@@ -25,10 +25,12 @@ class _Part(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type
     pass
 
 
+@final
 class InputText(_Part, tag="input_text", frozen=True, gc=False, kw_only=True):
     text: str
 
 
+@final
 class InputImage(_Part, tag="input_image", frozen=True, gc=False, kw_only=True):
     """``image_url`` is a URL or a ``data:`` URL."""
 
@@ -36,6 +38,7 @@ class InputImage(_Part, tag="input_image", frozen=True, gc=False, kw_only=True):
     detail: ImageDetail = "auto"
 
 
+@final
 class InputFile(_Part, tag="input_file", frozen=True, gc=False, kw_only=True):
     """A file by URL or inline (``file_data``: base64 or a ``data:`` URL)."""
 
@@ -44,10 +47,12 @@ class InputFile(_Part, tag="input_file", frozen=True, gc=False, kw_only=True):
     file_data: str | UnsetType = UNSET
 
 
+@final
 class InputVideo(_Part, tag="input_video", frozen=True, gc=False, kw_only=True):
     video_url: str
 
 
+@final
 class UrlCitation(_Part, tag="url_citation", frozen=True, gc=False, kw_only=True):
     """Character range ``[start_index, end_index)`` of the text that ``url`` supports."""
 
@@ -57,20 +62,24 @@ class UrlCitation(_Part, tag="url_citation", frozen=True, gc=False, kw_only=True
     title: str
 
 
+@final
 class OutputText(_Part, tag="output_text", frozen=True, gc=False, kw_only=True):
     text: str
     annotations: tuple[UrlCitation, ...] = ()
     logprobs: list[dict[str, Any]] = []
 
 
+@final
 class Refusal(_Part, tag="refusal", frozen=True, gc=False, kw_only=True):
     refusal: str
 
 
+@final
 class ReasoningText(_Part, tag="reasoning_text", frozen=True, gc=False, kw_only=True):
     text: str
 
 
+@final
 class SummaryText(_Part, tag="summary_text", frozen=True, gc=False, kw_only=True):
     text: str
 
@@ -83,6 +92,7 @@ class _Item(msgspec.Struct, frozen=True, gc=False, kw_only=True, tag_field="type
     id: str
 
 
+@final
 class Message(_Item, tag="message", frozen=True, gc=False, kw_only=True):
     status: ItemStatus = "completed"
     role: Role
@@ -90,6 +100,7 @@ class Message(_Item, tag="message", frozen=True, gc=False, kw_only=True):
     phase: Phase | UnsetType = UNSET
 
 
+@final
 class FunctionCall(_Item, tag="function_call", frozen=True, gc=False, kw_only=True):
     call_id: str
     name: str
@@ -97,12 +108,14 @@ class FunctionCall(_Item, tag="function_call", frozen=True, gc=False, kw_only=Tr
     status: ItemStatus = "completed"
 
 
+@final
 class FunctionCallOutput(_Item, tag="function_call_output", frozen=True, gc=False, kw_only=True):
     call_id: str
     output: str | tuple[InputContent, ...]
     status: ItemStatus = "completed"
 
 
+@final
 class Reasoning(_Item, tag="reasoning", frozen=True, gc=False, kw_only=True):
     """``encrypted_content`` is the provider's own and means something to that provider alone."""
 
@@ -118,6 +131,7 @@ REDACTED = "redacted:"
 beside it, or all of the reasoning, redacted. Without a sidecar this tells it from other providers'."""
 
 
+@final
 class Compaction(_Item, tag="compaction", frozen=True, gc=False, kw_only=True):
     """Stands for everything before it in the context."""
 

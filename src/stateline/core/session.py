@@ -59,7 +59,7 @@ class Context:
         if not items:
             return self
         for at in range(len(items) - 1, -1, -1):
-            if isinstance(items[at], Compaction):
+            if type(items[at]) is Compaction:
                 return Context(items[at:], sidecars)
         return Context(items, sidecars, self if self.count else None)
 
@@ -96,18 +96,18 @@ class Context:
 def item_bytes(item: Item) -> int:
     """Roughly what an item takes in memory: its texts and some for the rest."""
     size = 400
-    if isinstance(item, Message):
+    if type(item) is Message:
         for part in item.content:
-            if isinstance(part, (InputText, OutputText)):
+            if type(part) is InputText or type(part) is OutputText:
                 size += 100 + len(part.text)  # What nearly all parts are.
             else:
                 size += 100 + sum(len(text) for text in _texts(part))
-    elif isinstance(item, FunctionCall):
+    elif type(item) is FunctionCall:
         size += len(item.arguments)
-    elif isinstance(item, FunctionCallOutput):
+    elif type(item) is FunctionCallOutput:
         output = item.output
         size += len(output) if isinstance(output, str) else sum(len(text) for part in output for text in _texts(part))
-    elif isinstance(item, Compaction):
+    elif type(item) is Compaction:
         size += len(item.encrypted_content)
     else:
         size += sum(len(part.text) for part in (*item.summary, *(item.content or ())))
@@ -232,16 +232,17 @@ def fold(session: Session, event: e.Event) -> Session:
     Raises:
         IllegalTransition: the event cannot follow what the log holds, or its number does not grow.
     """
+    # Here and wherever a turn passes: `type(x) is C`, since isinstance asks the class of a msgspec class first.
     body = event.body
     if event.seq <= session.seq:
         raise IllegalTransition(f"event {event.seq} of {event.session.id} after {session.seq}")
-    if isinstance(body, e.Snapshot):
-        return restore(session, event, body)
-    if isinstance(body, e.Chunk):
+    if type(body) is e.Chunk:
         # A chunk changes what readers see, and nothing that is decided.
         return _with(session, event)
     if type(body) in _TURN_EVENTS:
         return _fold_turn(session, event, body)
+    if type(body) is e.Snapshot:
+        return restore(session, event, body)
     return _fold_session(session, event, body)
 
 
@@ -303,7 +304,7 @@ _TURN_EVENTS: frozenset[type] = frozenset(
 def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
     turn = session.turn
     state = next_state(turn.state if turn else None, type(body))
-    if isinstance(body, e.TurnRequested):
+    if type(body) is e.TurnRequested:
         started = Turn(
             response_id=body.response_id,
             number_in_session=body.turn,
@@ -318,52 +319,51 @@ def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
         )
         return _with(session, event, turns=body.turn, turn=started)
     assert turn is not None
-    if isinstance(body, e.TERMINAL):
+    if state is None:
         return _end_turn(session, event, turn, body)
     crashes, read_bytes = session.crashes, session.read_bytes
     changes: dict[str, object] = {"state": state}
-    match body:
-        case e.ModelCallStarted():
-            changes |= {"steps": body.step, "call": _call(event, body), "due_ms": None}
-        case e.ModelCallFinished():
-            crashes = 0
-            changes |= {
-                "call": None,
-                "failures": 0,
-                "tried": (),
-                "hopeful": False,
-                "output": turn.output + body.items,
-                "output_sidecars": {**turn.output_sidecars, **body.sidecars},
-                "output_index": turn.output_index + len(body.items),
-                "number": max(turn.number, body.next_number),
-                "usage": turn.usage + (body.usage or Usage()),
-            }
-        case e.ModelCallFailed():
-            read_bytes += sum(map(item_bytes, body.items)) + TURN_BYTES
-            lost = body.code == "worker_lost"
-            # A lost worker says nothing about the model; an answer, even a refusal, clears its session of crashes.
-            crashes = crashes if lost else 0
-            assert turn.call is not None
-            changes |= {
-                "call": None,
-                "failures": turn.failures + (not lost),
-                "output_index": turn.output_index + len(body.items),
-                "number": max(turn.number, body.next_number),
-                "usage": turn.usage + (body.usage or Usage()),
-                "tried": turn.tried if lost else (*turn.tried, turn.call.deployment),
-                "hopeful": turn.hopeful or (body.retryable and not lost),
-            }
-        case e.TimerSet():
-            changes |= {"steps": body.step, "due_ms": body.due_ms, "tried": (), "hopeful": False}
-        case e.TimerFired():
-            changes["due_ms"] = None
-        case e.CancelRequested():
-            changes["cancelling"] = True
-        case e.DeadlinePassed():
-            changes["overdue"] = True
-        case _:
-            assert isinstance(body, e.TurnResumed)
-            crashes = 0 if body.clean else 1 if body.progress else crashes + 1
+    if type(body) is e.ModelCallStarted:
+        changes |= {"steps": body.step, "call": _call(event, body), "due_ms": None}
+    elif type(body) is e.ModelCallFinished:
+        crashes = 0
+        changes |= {
+            "call": None,
+            "failures": 0,
+            "tried": (),
+            "hopeful": False,
+            "output": turn.output + body.items,
+            "output_sidecars": {**turn.output_sidecars, **body.sidecars},
+            "output_index": turn.output_index + len(body.items),
+            "number": max(turn.number, body.next_number),
+            "usage": turn.usage + (body.usage or Usage()),
+        }
+    elif type(body) is e.ModelCallFailed:
+        read_bytes += sum(map(item_bytes, body.items)) + TURN_BYTES
+        lost = body.code == "worker_lost"
+        # A lost worker says nothing about the model; an answer, even a refusal, clears its session of crashes.
+        crashes = crashes if lost else 0
+        assert turn.call is not None
+        changes |= {
+            "call": None,
+            "failures": turn.failures + (not lost),
+            "output_index": turn.output_index + len(body.items),
+            "number": max(turn.number, body.next_number),
+            "usage": turn.usage + (body.usage or Usage()),
+            "tried": turn.tried if lost else (*turn.tried, turn.call.deployment),
+            "hopeful": turn.hopeful or (body.retryable and not lost),
+        }
+    elif type(body) is e.TimerSet:
+        changes |= {"steps": body.step, "due_ms": body.due_ms, "tried": (), "hopeful": False}
+    elif type(body) is e.TimerFired:
+        changes["due_ms"] = None
+    elif type(body) is e.CancelRequested:
+        changes["cancelling"] = True
+    elif type(body) is e.DeadlinePassed:
+        changes["overdue"] = True
+    else:
+        assert isinstance(body, e.TurnResumed)
+        crashes = 0 if body.clean else 1 if body.progress else crashes + 1
     turn = msgspec.structs.replace(turn, **changes)
     return _with(session, event, crashes=crashes, read_bytes=read_bytes, turn=turn)
 
@@ -380,10 +380,10 @@ def _call(event: e.Event, body: e.ModelCallStarted) -> Call:
 
 def _end_turn(session: Session, event: e.Event, turn: Turn, body: e.Body) -> Session:
     read_bytes = session.read_bytes + sum(map(item_bytes, turn.input + turn.output)) + TURN_BYTES
-    if isinstance(body, e.TurnFailed):
+    if type(body) is e.TurnFailed:
         # A failed turn said nothing, so it leaves nothing in the context; the client may ask again.
         return _with(session, event, turn=None, crashes=0, read_bytes=read_bytes)
-    said = tuple(item for item in turn.output if not (isinstance(item, FunctionCall) and item.status != "completed"))
+    said = tuple([item for item in turn.output if type(item) is not FunctionCall or item.status == "completed"])
     context = session.context.append(turn.input + said, {**turn.sidecars, **turn.output_sidecars})
     return _with(
         session,

@@ -135,10 +135,10 @@ class OpenItem:
     def assemble(self, status: ItemStatus) -> Item:
         """The item with everything that its parts hold so far."""
         item = self.item
-        if isinstance(item, FunctionCall):
+        if type(item) is FunctionCall:
             arguments = self.parts[0].text if self.parts else ""
             return FunctionCall(id=item.id, call_id=item.call_id, name=item.name, arguments=arguments, status=status)
-        if isinstance(item, Message):
+        if type(item) is Message:
             content = tuple([part.content() for part in self.parts])
             return Message(id=item.id, role=item.role, phase=item.phase, content=content, status=status)
         summary = tuple(SummaryText(text=part.text) for part in self.parts if part.kind == "summary")
@@ -322,15 +322,17 @@ class StreamBuilder:
     # -- the cases that are not plain text ------------------------------------------------------
 
     def _feed_other(self, delta: ModelDelta) -> None:
+        if type(delta) is TextDelta:
+            self._begin("text")
+            self._texts.append(delta.text)
+            self._chars += len(delta.text)
+            if delta.logprobs:
+                self._logprobs += delta.logprobs
+            return
+        if type(delta) is Finish:
+            self.finish = delta
+            return
         match delta:
-            case TextDelta():
-                self._begin("text")
-                self._texts.append(delta.text)
-                self._chars += len(delta.text)
-                if delta.logprobs:
-                    self._logprobs += delta.logprobs
-            case Finish():
-                self.finish = delta
             case CallDelta():
                 self._call_delta(delta)
             case CallStart():
@@ -381,7 +383,7 @@ class StreamBuilder:
         """Open a part of ``kind``, in the open item where it belongs there."""
         self._flush()
         item = self._open
-        if item is None or isinstance(item.item, FunctionCall) or _HOME[kind] != item_kind(item.item):
+        if item is None or type(item.item) is FunctionCall or _HOME[kind] != item_kind(item.item):
             self._end_open()
             item = self._start_item(ItemStart("reasoning" if _HOME[kind] == "reasoning" else "message"))
         else:

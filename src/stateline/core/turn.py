@@ -7,6 +7,7 @@ time is the event's.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import final
 
 import msgspec
 
@@ -25,6 +26,7 @@ from stateline.core.session import Session, Turn
 from stateline.core.stream import replay
 
 
+@final
 class CallModel(msgspec.Struct, frozen=True, kw_only=True):
     """Effect: place and make a model call. ``key`` is ``session/turn/step``."""
 
@@ -33,6 +35,7 @@ class CallModel(msgspec.Struct, frozen=True, kw_only=True):
     key: str
 
 
+@final
 class StopCall(msgspec.Struct, frozen=True, kw_only=True):
     """Effect: end the model call in flight, keeping what it said, for ``reason``."""
 
@@ -63,21 +66,22 @@ def decide(session: Session, event: e.Event) -> Decision:
     turn = session.turn
     if turn is None:
         return NOTHING
-    match event.body:
-        case e.TurnRequested() | e.TimerFired():
-            return _call(session, turn)
-        case e.ModelCallFinished():
-            return _answered(turn, event.body)
-        case e.ModelCallFailed():
-            return _stumbled(session, turn, event.at_ms, event.body)
-        case e.CancelRequested():
-            return _stop(turn, "cancelled", e.TurnCancelled(response_id=turn.response_id))
-        case e.DeadlinePassed():
-            return _stop(turn, "max_wall_time", _incomplete(turn, "max_wall_time"))
-        case e.TurnResumed():
-            return _resumed(session, turn)
-        case _:
-            return NOTHING
+    body = event.body
+    if type(body) is e.Chunk or type(body) is e.ModelCallStarted:
+        return NOTHING
+    if type(body) is e.TurnRequested or type(body) is e.TimerFired:
+        return _call(session, turn)
+    if type(body) is e.ModelCallFinished:
+        return _answered(turn, body)
+    if type(body) is e.ModelCallFailed:
+        return _stumbled(session, turn, event.at_ms, body)
+    if type(body) is e.CancelRequested:
+        return _stop(turn, "cancelled", e.TurnCancelled(response_id=turn.response_id))
+    if type(body) is e.DeadlinePassed:
+        return _stop(turn, "max_wall_time", _incomplete(turn, "max_wall_time"))
+    if type(body) is e.TurnResumed:
+        return _resumed(session, turn)
+    return NOTHING
 
 
 def _incomplete(turn: Turn, reason: str) -> e.TurnIncomplete:
@@ -217,9 +221,9 @@ def unanswered_calls(items: Iterable[Item]) -> list[str]:
     """Call ids of function calls that have no output among ``items``; no model accepts such a context."""
     calls: dict[str, None] = {}
     for item in items:
-        if isinstance(item, FunctionCall):
+        if type(item) is FunctionCall:
             calls[item.call_id] = None
-        elif isinstance(item, FunctionCallOutput):
+        elif type(item) is FunctionCallOutput:
             calls.pop(item.call_id, None)
     return list(calls)
 

@@ -12,6 +12,7 @@ import msgspec
 from stateline.core import response as shapes
 from stateline.core.calls import JsonSchema, TextConfig, Usage
 from stateline.core.events import (
+    Body,
     Chunk,
     Event,
     ModelCallFailed,
@@ -106,18 +107,18 @@ class TurnView:
     def apply(self, event: Event) -> list[StreamEvent]:
         """Take one event in; return the stream events it stands for, after the cursor."""
         body = event.body
-        if isinstance(body, Chunk):
+        if type(body) is Chunk:
             return self._chunk(body) if self.requested is not None and not self.finished else []
-        if isinstance(body, TurnRequested):
+        if type(body) is TurnRequested:
             return self._begin(event, body) if body.response_id == self.response_id else []
         if self.requested is None or self.finished:
             return []
-        if isinstance(body, ModelCallStarted):
+        if type(body) is ModelCallStarted:
             self._started, self._steps, self._assembly = body, body.step, None
             return []
-        if isinstance(body, (ModelCallFinished, ModelCallFailed)):
+        if type(body) is ModelCallFinished or type(body) is ModelCallFailed:
             return self._call_ended(body)
-        if isinstance(body, (TurnCompleted, TurnIncomplete, TurnFailed, TurnCancelled)):
+        if type(body) in _STATUS:
             return self._end(event, body)
         return []
 
@@ -208,7 +209,7 @@ class TurnView:
         return self._after_cursor(out)
 
     def _call_ended(self, body: ModelCallFinished | ModelCallFailed) -> list[StreamEvent]:
-        if isinstance(body, ModelCallFinished):
+        if type(body) is ModelCallFinished:
             self._finished_call = body
             self._output += body.items
             if body.usage is not None:
@@ -226,15 +227,13 @@ class TurnView:
         # Function calls that were made side by side have their numbers interleaved.
         return sorted((event for event in out if event.sequence_number > seen), key=_number)
 
-    def _end(
-        self, event: Event, body: TurnCompleted | TurnIncomplete | TurnFailed | TurnCancelled
-    ) -> list[StreamEvent]:
+    def _end(self, event: Event, body: Body) -> list[StreamEvent]:
         self.finished = True
         self.status = _STATUS[type(body)]
         self._ended_ms = event.at_ms
-        if isinstance(body, TurnIncomplete):
+        if type(body) is TurnIncomplete:
             self._reason = body.reason
-        elif isinstance(body, TurnFailed):
+        elif type(body) is TurnFailed:
             self._error = shapes.ResponseError(code=body.code, message=body.message)
         if self._cursor >= self._number:
             return []
@@ -253,16 +252,16 @@ class TurnView:
     def _op(self, assembly: Assembly, op: Op) -> list[StreamEvent]:
         number = assembly.number
         assembly.apply(op)
-        if isinstance(op, AddItem):
+        if type(op) is AddItem:
             item = op.item
             return [shapes.ItemEvent(type=_ADDED, sequence_number=number, output_index=op.index, item=item)]
         item = assembly.item(op.index)
-        if isinstance(op, Delta):
+        if type(op) is Delta:
             return [self._delta(item, item.parts[op.part], number, op.text, op.logprobs or [])]
-        if isinstance(op, AddPart):
+        if type(op) is AddPart:
             part = item.parts[op.part]
             return [] if op.kind == "arguments" else [self._part(item, part, number, added=True)]
-        if isinstance(op, AddAnnotation):
+        if type(op) is AddAnnotation:
             note = shapes.AnnotationEvent(
                 type="response.output_text.annotation.added",
                 sequence_number=number,
@@ -273,7 +272,7 @@ class TurnView:
                 annotation=op.annotation,
             )
             return [note]
-        if isinstance(op, EndPart):
+        if type(op) is EndPart:
             return self._part_done(item, item.parts[op.part], number)
         done = item.assemble("completed")
         return [shapes.ItemEvent(type=_DONE, sequence_number=number, output_index=op.index, item=done)]
@@ -457,7 +456,7 @@ def _parts(item: Item, marks: tuple[PartMarks, ...]) -> list[OpenPart]:
 def _text_field(text: TextConfig, dialect: Dialect) -> dict[str, object]:
     """``TextField``. Open Responses fixes the echoed schema to null; OpenAI's description requires it."""
     out: dict[str, object] = {}
-    if isinstance(text.format, JsonSchema):
+    if type(text.format) is JsonSchema:
         shown = text.format.schema if dialect == "openai" else None
         out["format"] = {
             "type": "json_schema",

@@ -312,7 +312,7 @@ class Worker:
             decision = decide(session, event)
             queue.extendleft(reversed(decision.events))
             for effect in decision.effects:
-                if isinstance(effect, StopCall):
+                if type(effect) is StopCall:
                     stop = effect
                 else:
                     queue.appendleft(self._place(session, effect))
@@ -407,7 +407,7 @@ class Worker:
 
     def _told(self, call: RunningCall, ending: e.ModelCallFinished | e.ModelCallFailed) -> e.Body:
         """The end of a call, and, where it failed, whether another deployment takes it at once."""
-        if call.failure is None or not isinstance(ending, e.ModelCallFailed):
+        if call.failure is None or type(ending) is not e.ModelCallFailed:
             return ending
         home, session = self._home, self.session
         effect = CallModel(turn=ending.turn, step=ending.step, key="")
@@ -424,7 +424,7 @@ class Worker:
         chunks: list[e.Chunk] = []
         if turn.call is not None:
             async for event in self._home.store.read(self.session.ref, turn.call.seq, chunks=True):
-                if isinstance(event.body, e.Chunk):
+                if type(event.body) is e.Chunk:
                     chunks.append(event.body)
                     # Other events may stand between chunks; those were folded when it was loaded.
                     if event.seq > self.session.seq:

@@ -35,7 +35,6 @@ from stateline.core.items import (
     Item,
     Message,
     OutputText,
-    Reasoning,
     Refusal,
 )
 from stateline.models.formats.openai_shared import (
@@ -183,19 +182,17 @@ class _Messages:
         self._unanswered: set[str] = set()
 
     def take(self, item: Item) -> None:
-        match item:
-            case Message(role="assistant"):
+        if type(item) is Message:
+            if item.role == "assistant":
                 self._say(_assistant_fields(item.content))
-            case Message():
+            else:
                 self.add(self._input(item))
-            case FunctionCall():
-                self._call(item)
-            case FunctionCallOutput():
-                self._answer(item)
-            case Reasoning():
-                pass
-            case Compaction():
-                raise refused("input", "A compaction item", WIRE)
+        elif type(item) is FunctionCall:
+            self._call(item)
+        elif type(item) is FunctionCallOutput:
+            self._answer(item)
+        elif type(item) is Compaction:
+            raise refused("input", "A compaction item", WIRE)
 
     def add(self, message: _Json) -> None:
         """A message that is not the assistant's."""
@@ -274,9 +271,9 @@ def _as_parts(content: str | list[_Json]) -> list[_Json]:
 
 
 def _part(part: Content) -> _Json:
+    if type(part) is InputText or type(part) is OutputText:
+        return {"type": "text", "text": part.text}
     match part:
-        case InputText() | OutputText():
-            return {"type": "text", "text": part.text}
         case InputImage():
             url = {"url": image_url(part, WIRE), "detail": part.detail}
             return {"type": "image_url", "image_url": url}

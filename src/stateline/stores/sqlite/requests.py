@@ -26,6 +26,7 @@ from stateline.ports import (
 from stateline.stores import rules
 from stateline.stores.recent import Recent, posted_event
 from stateline.stores.rules import missing
+from stateline.stores.sqlite.together import NOTHING
 from stateline.stores.sqlite.transaction import Row, Transaction
 
 
@@ -159,7 +160,8 @@ class Append(Request):
         for event, body in zip(self.events, self.bodies, strict=True):
             seq += 1
             rows = tx.tables.get(type(event.body), tx.events)
-            rows.append((tenant, number, seq, event.at_ms, epoch, event.post, body))
+            post = NOTHING if event.post is None else event.post
+            rows.append((tenant, number, seq, event.at_ms, epoch, post, bytearray(body)))
         if self.posts:
             self._consume(tx, row)
         if self.dedup:

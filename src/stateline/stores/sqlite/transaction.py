@@ -18,6 +18,7 @@ from stateline.core.limits import EXPIRED_ROWS_MAX
 from stateline.ports import Duplicate
 from stateline.stores.sqlite import together
 from stateline.stores.sqlite.schema import HEAD
+from stateline.stores.sqlite.together import NOTHING, OR_NOTHING
 
 _ROWS_MAX = 4_096
 
@@ -28,16 +29,19 @@ _COLUMNS = "(tenant, session, seq, at_ms, epoch, post, body) {values}"
 _INSERT_EVENT = f"INSERT OR FAIL INTO events {_COLUMNS}"
 _INSERT_CHUNK = f"INSERT OR FAIL INTO chunks {_COLUMNS}"
 _PUT_SNAPSHOT = f"INSERT OR REPLACE INTO snapshots {_COLUMNS}"
+_RECORD = f"(?,?,?,?,?,{OR_NOTHING},?)"
 _PUT_DEDUP = "INSERT OR REPLACE INTO dedup {values}"
 _INSERT_SESSIONS = (
     "INSERT OR FAIL INTO sessions (n, tenant, id, owner, epoch, head, due_ms, wake_ms, parent, parent_seq, created_ms)"
     " {values}"
 )
+_SESSION = f"(?,?,?,{OR_NOTHING},?,?,{OR_NOTHING},{OR_NOTHING},{OR_NOTHING},?,?)"
 _CHANGE_OWNERS = (
     "UPDATE sessions SET owner = v.column1, epoch = v.column2, due_ms = v.column3, wake_ms = v.column4,"
     " head = v.column5 FROM ({values}) AS v"
     " WHERE sessions.n = v.column6 AND sessions.owner IS v.column7 AND sessions.epoch = v.column8"
 )
+_CHANGE = f"({OR_NOTHING},?,{OR_NOTHING},{OR_NOTHING},?,?,{OR_NOTHING},?)"
 _FIND_SESSIONS = (
     "WITH wanted (tenant, id) AS ({values})"
     f" SELECT t.name, sessions.id, t.n, sessions.n, CASE WHEN owner IS NULL THEN head ELSE {HEAD} END, owner,"
@@ -45,10 +49,18 @@ _FIND_SESSIONS = (
     " CROSS JOIN sessions ON sessions.tenant = t.n AND sessions.id = wanted.id"
 )
 
-EventRow = tuple[int, int, int, int, int, int | None, bytes]
-"""tenant, session, seq, at_ms, epoch, post, body."""
+EventRow = tuple[int, int, int, int, int, int, bytearray]
+"""tenant, session, seq, at_ms, epoch, post or NOTHING, body."""
 DedupRow = tuple[int, str, str, str, int, int]
 """tenant, key, ref, digest, session, expires_ms."""
+
+
+_REF = together.row_of(2)
+_DEDUP = together.row_of(6)
+
+
+def _bound(value: int | str | None) -> int | str:
+    return NOTHING if value is None else value
 
 
 class Row:
@@ -147,10 +159,10 @@ class Transaction:
             (_PUT_SNAPSHOT, self.snapshots),
         ):
             if rows:
-                together.execute(self.db, statement, rows)
+                together.execute(self.db, statement, _RECORD, rows)
                 rows.clear()
         if self.dedup:
-            together.execute(self.db, _PUT_DEDUP, self.dedup.values())
+            together.execute(self.db, _PUT_DEDUP, _DEDUP, self.dedup.values())
             self.dedup.clear()
 
     def flush_sessions(self) -> None:
@@ -159,17 +171,19 @@ class Transaction:
             together.execute(
                 self.db,
                 _INSERT_SESSIONS,
+                _SESSION,
                 [
                     (
                         r.number,
                         r.tenant,
                         r.ref.id,
-                        r.owner,
+                        _bound(r.owner),
                         r.epoch,
                         r.head,
-                        r.due_ms,
-                        r.wake_ms,
-                        *r.parent,
+                        _bound(r.due_ms),
+                        _bound(r.wake_ms),
+                        _bound(r.parent[0]),
+                        r.parent[1],
                         self.now_ms,
                     )
                     for r in self._new
@@ -179,11 +193,13 @@ class Transaction:
                 row.stored = True
             self._new.clear()
         if self._passed:
-            rows = [
-                (r.owner, r.epoch, r.due_ms, r.wake_ms, r.head, r.number, *(r.stored_owner or ()))
-                for r in self._passed.values()
-            ]
-            if together.execute(self.db, _CHANGE_OWNERS, rows) != len(rows):
+            rows: list[tuple[int | str, ...]] = []
+            for r in self._passed.values():
+                assert r.stored_owner is not None
+                owner, epoch = r.stored_owner
+                now = (_bound(r.owner), r.epoch, _bound(r.due_ms), _bound(r.wake_ms), r.head, r.number)
+                rows.append((*now, _bound(owner), epoch))
+            if together.execute(self.db, _CHANGE_OWNERS, _CHANGE, rows) != len(rows):
                 raise AssertionError("a session's row is not what the writer knows")
             for row in self._passed.values():
                 row.stored_owner = None
@@ -223,7 +239,7 @@ class Transaction:
             return
         self._absent.update(wanted)
         for piece in together.slices(wanted):
-            statement = together.statement(_FIND_SESSIONS, 2, len(piece))
+            statement = together.statement(_FIND_SESSIONS, _REF, len(piece))
             for name, id_, *found in self.db.execute(statement, list(chain.from_iterable(piece))).fetchall():
                 ref = SessionRef(name, id_)
                 row = self._rows[ref] = Row(ref, *found[:3])
