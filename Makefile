@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-shared failover soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-formats bench-shared failover soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ format: ## Format the code and mend what can be mended
 
 bench: ## Measure CPU per request and durable turns per second
 	$(RUN) python -m bench $(ARGS)
+
+bench-formats: ## CPU of a stored stream in every wire format; writes bench/results/formats.json
+	$(RUN) python -m bench.formats $(ARGS)
 
 bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams
 	$(RUN) python -m bench.shared $(ARGS)

@@ -1,4 +1,4 @@
-"""A fake OpenAI upstream: `/v1/chat/completions` and `/v1/responses`, JSON and streamed.
+"""A fake upstream: `/v1/chat/completions` and `/v1/responses`, JSON and streamed, and streams in the other formats.
 
 A process of its own, so that its CPU is never counted as the server's. It is a bare asyncio
 protocol over bodies built in advance: on a machine with two cores an upstream that computes would
@@ -19,6 +19,7 @@ import signal
 from typing import cast
 
 from bench import upstream_bodies as bodies
+from bench import upstream_vendors as vendors
 from bench.loop import run
 
 _ID = bodies.ID.encode()
@@ -33,10 +34,8 @@ def _json_answer(body: bytes, status: str = "200 OK") -> bytes:
     return head.encode() + b"\r\n\r\n" + body
 
 
-_STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream; charset=utf-8\r\n"
-    b"cache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
-)
+_SSE, _FRAMES = b"text/event-stream; charset=utf-8", b"application/vnd.amazon.eventstream"
+_STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: %b\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class Answers:
@@ -48,6 +47,17 @@ class Answers:
         self.chat_stream = self._groups(bodies.chat_events(tokens, with_usage=False), group)
         self.chat_stream_usage = self._groups(bodies.chat_events(tokens, with_usage=True), group)
         self.response_stream = self._groups(bodies.response_events(tokens), group)
+        self.chat_padded = self._groups(vendors.padded(bodies.chat_events(tokens, with_usage=True)), group)
+        self.response_padded = self._groups(vendors.padded(bodies.response_events(tokens)), group)
+        # By the end of the path; the query is what Google's streams are asked for with.
+        self.others: dict[bytes, tuple[str, list[bytes]]] = {
+            b"/messages": ("messages_stream", self._groups(vendors.messages_events(tokens), group)),
+            b":streamgeneratecontent?alt=sse": ("gemini_stream", self._groups(vendors.gemini_events(tokens), group)),
+            b"/converse-stream": ("converse_stream", self._groups(vendors.converse_frames(tokens), group, _FRAMES)),
+            b"/invoke-with-response-stream": (
+                "invoke_stream", self._groups(vendors.invoke_frames(tokens), group, _FRAMES),
+            ),
+        }  # fmt: skip
         model = {"id": bodies.MODEL, "object": "model", "created": 0, "owned_by": "bench"}
         self.models = _json_answer(json.dumps({"object": "list", "data": [model]}).encode())
         self.not_found = _json_answer(
@@ -55,10 +65,10 @@ class Answers:
         )
 
     @staticmethod
-    def _groups(events: list[bytes], size: int) -> list[bytes]:
+    def _groups(events: list[bytes], size: int, kind: bytes = _SSE) -> list[bytes]:
         chunks = [_chunked(event) for event in events]
         groups = [b"".join(chunks[i : i + size]) for i in range(0, len(chunks), size)]
-        groups[0] = _STREAM_HEAD + groups[0]
+        groups[0] = _STREAM_HEAD % kind + groups[0]
         groups[-1] += b"0\r\n\r\n"
         return groups
 
@@ -102,10 +112,13 @@ class Upstream(asyncio.Protocol):
     def answer(self, target: bytes, body: bytes) -> None:
         answers = self.answers
         streamed = b'"stream":true' in body or b'"stream": true' in body
+        padded = b'"model":"padded"' in body
         if target.endswith(b"/chat/completions"):
             self.count("chat_stream" if streamed else "chat_json")
             if not streamed:
                 self.write_whole(answers.chat)
+            elif padded:
+                self.write_groups(answers.chat_padded)
             elif b"include_usage" in body:
                 self.write_groups(answers.chat_stream_usage)
             else:
@@ -113,7 +126,7 @@ class Upstream(asyncio.Protocol):
         elif target.endswith(b"/responses"):
             self.count("response_stream" if streamed else "response_json")
             if streamed:
-                self.write_groups(answers.response_stream)
+                self.write_groups(answers.response_padded if padded else answers.response_stream)
             else:
                 self.write_whole(answers.response)
         elif target.endswith(b"/models"):
@@ -121,7 +134,12 @@ class Upstream(asyncio.Protocol):
         elif target.endswith(b"/stats"):
             self.write_whole(_json_answer(json.dumps(self.counts).encode()))
         else:
+            for end, (name, groups) in answers.others.items():
+                if target.endswith(end):
+                    self.count(name)
+                    return self.write_groups(groups)
             self.write_whole(answers.not_found)
+        return None
 
     def count(self, name: str) -> None:
         self.counts[name] = self.counts.get(name, 0) + 1

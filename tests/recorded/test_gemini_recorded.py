@@ -90,9 +90,9 @@ def _plain(item: Item) -> tuple[Any, ...]:
     return ("reasoning", "".join(part.text for part in item.summary))
 
 
-def _build(row: Json) -> tuple[StreamBuilder, tuple[Item, ...]]:
+def _build(row: Json, deltas: list[ModelDelta] | None = None) -> tuple[StreamBuilder, tuple[Item, ...]]:
     builder = StreamBuilder("s", 1, 1, 0, 0)
-    builder.feed(_decode(row))
+    builder.feed(_decode(row) if deltas is None else deltas)
     builder.take()
     items, _, _ = builder.end("incomplete")
     return builder, items
@@ -133,27 +133,71 @@ def test_the_signature_of_every_call_is_kept_beside_it(row: Json) -> None:
     assert kept == sent
 
 
+# -- the same stream in both of its framings ------------------------------------------------------------
+
+LONG_BYTES = 10_000
+"""A longer body is cut at every 31st byte; at every one by a test that takes its time."""
+
+
+def _as_array(row: Json) -> bytes:
+    """The events as Google sends them without ``alt=sse``."""
+    return b"[" + b"\n,\r\n".join(json.dumps(event, indent=2).encode() for event in _events(row)) + b"\n]\n"
+
+
+def _body(row: Json, framing: str) -> bytes:
+    return row["response"].encode() if framing == "events" else _as_array(row)
+
+
+FRAMED = pytest.mark.parametrize("framing", ["events", "array"])
+
+
+@FRAMED
 @pytest.mark.parametrize("row", _params(stream=True))
-def test_where_a_stream_is_cut_into_pieces_makes_no_difference(row: Json) -> None:
-    body = row["response"].encode()
+def test_where_a_stream_is_cut_into_pieces_makes_no_difference(row: Json, framing: str) -> None:
+    body = _body(row, framing)
     whole = _feed([body])
     assert _feed([body[at : at + 1] for at in range(len(body))]) == whole
-    # Two pieces at every byte; of the one long body, whose events are alike, at every 31st.
-    for at in range(1, len(body), 1 if len(body) < 20_000 else 31):
+    for at in range(0, len(body), 1 if len(body) < LONG_BYTES else 31):
         assert _feed([body[:at], body[at:]]) == whole
 
 
+@pytest.mark.slow
+@FRAMED
 @pytest.mark.parametrize("row", _params(stream=True))
-def test_a_stream_that_ends_early_is_never_taken_for_a_whole_one(row: Json) -> None:
-    body = row["response"].encode()
-    stop = body.index(b'"finishReason"')
-    for at in range(0, stop, 7):
+def test_a_long_stream_too_may_be_cut_at_every_byte(row: Json, framing: str) -> None:
+    body = _body(row, framing)
+    whole = _feed([body])
+    for at in range(len(body) if len(body) >= LONG_BYTES else 0):
+        assert _feed([body[:at], body[at:]]) == whole
+
+
+@FRAMED
+@pytest.mark.parametrize("row", _params(stream=True))
+def test_a_stream_that_ends_early_is_never_taken_for_a_whole_one(row: Json, framing: str) -> None:
+    body = _body(row, framing)
+    # The array has an end of its own; events end with the body, once a reason was said.
+    stop = body.index(b'"finishReason"') if framing == "events" else body.rindex(b"]")
+    for at in (*range(0, stop, 7), stop):
         decoder = WIRE.stream_decoder()
         decoder.feed(body[:at])
         with pytest.raises(ModelError) as caught:
             decoder.eof()
         assert caught.value.retryable
         assert not decoder.done
+
+
+@pytest.mark.parametrize("row", _params(stream=True))
+def test_an_array_says_what_the_events_say(row: Json) -> None:
+    deltas = _feed([_as_array(row)])
+    _, items = _build(row, deltas)
+    assert [said for item in items if any((said := _plain(item))[1:])] == _said(row)
+    assert deltas[-1] == _decode(row)[-1]
+
+
+@pytest.mark.parametrize("row", _params(stream=False))
+def test_a_whole_answer_where_a_stream_was_asked_for_says_the_same(row: Json) -> None:
+    body = row["response"].encode()
+    assert _feed([body]) == _feed([b"[", body, b"]"]) == WIRE.decode_response(body)
 
 
 @pytest.mark.parametrize("row", _params(broken=True))

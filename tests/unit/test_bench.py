@@ -5,15 +5,22 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
-from bench import proctree
+from bench import formats, proctree
 from bench.bounds import check
+from bench.decoders import TOKENS, streams
 from bench.load import KINDS, Load, drive, request_bytes
 from bench.reference_log import ReferenceLog
+from bench.servers import CONFIGS
 from bench.stats import median, median_ratio, percentile
 from bench.upstream import Answers, Upstream
+from bench.upstream_bodies import WORD
+
+from stateline.core.calls import Finish, TextDelta
+from stateline.models.formats import FORMATS, wire_of
 
 LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 
@@ -97,6 +104,32 @@ async def test_client_reads_whole_answers_of_the_fake_upstream(kind: str, group:
     server.close()
     assert (outcome.answered, outcome.failed, outcome.first_failure) == (12, 0, "")
     assert counts == {kind.replace("-", "_"): 12}
+
+
+@pytest.mark.parametrize(("pair", "reads"), streams().items(), ids=str)
+@pytest.mark.parametrize("together", [True, False])
+def test_the_fake_upstream_speaks_each_format_as_its_decoder_reads_it(
+    pair: tuple[str, str], reads: list[bytes], together: bool
+) -> None:
+    wire = wire_of(*pair)
+    assert wire is not None
+    decoder = wire.stream_decoder()
+    deltas = [delta for data in ([b"".join(reads)] if together else reads) for delta in decoder.feed(data)]
+    deltas += [] if decoder.done else decoder.eof()
+    assert "".join(delta.text for delta in deltas if isinstance(delta, TextDelta)) == WORD * TOKENS
+    assert isinstance(deltas[-1], Finish)
+    assert deltas[-1].usage is not None
+    assert (deltas[-1].reason, deltas[-1].usage.output_tokens) == ("stop", TOKENS)
+
+
+def test_the_bench_of_formats_has_a_model_for_each_that_there_is() -> None:
+    settings = tomllib.loads((CONFIGS / "formats.toml").read_text().replace("$port", "1"))
+    named = {each["model"]: (each["format"], each["cloud"]) for each in settings["deployments"]}
+    assert named.keys() == set(formats.MODELS.values())
+    assert formats.MODELS.keys() == formats.ASKED.keys()
+    assert {wire_format for wire_format, _ in named.values()} == FORMATS.keys()
+    for label, model in formats.MODELS.items():
+        assert label.split(" ")[0] == named[model][0]
 
 
 async def test_client_counts_a_short_answer_as_failed() -> None:

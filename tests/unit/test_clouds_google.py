@@ -70,7 +70,7 @@ class Google(BaseHTTPRequestHandler):
         answer = server.answer or json.dumps(ANSWER).encode()
         if "stream" in self.path:
             events = server.answer or b"data: " + answer + b"\r\n\r\n"
-            return self.reply(200, "text/event-stream", events)
+            return self.reply(200, server.stream_type, events)
         return self.reply(200, "application/json; charset=UTF-8", answer)
 
     def reply(self, status: int, kind: str, body: bytes) -> None:
@@ -93,6 +93,7 @@ class Server(ThreadingHTTPServer):
         self.refusal: tuple[int, dict[str, Any]] | None = None
         self.life_s = 3600
         self.answer = b""
+        self.stream_type = "text/event-stream"
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
 
@@ -143,6 +144,21 @@ async def call(client: HttpModelClient, place: Deployment, *, stream: bool = Tru
 )  # fmt: skip
 def test_a_model_is_found_in_its_region_or_at_the_gemini_api(base_url: str, region: str | None, url: str) -> None:
     assert CLOUDS["google"].url(deployment(base_url, region=region), PATH) == url
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=UTF-8", ""])
+async def test_a_gateway_that_drops_the_query_answers_with_an_array_which_is_a_stream_too(
+    google: Server, kind: str
+) -> None:
+    part = {"candidates": [{"content": {"parts": [{"text": "oh "}]}}]}
+    google.stream_type = kind
+    for body, texts in ((json.dumps([part, ANSWER], indent=1), ["oh ", "hi"]), (json.dumps(ANSWER), ["hi"])):
+        google.answer = body.encode()
+        client = HttpModelClient()
+        deltas = await call(client, deployment(google.url, api_key="AIzaKEY"))
+        await client.close()
+        assert [delta.text for delta in deltas if isinstance(delta, TextDelta)] == texts
+        assert isinstance(deltas[-1], Finish)
 
 
 @pytest.mark.parametrize("stream", [True, False])

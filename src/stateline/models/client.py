@@ -144,7 +144,7 @@ class HttpModelClient:
                 if route.signer is not None and refusal.code == "upstream_auth_failed":
                     route.signer.rejected()
                 raise refusal
-            if not _streams(answer, request.stream):
+            if not _streams(answer, wire, asked=request.stream):
                 yield wire.decode_response(await _read(answer))
                 return
             answer.allow_silence(deployment.stall_s or self._timeouts.stall_s)
@@ -300,7 +300,7 @@ def _embedding(deployment: Deployment) -> WireFormat:
     return EMBEDDINGS
 
 
-def _streams(answer: _Answer, asked: bool) -> bool:
+def _streams(answer: _Answer, wire: WireFormat, *, asked: bool) -> bool:
     """What the answer is; servers do not always do as asked, but then they say so."""
     if (coding := answer.header(b"content-encoding")) not in ("", "identity"):
         raise ModelError(
@@ -311,7 +311,7 @@ def _streams(answer: _Answer, asked: bool) -> bool:
     kind = answer.header(b"content-type")
     if kind.startswith(("text/event-stream", "application/vnd.amazon.eventstream")):
         return True
-    return asked and "json" not in kind
+    return asked and (wire.streams_json or "json" not in kind)
 
 
 async def _read(answer: _Answer) -> bytes:

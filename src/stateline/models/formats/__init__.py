@@ -36,6 +36,7 @@ class WireFormat(NamedTuple):
         path: ``{model}`` in it stands for the deployment's upstream model, quoted.
         stream_path: where streams are asked at another one; else empty.
         stream_type: the content type of a stream.
+        streams_json: whether a stream may come as JSON too, which its decoder then knows by its first byte.
     """
 
     path: str
@@ -45,6 +46,7 @@ class WireFormat(NamedTuple):
     decode_error: Callable[[int, Mapping[str, str], bytes], ModelError]
     stream_path: str = ""
     stream_type: str = "text/event-stream"
+    streams_json: bool = False
 
 
 FORMATS: dict[str, WireFormat] = {
@@ -85,6 +87,7 @@ FORMATS: dict[str, WireFormat] = {
         gemini.StreamDecoder,
         gemini.decode_error,
         stream_path="/models/{model}:streamGenerateContent?alt=sse",
+        streams_json=True,
     ),
 }
 """By the name that a deployment's ``format`` has."""

@@ -8,7 +8,8 @@ we do not know ends the call with ``unsupported_output``.
 The signature of a part is kept beside its item. That of a text may cover a piece of it, which goes back
 as a part of its own, so the piece's place is kept as well.
 
-A stream has no last event: it ends with the body, once a finish reason was said.
+A stream has no last event: it ends with the body, once a finish reason was said. It is asked for as
+server-sent events; a gateway that drops the query gets one JSON array, which is decoded as it comes too.
 Source: https://ai.google.dev/api/generate-content and …/gemini-api/docs/thought-signatures.
 """
 
@@ -32,6 +33,7 @@ from stateline.core.errors import ModelError
 from stateline.core.ids import digest
 from stateline.models.formats.gemini_errors import Status, decode_error, translate_status
 from stateline.models.formats.gemini_request import encode_request
+from stateline.models.formats.json_stream import ArraySplitter
 from stateline.models.formats.openai_shared import cut_stream, malformed
 from stateline.models.formats.sse import SseDecoder
 
@@ -143,13 +145,22 @@ def decode_response(body: bytes) -> list[ModelDelta]:
 
 
 class StreamDecoder(SseDecoder):
-    """Decodes a stream that is fed in pieces of any size."""
+    """Decodes a stream that is fed in pieces of any size: server-sent events, or a JSON array."""
 
-    __slots__ = ("_reader",)
+    __slots__ = ("_framed", "_reader")
 
     def __init__(self) -> None:
         super().__init__()
+        self._framed = False
         self._reader = _Reader("malformed_stream")
+
+    def feed(self, data: bytes) -> list[ModelDelta]:
+        if not self._framed and (begun := data.lstrip()):
+            # No line of server-sent events begins with a bracket or a brace.
+            self._framed = True
+            if begun[:1] in b"[{":
+                self._events = ArraySplitter()
+        return super().feed(data)
 
     def decode(self, events: list[bytes]) -> list[ModelDelta]:
         out: list[ModelDelta] = []

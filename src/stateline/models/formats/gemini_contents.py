@@ -136,8 +136,10 @@ class Contents(BehindCalls):
         parts: Sequence[Content] = (InputText(text=said),) if isinstance(said, str) else said
         text = "".join(part.text for part in parts if isinstance(part, InputText))
         media = [self._part(part) for part in parts if not isinstance(part, InputText)]
-        if media and (not self._signs or any("inlineData" not in part for part in media)):
+        if media and not self._signs:
             raise refused("input", "An image or a file in the output of a call", self._wire)
+        if any("mimeType" not in each for part in media for each in part.values()):
+            raise refused("input", "A file of an unknown type in the output of a call", self._wire)
         response: _Json = {"name": call["name"], "response": _result(text)}
         if "id" in call:
             response["id"] = call["id"]

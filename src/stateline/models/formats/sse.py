@@ -6,10 +6,20 @@ name says. Lines end with LF or CRLF; a lone CR, which the standard also allows,
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from stateline.core.calls import ModelDelta, Usage
 from stateline.core.errors import ModelError
 from stateline.core.limits import ANSWER_EVENT_BYTES_MAX
 from stateline.models.formats.openai_shared import cut_stream
+
+
+class Splitter(Protocol):
+    """Cuts a byte stream into events, whatever pieces it comes in."""
+
+    def feed(self, data: bytes) -> list[bytes]: ...
+
+    def eof(self) -> list[bytes]: ...
 
 
 class EventSplitter:
@@ -107,7 +117,7 @@ class SseDecoder:
     __slots__ = ("_events", "done")
 
     def __init__(self) -> None:
-        self._events = EventSplitter()
+        self._events: Splitter = EventSplitter()
         self.done = False
 
     @property
