@@ -28,7 +28,9 @@ def load_folder(folder: Path) -> Contracts:
         ContractError: the folder or a file cannot be read, or says what is refused.
     """
     if not folder.is_dir():
-        raise ContractError("no such folder; --contracts names one", file=str(folder), code="contracts_unreadable")
+        raise ContractError(
+            "no such folder; --contracts, or contracts.path, names one", file=str(folder), code="contracts_unreadable"
+        )
     names = sorted(
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

@@ -6,8 +6,8 @@ An adapter implements one of these and imports nothing of the engine. Two stores
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from typing import Any, Protocol
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -18,6 +18,7 @@ from stateline.core.facts import ModelFacts
 from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
 from stateline.core.origin import origin
+from stateline.core.placing import Ruling
 
 # -- the store ---------------------------------------------------------------------------------
 
@@ -327,6 +328,14 @@ class KeptStore(Store, Protocol):
 # -- models ----------------------------------------------------------------------------------------
 
 
+class Product(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of a product that a deployment serves; clauses that ship it first ask."""
+
+    name: str
+    shipped_on: tuple[str, ...] = ()
+    declined_by: tuple[str, ...] = ()
+
+
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """One place where a model runs (DESIGN: ``[[deployments]]``), as adapters need it."""
 
@@ -356,6 +365,13 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     api_version: str | None = None
     auth: str | None = None
     """How calls say who makes them, where no key does: ``none``, or the cloud's own way (``sigv4``, ``adc``)."""
+    vendor: str | None = None
+    """Who made the model. This and what follows is for contracts alone."""
+    host: str | None = None
+    data_zone: str | None = None
+    accelerator: str | None = None
+    channel: str = "direct"
+    product: Product | None = None
 
     @property
     def origin(self) -> str:
@@ -379,6 +395,52 @@ class ModelClient(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+# -- contracts -------------------------------------------------------------------------------------
+
+
+class CallFacts(NamedTuple):
+    """What a clause may ask of a call, whatever its deployment.
+
+    Attributes:
+        user: whose key it was: a key's id, or ``anonymous``.
+        workload: ``stateful`` where its input or output is kept in a session.
+        interface: ``responses``, ``chat``, ``messages`` or ``embeddings``.
+        service_tier: as the request names it; None: the deployment's.
+    """
+
+    tenant: str
+    user: str
+    workload: Literal["stateless", "stateful"]
+    interface: str
+    service_tier: str | None = None
+
+
+class Judge(Protocol):
+    """The contracts, asked about the placements of one call."""
+
+    def ruling(self, deployment: Deployment, at_ms: int) -> Ruling:
+        """The verdict on placing the call there at that instant (Unix time)."""
+        ...
+
+    def count(self, ruling: Ruling) -> None:
+        """Count a verdict that decided something."""
+        ...
+
+    def text_of(self, clause: str) -> str:
+        """A clause's own words."""
+        ...
+
+
+class Rules(Protocol):
+    """The contracts in force."""
+
+    def judge(self, call: CallFacts) -> Judge: ...
+
+    def counters(self) -> Mapping[str, int]:
+        """Verdicts given so far, by the name and labels of their series in /metrics."""
+        ...
 
 
 class Clock(Protocol):

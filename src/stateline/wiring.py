@@ -13,21 +13,25 @@ import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterable, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+import msgspec
 import uvicorn
 
 from stateline import __version__
 from stateline import config as settings
 from stateline.api import Options, create_app
 from stateline.api.exchange import server_config
+from stateline.contract_files import load_folder
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
 from stateline.core.ids import Entropy
 from stateline.core.limits import LISTEN_BACKLOG, SHUTDOWN_GRACE_S
 from stateline.engine import Engine
+from stateline.engine.rules import ContractRules
 from stateline.identity.admin_file import admin_file, new_token
 from stateline.identity.keys import Keys, OpenAuthenticator
 from stateline.logs import configure_logging, set_level
@@ -36,7 +40,7 @@ from stateline.models.client import HttpModelClient
 from stateline.models.facts import facts_of
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
-from stateline.ports import Clock, Deployment, KeptStore, Store
+from stateline.ports import Clock, Deployment, KeptStore, Product, Store
 from stateline.stores.clock import SystemClock
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
@@ -90,6 +94,7 @@ def deployments(config: settings.Config) -> list[Deployment]:
     """
     if not config.deployments:
         return [local_deployment()] if importlib.util.find_spec("xllamacpp") else []
+    products = {each.name: Product(**msgspec.structs.asdict(each)) for each in config.products}
     out: list[Deployment] = []
     for item in config.deployments:
         facts = facts_of(item.upstream_model, item.model)
@@ -118,15 +123,47 @@ def deployments(config: settings.Config) -> list[Deployment]:
                 auth=item.auth,
                 facts=facts,
                 lacks=frozenset() if own or facts is None else facts.lacks,
+                vendor=item.vendor,
+                host=item.host,
+                data_zone=item.data_zone,
+                accelerator=item.accelerator,
+                channel=item.channel,
+                product=products.get(item.product or ""),
             )
         )
     return out
 
 
+def contract_rules(
+    config: settings.Config, found: Sequence[Deployment], before: ContractRules | None = None
+) -> ContractRules | None:
+    """The contracts that the configuration names, ready to judge placements; None where it names none.
+
+    Raises:
+        ContractError: a file cannot be read, or says what is refused; in one line, with its place.
+    """
+    if config.contracts is None:
+        return None
+    posture = config.contracts.posture
+    contracts = load_folder(Path(config.contracts.path))
+    holders = {holder for gate in contracts.gates for one in gate.readings for holder in one.held_by}
+    if posture != "strict" and posture not in holders:
+        log.warning("contracts.posture: nobody called %s holds a reading, so whatever is contested is denied", posture)
+    return ContractRules(contracts, found, posture=posture, mode=config.contracts.mode, before=before)
+
+
 def local_deployment() -> Deployment:
     """The model that needs no key and no configuration."""
     name = settings.LOCAL_MODEL
-    return Deployment(name="local", model=name, cloud="local", format="openai-chat", base_url="", upstream_model=name)
+    return Deployment(
+        name="local",
+        model=name,
+        cloud="local",
+        format="openai-chat",
+        base_url="",
+        upstream_model=name,
+        vendor=settings.LOCAL_VENDOR,
+    )
 
 
 async def open_store(store: settings.Store, clock: SystemClock) -> KeptStore:
@@ -154,12 +191,21 @@ Load = Callable[[], settings.Config]
 class House:
     """The parts of a process that serves: an engine over the configured store, and who keeps the store."""
 
-    def __init__(self, config: settings.Config, store: KeptStore, clock: Clock, client: Clients, load: Load) -> None:
+    def __init__(
+        self,
+        config: settings.Config,
+        placing: tuple[list[Deployment], ContractRules | None],
+        store: KeptStore,
+        clock: Clock,
+        client: Clients,
+        *,
+        load: Load,
+    ) -> None:
         self.clock = clock
         self.store = store
         self.memory = MemoryStore(clock=self.clock)
         self.client = client
-        self.deployments = deployments(config)
+        self.deployments, self.rules = placing
         self.tls: ssl.SSLContext | None = None
         self._catalogue = Catalogue(self.deployments)
         self._warming: asyncio.Task[None] | None = None
@@ -186,17 +232,21 @@ class House:
             limits=config.limits,
             durable=durable,
             shared=durable and config.store.path is None,
+            rules=self.rules,
         )
 
     def _prepare(self, config: settings.Config) -> Apply:
         """Check what a reload brings, secrets and certificates included, before any of it counts."""
         found = deployments(config)
+        before = self.rules
+        rules = contract_rules(config, found, before)
         server, tls = config.server, self.tls
         if tls is not None:
             certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server)
 
-        def apply() -> None:
-            self.engine.configure(Catalogue(found), config.limits)
+        def apply() -> tuple[str, ...]:
+            self.engine.configure(Catalogue(found), config.limits, rules)
+            self.rules = rules
             set_level(server.log_level)
             if tls is not None:
                 certificates(tls, server)
@@ -204,6 +254,8 @@ class House:
             self.deployments = found
             if new:
                 self._warming = asyncio.get_running_loop().create_task(self.client.warm(new))
+            same = before is None or rules is None or before.contracts.same_as(rules.contracts)
+            return () if same else ("contracts",)
 
         return apply
 
@@ -226,7 +278,10 @@ class House:
 async def running(config: settings.Config, load: Load) -> AsyncGenerator[House]:
     """The parts, started; stopped and closed at the end."""
     clock = SystemClock()
-    house = House(config, await open_store(config.store, clock), clock, Clients(), load)
+    # Before the store is opened: a mistake in them leaves nothing behind.
+    found = deployments(config)
+    placing = (found, contract_rules(config, found))
+    house = House(config, placing, await open_store(config.store, clock), clock, Clients(), load=load)
     keeping = asyncio.get_running_loop().create_task(house.operator.keep())
     try:
         await house.start()

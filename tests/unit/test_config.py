@@ -273,6 +273,11 @@ REFUSALS = [
     ("[store]\nurl = 1\n", "config_invalid", "store.url: expected `str`"),
     ('[store]\npassword = "hunter2"\n', "config_secret", "url_env or url_file"),
     ("[limits]\nsteps_max = 0\n", "config_invalid", "limits.steps_max: 1 at least"),
+    ("[contracts]\n", "config_invalid", "contracts: missing key `path`"),
+    ('[contracts]\npath = "c"\nmode = "watch"\n', "config_invalid", 'it may be "enforce", "observe"'),
+    (f'{OPENAI}[contracts]\npath = "c"\n', "config_invalid", '"a" has no vendor, and contracts are set'),
+    (f'{OPENAI}product = "p"\n', "config_invalid", 'deployments[0].product: there is no product "p"'),
+    ('[[products]]\nname = "p"\n[[products]]\nname = "p"\n', "config_invalid", 'products[1].name: "p" is taken'),
     ("[retention]\nchunks_s = 0\n", "config_invalid", "retention.chunks_s: expected `int` >= 1"),
 ]
 
@@ -432,6 +437,32 @@ def test_a_stop_drains_where_others_may_balance_their_load(tmp_path: Path, text:
 def test_a_drain_has_its_bound(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"server\.drain_s"):
         load(write(tmp_path, f"[server]\ndrain_s = {DRAIN_S_MAX + 1}\n"), {})
+
+
+def test_contracts_and_products_are_read_and_their_folder_is_beside_the_file(tmp_path: Path) -> None:
+    text = f"""{OPENAI}vendor = "openai"
+product = "gpt-5"
+data_zone = "eu"
+accelerator = "nvidia-h100"
+[[products]]
+name = "gpt-5"
+shipped_on = ["azure"]
+[contracts]
+path = "contracts/"
+posture = "microsoft"
+"""
+    config = load(write(tmp_path, text), {"STATELINE_CONTRACTS__MODE": "observe"})
+    assert config.contracts is not None
+    assert Path(config.contracts.path) == tmp_path / "contracts"
+    assert (config.contracts.posture, config.contracts.mode) == ("microsoft", "observe")
+    (product,), (deployment,) = config.products, config.deployments
+    assert (product.shipped_on, product.declined_by) == (("azure",), ())
+    assert (deployment.data_zone, deployment.accelerator, deployment.channel) == ("eu", "nvidia-h100", "direct")
+
+
+def test_the_local_model_needs_no_word_about_its_vendor(tmp_path: Path) -> None:
+    (local,) = load(write(tmp_path, '[contracts]\npath = "c"\n'), {}).deployments
+    assert local.vendor == "qwen"
 
 
 # -- the documentation --------------------------------------------------------------------------------

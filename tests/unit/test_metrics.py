@@ -15,3 +15,8 @@ def test_gauges_with_labels_share_the_line_that_says_what_they_are() -> None:
         "# TYPE stateline_turns gauge",
         "stateline_turns 3.0",
     ]
+
+
+def test_counters_are_said_to_be_counters() -> None:
+    lines = RequestMetrics().text({}, {}, {'verdicts_total{clause="c/x"}': 3}).splitlines()
+    assert lines[-2:] == ["# TYPE stateline_verdicts_total counter", 'stateline_verdicts_total{clause="c/x"} 3']

@@ -29,10 +29,12 @@ class RequestMetrics:
         row[bisect_left(BUCKETS_S, duration_s)] += 1
         row[-1] += duration_s
 
-    def text(self, events: Mapping[str, int], gauges: Mapping[str, float]) -> str:
-        """The exposition: requests, recorded events by type, and the engine's present values.
+    def text(
+        self, events: Mapping[str, int], gauges: Mapping[str, float], counters: Mapping[str, int] | None = None
+    ) -> str:
+        """The exposition: requests, recorded events by type, the engine's present values, and what it counted.
 
-        A gauge's name may end in its labels, in braces.
+        The name of a gauge or a counter may end in its labels, in braces.
         """
         lines = ["# TYPE stateline_http_requests_in_flight gauge"]
         lines.append(f"stateline_http_requests_in_flight {self.in_flight}")
@@ -45,14 +47,21 @@ class RequestMetrics:
             lines += _histogram(route, row)
         lines.append("# TYPE stateline_events_recorded_total counter")
         lines += [f'stateline_events_recorded_total{{type="{name}"}} {count}' for name, count in sorted(events.items())]
-        typed = ""
-        for name, value in sorted(gauges.items()):
-            bare = name.partition("{")[0]
-            if bare != typed:
-                lines.append(f"# TYPE stateline_{bare} gauge")
-                typed = bare
-            lines.append(f"stateline_{name} {value}")
+        lines += _series(gauges, "gauge")
+        lines += _series(counters or {}, "counter")
         return "\n".join(lines) + "\n"
+
+
+def _series(values: Mapping[str, float], kind: str) -> list[str]:
+    lines: list[str] = []
+    typed = ""
+    for name, value in sorted(values.items()):
+        bare = name.partition("{")[0]
+        if bare != typed:
+            lines.append(f"# TYPE stateline_{bare} {kind}")
+            typed = bare
+        lines.append(f"stateline_{name} {value}")
+    return lines
 
 
 def _histogram(route: str, row: list[float]) -> list[str]:

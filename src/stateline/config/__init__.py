@@ -12,9 +12,11 @@ from __future__ import annotations
 from stateline.config.load import load
 from stateline.config.schema import (
     LOCAL_MODEL,
+    LOCAL_VENDOR,
     Auth,
     Config,
     ConfigError,
+    Contracts,
     Deployment,
     Server,
     Store,
@@ -25,9 +27,11 @@ from stateline.core.limits import Retention
 
 __all__ = [
     "LOCAL_MODEL",
+    "LOCAL_VENDOR",
     "Auth",
     "Config",
     "ConfigError",
+    "Contracts",
     "Deployment",
     "Retention",
     "Server",

@@ -24,6 +24,7 @@ def check(config: Config, source: Source) -> None:
     """Refuse what cannot work or is not safe, with a `ConfigError` that names the key."""
     _check_server(config, source)
     _check_deployments(config, source)
+    _check_contracts(config, source)
     _check_limits(config, source)
 
 
@@ -138,6 +139,29 @@ def _check_key(deployment: Deployment, source: Source, at: str) -> None:
         )
     if deployment.api_key_env is not None and not VARIABLE.fullmatch(deployment.api_key_env):
         from_environ({}, deployment.api_key_env, source.at(at), "api_key_env")
+
+
+def _check_contracts(config: Config, source: Source) -> None:
+    """What clauses may ask of a deployment must be known, or be known not to be."""
+    seen: set[str] = set()
+    for index, product in enumerate(config.products):
+        if product.name in seen:
+            where = source.at(f"products[{index}].name")
+            raise ConfigError("config_invalid", f'{where}: "{product.name}" is taken', "list each product once")
+        seen.add(product.name)
+    for index, deployment in enumerate(config.deployments):
+        if deployment.product is not None and deployment.product not in seen:
+            raise ConfigError(
+                "config_invalid",
+                f'{source.at(f"deployments[{index}].product")}: there is no product "{deployment.product}"',
+                f'add [[products]] with name = "{deployment.product}"',
+            )
+        if config.contracts is not None and deployment.vendor is None:
+            raise ConfigError(
+                "config_invalid",
+                f'{source.at(f"deployments[{index}]")}: "{deployment.name}" has no vendor, and contracts are set',
+                'say who made the model, such as vendor = "openai"',
+            )
 
 
 def _check_limits(config: Config, source: Source) -> None:

@@ -19,7 +19,9 @@ from stateline.config.schema import (
     LATER_KEYS,
     LATER_SECTIONS,
     LATER_VALUES,
+    LISTS,
     LOCAL_MODEL,
+    LOCAL_VENDOR,
     SECTIONS,
     Config,
     ConfigError,
@@ -56,6 +58,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _finish_store(tables, source, environ, base)
     _finish_deployments(tables, source, base)
     _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
+    _absolute(tables.get("contracts"), ("path",), base)
     config = _convert(tables, source)
     check(config, source)
     return config
@@ -84,10 +87,10 @@ def _apply_environ(tables: Tables, environ: Mapping[str, str]) -> dict[str, str]
         if not variable.startswith(ENVIRON_PREFIX) or "__" not in variable:
             continue
         section, _, key = variable.removeprefix(ENVIRON_PREFIX).lower().partition("__")
-        if section == "deployments":
+        if section in LISTS:
             raise ConfigError(
                 "config_unknown_key",
-                f"{variable}: deployments are a list and cannot be set by a variable",
+                f"{variable}: {section} are a list and cannot be set by a variable",
                 f"write them in {FILE_NAME}",
             )
         if section not in SECTIONS:
@@ -116,7 +119,7 @@ def _check_keys(tables: Tables, source: Source) -> None:
     for section, table in tables.items():
         if section not in SECTIONS:
             _refuse_unknown(source.at(section), section, [*SECTIONS], "section", section in LATER_SECTIONS)
-        if section == "deployments" and isinstance(table, list):
+        if section in LISTS and isinstance(table, list):
             for index, entry in enumerate(cast("list[object]", table)):
                 _check_table(section, entry, f"{section}[{index}]", source)
         else:
@@ -218,7 +221,9 @@ def _finish_deployments(tables: Tables, source: Source, base: Path) -> None:
     if not isinstance(deployments, list):
         return
     if not deployments:
-        tables["deployments"] = deployments = [{"name": "local", "model": LOCAL_MODEL, "cloud": "local"}]
+        tables["deployments"] = deployments = [
+            {"name": "local", "model": LOCAL_MODEL, "cloud": "local", "vendor": LOCAL_VENDOR}
+        ]
     for index, entry in enumerate(cast("list[object]", deployments)):
         if not isinstance(entry, dict):
             continue

@@ -27,6 +27,7 @@ from stateline.core.limits import (
 FILE_NAME = "stateline.toml"
 ENVIRON_PREFIX = "STATELINE_"
 LOCAL_MODEL = "qwen2.5-coder-0.5b-instruct"
+LOCAL_VENDOR = "qwen"
 """The model that needs no key: what is served where no deployment is configured."""
 
 Cloud = Literal["openai", "azure", "anthropic", "aws", "google", "openai-compatible", "local"]
@@ -119,7 +120,11 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     base_url: str | None = None
     region: str | None = None
     api_version: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+$", max_length=64)] | None = None
-    vendor: str | None = None
+    vendor: Annotated[str, Meta(min_length=1, max_length=128)] | None = None
+    data_zone: str | None = None
+    accelerator: str | None = None
+    product: str | None = None
+    channel: str = "direct"
     service_tier: str | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
@@ -134,6 +139,26 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     tpm: Annotated[int, Meta(ge=1, le=RATE_PER_MINUTE_MAX)] | None = None
 
 
+class Product(msgspec.Struct, frozen=True, kw_only=True):
+    """What clauses may ask of a product that deployments name."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    shipped_on: tuple[str, ...] = ()
+    declined_by: tuple[str, ...] = ()
+
+
+class Contracts(msgspec.Struct, frozen=True, kw_only=True):
+    """The contracts that placements are held against. After `load`, `path` is anchored.
+
+    `posture` resolves contested clauses: `strict`, or a holder of readings. With `observe` verdicts are
+    recorded and block nothing. A contract may set its own of both.
+    """
+
+    path: Annotated[str, Meta(min_length=1)]
+    posture: Annotated[str, Meta(min_length=1, max_length=128)] = "strict"
+    mode: Literal["enforce", "observe"] = "enforce"
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may set; see docs/configuration.md."""
 
@@ -141,6 +166,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     store: Store = msgspec.field(default_factory=Store)
     auth: Auth = msgspec.field(default_factory=Auth)
     deployments: tuple[Deployment, ...] = ()
+    products: tuple[Product, ...] = ()
+    contracts: Contracts | None = None
     limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
     retention: Retention = msgspec.field(default_factory=Retention)
 
@@ -150,16 +177,20 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "store": Store,
     "auth": Auth,
     "deployments": Deployment,
+    "products": Product,
+    "contracts": Contracts,
     "limits": TurnLimits,
     "retention": Retention,
 }
 
+LISTS = frozenset({"deployments", "products"})
+"""Sections of which there may be several, each with a name."""
+
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
 LATER_SECTIONS = frozenset(
-    {"agents", "budgets", "contracts", "mcp_servers", "oidc", "policy", "prices", "products"}
-    | {"telemetry", "tools", "vault"}
+    {"agents", "budgets", "mcp_servers", "oidc", "policy", "prices"} | {"telemetry", "tools", "vault"}
 )
-LATER_KEYS = {"deployments": frozenset({"accelerator", "billing_account", "channel", "data_zone", "price", "product"})}
+LATER_KEYS = {"deployments": frozenset({"billing_account", "price"})}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),
 }

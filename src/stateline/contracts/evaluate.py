@@ -19,6 +19,7 @@ from stateline.core.limits import VERDICTS_KEPT_MAX
 STRICT = "strict"
 _RANK: tuple[Outcome, ...] = ("deny", "contested", "unknown", "allow")
 _NONE: dict[str, Any] = {}
+_FOREVER = 1 << 62
 NO_GUARD = ("", "")
 """No fact has this name, so none is another."""
 
@@ -317,9 +318,19 @@ class Contracts:
             reason=None if clauses else "no_clause",
         )
 
+    def same_as(self, other: Contracts) -> bool:
+        """Whether both say the same, wherever it is written."""
+        return self.contracts == other.contracts and self.determined == other.determined
+
     def placement(self, facts: Facts, at: datetime) -> Placement:
         """A placement to ask predicates of; `done` gives back what it took."""
         return Placement(facts, at, self._contexts, self._masks)
+
+    def steady(self, instant: int) -> tuple[int, int]:
+        """From when until when (exclusive) the same clauses are in force as at ``instant``; microseconds since 1970."""
+        number = bisect_right(self._days, instant)
+        since = self._days[number - 1] if number else -_FOREVER
+        return since, self._days[number] if number < len(self._days) else _FOREVER
 
     def _window(self, instant: int) -> _Window:
         """The clauses between two days on which something begins or ends; made when first asked for."""

@@ -17,7 +17,7 @@ from stateline.core.ids import SessionRef
 from stateline.core.items import Item, Sidecar
 from stateline.core.limits import TurnLimits
 from stateline.core.ops import ItemMarks, Op
-from stateline.core.placing import Passed
+from stateline.core.placing import Passed, Refused, Ruling
 
 READER_VERSION = 1
 """What this release can read. A session whose ``min_reader`` is higher is left to newer nodes."""
@@ -85,7 +85,10 @@ class TurnRequest(ModelParams, frozen=True, gc=False, kw_only=True, omit_default
 
 
 class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_only=True):
-    """A turn begins. ``turn`` counts from 1 in the session, a fork's prefix included."""
+    """A turn begins. ``turn`` counts from 1 in the session, a fork's prefix included.
+
+    ``from_session``: what it goes on from is kept in a session, though it is not itself.
+    """
 
     response_id: str
     turn: int
@@ -94,6 +97,7 @@ class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_onl
     limits: TurnLimits = TurnLimits()
     principal: str = ""
     sidecars: dict[str, Sidecar] = {}
+    from_session: bool = False
 
 
 class InputRejected(_Body, tag="input_rejected/1", frozen=True, gc=False, kw_only=True):
@@ -148,7 +152,8 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     """A model call was placed; the call goes out once this is durable.
 
     ``passed`` names the model's other deployments, in the order in which they were looked at, and why each
-    did not get the call. A model with one deployment has none.
+    did not get the call. A model with one deployment has none. ``verdict`` is what the contracts say of the
+    deployment, where there are contracts, and ``refused`` what they say of those that they keep out.
     """
 
     turn: int
@@ -158,6 +163,8 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     model: str
     stream: bool = True
     passed: tuple[Passed, ...] = ()
+    verdict: Ruling | None = None
+    refused: tuple[Refused, ...] = ()
 
 
 class Chunk(_Body, tag="chunk/1", frozen=True, gc=False, kw_only=True):
@@ -218,12 +225,14 @@ class TimerSet(_Body, tag="timer_set/1", frozen=True, gc=False, kw_only=True):
     """The turn waits. ``due_ms`` is Unix time.
 
     ``passed`` is set where it waits for a deployment: none of the model's took the call, for these reasons.
+    ``refused`` has the verdicts on those of them that a contract keeps out.
     """
 
     turn: int
     step: int
     due_ms: int
     passed: tuple[Passed, ...] = ()
+    refused: tuple[Refused, ...] = ()
 
 
 class TimerFired(_Body, tag="timer_fired/1", frozen=True, gc=False, kw_only=True):

@@ -63,6 +63,14 @@ CONTRACT_DEPTH_MAX = 32
 """Nesting of one file of contracts."""
 VERDICTS_KEPT_MAX = 256
 """Verdicts of one clause that are kept to be given again, by outcomes and posture."""
+RULINGS_KEPT_MAX = 1_024
+"""Verdicts on one deployment that are kept to be given again, by the facts of calls."""
+RULING_SERIES_MAX = 2_000
+"""Series of the counter of verdicts; further clauses are counted together as ``other``."""
+DENIALS_TOLD_MAX = 5
+"""Clauses, and deployments of each, that the message of a denied call names."""
+DENIAL_TEXT_CHARS_MAX = 300
+"""Of a clause's words in such a message."""
 PREDICATE_CHARS_MAX = 4_096
 LINT_FACTS_MAX = 20_000
 """Sets of facts that are tried to find whether two readings can differ."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
-from stateline.core.errors import BadRequest, NoDeployment
+import msgspec
+
+from stateline.core.errors import BadRequest, Forbidden, NoDeployment
+from stateline.core.limits import DENIAL_TEXT_CHARS_MAX, DENIALS_TOLD_MAX
 
 Why = Literal[
     "behind",
     "cannot_carry",
     "circuit_open",
+    "contract",
     "failed",
     "max_concurrency",
     "rate_limited",
@@ -18,18 +22,61 @@ Why = Literal[
     "tpm",
 ]
 """Why a deployment does not get a call. ``behind``: it would, but another goes first. ``failed``: it was tried
-already in this round of tries. The others are what the deployment lacks, or has too much of, just now."""
+already in this round of tries. ``contract``: a clause forbids it. The others are what the deployment lacks, or has
+too much of, just now."""
 
 _WORDS: dict[Why, str] = {
     "behind": "another goes first",
     "cannot_carry": "cannot carry this request",
     "circuit_open": "failed too often",
+    "contract": "is denied by contract",
     "failed": "has just failed",
     "max_concurrency": "has as many calls as its max_concurrency",
     "rate_limited": "limits the rate",
     "rpm": "has had its rpm",
     "tpm": "has had its tpm",
 }
+
+
+Outcome = Literal["allow", "deny", "contested", "unknown"]
+
+
+class Said(NamedTuple):
+    """What one reading of a clause says."""
+
+    reading: str
+    outcome: Outcome
+
+
+class Ruling(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """A verdict, as far as it is recorded: what the contracts in force say of one placement.
+
+    Attributes:
+        outcome: the first present of deny, contested, unknown, allow over all clauses.
+        resolved: what the posture makes of it.
+        posture: by which the clause resolved; without a clause, the configured one.
+        clause: ``contract/clause``, the one that decided; None where every clause allows.
+        readings: what each reading of that clause says.
+        observed: it is denied, and blocks nothing, since its contract is only observed.
+    """
+
+    outcome: Outcome
+    resolved: Literal["allow", "deny"] = "allow"
+    posture: str = "strict"
+    clause: str | None = None
+    readings: tuple[Said, ...] = ()
+    observed: bool = False
+
+    @property
+    def blocks(self) -> bool:
+        return self.resolved == "deny" and not self.observed
+
+
+class Refused(NamedTuple):
+    """A candidate that was passed over because of a contract, and the verdict on it."""
+
+    deployment: str
+    ruling: Ruling
 
 
 class Passed(NamedTuple):
@@ -46,6 +93,7 @@ class Standing(NamedTuple):
     deployment: str
     why: Why | None = None
     until_ms: int | None = None
+    ruling: Ruling | None = None
 
 
 class Choice(NamedTuple):
@@ -55,11 +103,15 @@ class Choice(NamedTuple):
         at: its place among the candidates; None where the call goes nowhere now.
         passed: all the others, in their order.
         until_ms: where it goes nowhere, when the first of them takes calls again; None: no time is known.
+        ruling: the verdict on the one that gets it; None where there are no contracts.
+        refused: those whose ``why`` is ``contract``.
     """
 
     at: int | None
     passed: tuple[Passed, ...]
     until_ms: int | None = None
+    ruling: Ruling | None = None
+    refused: tuple[Refused, ...] = ()
 
 
 def choose(standings: Sequence[Standing]) -> Choice:
@@ -70,7 +122,19 @@ def choose(standings: Sequence[Standing]) -> Choice:
     passed = tuple(
         Passed(each.deployment, each.why or "behind", each.until_ms) for at, each in enumerate(standings) if at != index
     )
-    return Choice(index, passed, soonest_ms(passed) if index is None else None)
+    refused = refused_of(standings)
+    if index is None:
+        return Choice(None, passed, soonest_ms(passed), None, refused)
+    return Choice(index, passed, None, standings[index].ruling, refused)
+
+
+def refused_of(standings: Iterable[Standing]) -> tuple[Refused, ...]:
+    """Those of the candidates that a contract keeps out."""
+    return tuple(
+        Refused(each.deployment, each.ruling)
+        for each in standings
+        if each.why == "contract" and each.ruling is not None
+    )
 
 
 def soonest_ms(passed: Iterable[Passed]) -> int | None:
@@ -78,19 +142,49 @@ def soonest_ms(passed: Iterable[Passed]) -> int | None:
     return min((each.until_ms for each in passed if each.until_ms is not None), default=None)
 
 
-def nowhere(model: str, passed: Sequence[Passed], now_ms: int) -> NoDeployment | BadRequest:
+def nowhere(
+    model: str,
+    passed: Sequence[Passed],
+    now_ms: int,
+    refused: Sequence[Refused] = (),
+    text_of: Callable[[str], str] = str,
+) -> NoDeployment | BadRequest:
     """The error of a call that goes nowhere: the request's fault where no deployment can carry it.
 
-    The codes: ``no_deployment`` (503, each deployment with its reason), ``unsupported_input`` (400).
+    The codes: ``no_deployment`` (503, each deployment with its reason), ``unsupported_input`` (400), and
+    ``contract_denied`` (403) where every deployment is denied.
+
+    Args:
+        refused: the verdicts on those that a contract keeps out.
+        text_of: a clause's words, by its id.
     """
+    if passed and len(refused) == len(passed):
+        return _denied(model, refused, text_of)
+    clauses = {each.deployment: f" ({each.ruling.clause})" for each in refused}
     if passed and all(each.why == "cannot_carry" for each in passed):
         message = f"the model {model!r} does not take what this request brings (images or tools); choose another model"
         return BadRequest(message, code="unsupported_input", param="input")
     reasons: list[str] = []
     for each in passed:
         left = "" if each.until_ms is None else f" (for {max(0, each.until_ms - now_ms) / 1000:.1f} s)"
+        left = clauses.get(each.deployment, left)
         reasons.append(f"{each.deployment} {_WORDS[each.why]}{left}")
     until_ms = soonest_ms(passed)
     after_s = None if until_ms is None else max(0.0, (until_ms - now_ms) / 1000)
     message = f"no deployment of the model {model!r} can take this call now: {'; '.join(reasons)}"
     return NoDeployment(message, retry_after_s=after_s)
+
+
+def _denied(model: str, refused: Sequence[Refused], text_of: Callable[[str], str]) -> Forbidden:
+    """Each clause once, with its words and the deployments that it keeps out."""
+    kept_out: dict[tuple[str, str], list[str]] = {}
+    for each in refused:
+        ruling = each.ruling
+        how = "" if ruling.outcome == "deny" else f"; {ruling.outcome}, by the posture {ruling.posture} a denial"
+        kept_out.setdefault((ruling.clause or "", how), []).append(each.deployment)
+    told: list[str] = []
+    for (clause, how), deployments in list(kept_out.items())[:DENIALS_TOLD_MAX]:
+        text = " ".join(text_of(clause).split())[:DENIAL_TEXT_CHARS_MAX]
+        told.append(f"{', '.join(deployments[:DENIALS_TOLD_MAX])} by {clause} ({text}{how})")
+    message = f"contracts deny this call to every deployment of the model {model!r}: {'; '.join(told)}"
+    return Forbidden(message, code="contract_denied", param="model")

@@ -11,7 +11,7 @@ import msgspec
 
 from stateline.core.calls import FunctionChoice, FunctionTool, ReasoningConfig, ToolChoice, Usage
 from stateline.core.items import Content, Item, UrlCitation
-from stateline.core.placing import Passed, Why
+from stateline.core.placing import Outcome, Passed, Refused, Ruling, Why
 
 Dialect = Literal["open-responses", "openai"]
 """``openai`` names reasoning deltas ``response.reasoning_text.*``, has a flat ``error`` and echoes JSON schemas."""
@@ -49,12 +49,33 @@ def usage_field(usage: Usage) -> ResponseUsage:
     )
 
 
-def placement_field(passed: tuple[Passed, ...]) -> PlacementField | None:
+def placement_field(passed: tuple[Passed, ...], refused: tuple[Refused, ...] = ()) -> PlacementField | None:
     """None where there was nothing to choose from."""
-    if not passed:
+    return PlacementField(passed=passed_fields(passed, refused)) if passed else None
+
+
+def passed_fields(passed: tuple[Passed, ...], refused: tuple[Refused, ...]) -> tuple[PassedField, ...]:
+    rulings = {each.deployment: verdict_field(each.ruling) for each in refused}
+    return tuple(
+        PassedField(
+            deployment=each.deployment, why=each.why, until_ms=each.until_ms, verdict=rulings.get(each.deployment)
+        )
+        for each in passed
+    )
+
+
+def verdict_field(ruling: Ruling | None) -> VerdictField | None:
+    """None where there were no contracts."""
+    if ruling is None:
         return None
-    fields = [PassedField(deployment=each.deployment, why=each.why, until_ms=each.until_ms) for each in passed]
-    return PlacementField(passed=tuple(fields))
+    return VerdictField(
+        outcome=ruling.outcome,
+        resolved=ruling.resolved,
+        posture=ruling.posture,
+        clause=ruling.clause,
+        readings=tuple(ReadingField(id=each.reading, outcome=each.outcome) for each in ruling.readings),
+        observed=ruling.observed,
+    )
 
 
 class IncompleteDetails(_Shape, frozen=True, gc=False, kw_only=True):
@@ -70,10 +91,35 @@ class ConversationField(_Shape, frozen=True, gc=False, kw_only=True):
     id: str
 
 
+class ReadingField(_Shape, frozen=True, gc=False, kw_only=True):
+    """What one reading of a clause says."""
+
+    id: str
+    outcome: Outcome
+
+
+class VerdictField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
+    """What the contracts say of a placement.
+
+    ``clause`` and its ``readings`` are those that decided; where every clause allows there are none. ``observed``:
+    it is denied, and was not blocked, since its contract is only observed.
+    """
+
+    outcome: Outcome
+    resolved: Literal["allow", "deny"]
+    posture: str
+    clause: str | None = None
+    readings: tuple[ReadingField, ...] = ()
+    observed: bool = False
+
+
 class PassedField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
+    """``verdict`` is there where ``why`` is ``contract``."""
+
     deployment: str
     why: Why
     until_ms: int | None = None
+    verdict: VerdictField | None = None
 
 
 class PlacementField(_Shape, frozen=True, gc=False, kw_only=True):
@@ -94,6 +140,7 @@ class StatelineField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=
     deployment: str | None = None
     upstream_model: str | None = None
     placement: PlacementField | None = None
+    verdict: VerdictField | None = None
 
 
 class Response(_Shape, frozen=True, gc=False, kw_only=True):

@@ -143,6 +143,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
         tried: the deployments that failed in this round of tries; a wait begins another round.
         hopeful: one of them may do better at another try.
         due_ms: when it goes on, while it waits.
+        stateful: its input or its output is kept in a session (DESIGN 7, Workload).
     """
 
     response_id: str
@@ -167,6 +168,8 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     usage: Usage = Usage()
     cancelling: bool = False
     overdue: bool = False
+    principal: str = ""
+    stateful: bool = True
 
     @property
     def deadline_ms(self) -> int:
@@ -316,6 +319,8 @@ def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
             limits=body.limits,
             requested_at_ms=event.at_ms,
             number=3 if body.request.background else 2,
+            principal=body.principal,
+            stateful=body.request.store or body.from_session,
         )
         return _with(session, event, turns=body.turn, turn=started)
     assert turn is not None

@@ -171,7 +171,8 @@ class TurnView:
                 steps=self._steps,
                 deployment=started.deployment if started else None,
                 upstream_model=call.upstream_model if call else None,
-                placement=shapes.placement_field(started.passed) if started else None,
+                placement=shapes.placement_field(started.passed, started.refused) if started else None,
+                verdict=shapes.verdict_field(started.verdict) if started else None,
             ),
         )
 

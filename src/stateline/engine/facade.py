@@ -46,7 +46,12 @@ class Engine(Node):
             return s
         carried = msgspec.structs.replace(s.request, previous_response_id=None, in_conversation=False)
         return msgspec.structs.replace(
-            s, request=carried, input=(*context, *s.input), conversation=None, sidecars=context.sidecars()
+            s,
+            request=carried,
+            input=(*context, *s.input),
+            conversation=None,
+            sidecars=context.sidecars(),
+            from_session=True,
         )
 
     async def wait(self, a: Accepted, dialect: Dialect) -> Response:
@@ -270,9 +275,11 @@ class Engine(Node):
 
     # -- the stateless plane ----------------------------------------------------------------------------------
 
-    def relay(self, tenant: str, principal: str, request: ModelRequest) -> AsyncGenerator[list[ModelDelta], None]:
-        """A bare model call: placed, and retried until its first delta."""
-        return relay(self, tenant, principal, request)
+    def relay(
+        self, tenant: str, principal: str, request: ModelRequest, interface: str = "chat"
+    ) -> AsyncGenerator[list[ModelDelta], None]:
+        """A bare model call: placed, and retried until its first delta. ``interface`` as in ``ports.CallFacts``."""
+        return relay(self, tenant, principal, request, interface)
 
     def input_tokens(self, request: ModelRequest) -> int:
         """An estimate of the tokens that a request's input takes."""
@@ -289,6 +296,10 @@ class Engine(Node):
     def ready(self) -> bool:
         """Whether turns should be sent here: not while this node drains or stops."""
         return not (self._draining or self._stopping)
+
+    def counters(self) -> Mapping[str, int]:
+        """What has been counted since the start, for /metrics, beside recorded events."""
+        return {} if self.rules is None else self.rules.counters()
 
     def gauges(self) -> Mapping[str, float]:
         """Present values for /metrics."""

@@ -40,6 +40,7 @@ from stateline.ports import (
     ModelClient,
     Ownership,
     Posted,
+    Rules,
     SessionMissing,
     Store,
     Watch,
@@ -56,6 +57,7 @@ class Node:
         volatile: the node of ``store: false`` sessions, over a store in memory; it has durable=False.
         limits: of each turn; recorded with it.
         shared: other nodes use the store, and take over what this one owns once its lease is over.
+        rules: the contracts that placements are held against; None: there are none.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Node:
         limits: TurnLimits | None = None,
         durable: bool = True,
         shared: bool = False,
+        rules: Rules | None = None,
     ) -> None:
         self.store = store
         self.client = client
@@ -80,6 +83,7 @@ class Node:
         self.durable = durable
         self.limits = limits or TurnLimits()
         self.shared = shared
+        self.rules = rules
         self.owner = self._new_owner()
         self._lease = Lease(self)
         self.live = Live(store)
@@ -109,13 +113,14 @@ class Node:
         if self.volatile is not None:
             await self.volatile.start()
 
-    def configure(self, catalogue: Catalogue, limits: TurnLimits) -> None:
+    def configure(self, catalogue: Catalogue, limits: TurnLimits, rules: Rules | None = None) -> None:
         """Place calls, and begin turns, by these from now on. Calls under way stay where they are."""
         self.catalogue = catalogue
+        self.rules = rules
         self.limits = limits
         self.monitor.keep({each.name for name in catalogue.names() for each in catalogue.candidates(name)})
         if self.volatile is not None:
-            self.volatile.configure(catalogue, limits)
+            self.volatile.configure(catalogue, limits, rules)
 
     def drain(self) -> None:
         """Say that no more should be sent here; what comes all the same is still taken."""

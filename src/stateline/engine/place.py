@@ -1,6 +1,7 @@
-"""Where a model call goes. Contracts and prices plug in here; for now order, limits and health decide.
+"""Where a model call goes: contracts, order, limits and health decide. Prices will plug in here.
 
-A model with one deployment that has no limits of its own pays nothing for all this: the call goes there.
+A model with one deployment that has no limits of its own pays nothing for all this: the call goes there. Where
+there are contracts, every candidate gets its verdict first, at each placement anew.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ import msgspec
 from stateline.core.calls import ModelRequest
 from stateline.core.errors import BadRequest
 from stateline.core.ids import digest
-from stateline.core.placing import Passed, Standing, choose
+from stateline.core.placing import Passed, Refused, Ruling, Standing, choose
 from stateline.core.tokens import estimate_tokens, needs
 from stateline.engine.health import Monitor, Permit
-from stateline.ports import Deployment
+from stateline.ports import Deployment, Judge
 
 
 class Catalogue(Protocol):
@@ -39,12 +40,16 @@ class Placement(NamedTuple):
         passed: the others, and why; with no deployment, all of them.
         until_ms: with no deployment, when the first of them takes calls again (Unix time).
         permit: its place there, to be ended; None where nobody counts.
+        ruling: the verdict on it; None where there are no contracts.
+        refused: those of the others that a contract keeps out.
     """
 
     deployment: Deployment | None
     passed: tuple[Passed, ...] = ()
     until_ms: int | None = None
     permit: Permit | None = None
+    ruling: Ruling | None = None
+    refused: tuple[Refused, ...] = ()
 
 
 def place(
@@ -55,12 +60,13 @@ def place(
     affinity: str,
     request: Callable[[], ModelRequest],
     tried: Sequence[str] = (),
+    judge: Judge | None = None,
 ) -> Placement:
     """The deployment for a call: the first in order that takes it.
 
     Lower priority goes first. Equal ones share by weight, and by ``affinity`` (a session's id), so that
-    a session stays where its prompt is cached. ``tried`` are passed over. ``request`` is asked for only where
-    a deployment counts tokens or cannot take everything.
+    a session stays where its prompt is cached. ``tried`` are passed over, and whatever ``judge`` denies.
+    ``request`` is asked for only where a deployment counts tokens or cannot take everything.
 
     Raises:
         BadRequest: ``model_not_found``.
@@ -69,13 +75,28 @@ def place(
     if not candidates:
         raise model_not_found(model, catalogue.names())
     if not weighed(candidates):
-        return Placement(candidates[0])
-    looked, ordered, tokens = _look(candidates, monitor, affinity, request, tried)
+        return Placement(candidates[0]) if judge is None else _only(candidates[0], monitor, judge)
+    looked, ordered, tokens = _look(candidates, monitor, affinity, request, tried, judge=judge)
     choice = choose(looked)
+    if judge is not None:
+        for each in choice.refused:
+            judge.count(each.ruling)
     if choice.at is None:
-        return Placement(None, choice.passed, choice.until_ms)
+        return Placement(None, choice.passed, choice.until_ms, None, None, choice.refused)
+    if judge is not None and choice.ruling is not None:
+        judge.count(choice.ruling)
     chosen = ordered[choice.at]
-    return Placement(chosen, choice.passed, None, monitor.take(chosen, tokens))
+    return Placement(chosen, choice.passed, None, monitor.take(chosen, tokens), choice.ruling, choice.refused)
+
+
+def _only(deployment: Deployment, monitor: Monitor, judge: Judge) -> Placement:
+    """The only deployment, whatever comes, unless a contract keeps calls from it."""
+    ruling = judge.ruling(deployment, monitor.now_ms())
+    judge.count(ruling)
+    if not ruling.blocks:
+        return Placement(deployment, ruling=ruling)
+    name = deployment.name
+    return Placement(None, (Passed(name, "contract"),), refused=(Refused(name, ruling),))
 
 
 def weighed(candidates: Sequence[Deployment]) -> bool:
@@ -90,12 +111,18 @@ def standings(
     model: str,
     request: Callable[[], ModelRequest],
     tried: Sequence[str] = (),
+    *,
+    judge: Judge | None = None,
 ) -> Sequence[Standing]:
     """How each deployment of a model stands now; none of one whose only deployment takes whatever comes."""
     candidates = catalogue.candidates(model)
-    if not candidates or not weighed(candidates):
+    if not candidates:
         return ()
-    return _look(candidates, monitor, "", request, tried)[0]
+    if not weighed(candidates):
+        ruling = None if judge is None else judge.ruling(candidates[0], monitor.now_ms())
+        denied = ruling is not None and ruling.blocks
+        return (Standing(candidates[0].name, "contract", None, ruling),) if denied else ()
+    return _look(candidates, monitor, "", request, tried, judge=judge)[0]
 
 
 def _look(
@@ -104,6 +131,8 @@ def _look(
     affinity: str,
     request: Callable[[], ModelRequest],
     tried: Sequence[str],
+    *,
+    judge: Judge | None,
 ) -> tuple[list[Standing], Sequence[Deployment], int]:
     """How they stand, in the order in which they are tried; and the tokens that the call may take."""
     ordered = candidates
@@ -118,12 +147,17 @@ def _look(
             tokens = estimate_tokens(asked) + (asked.params.max_output_tokens or 0)
     looked: list[Standing] = []
     for each in ordered:
-        if each.lacks & wanted:
+        ruling = None if judge is None else judge.ruling(each, now_ms)
+        if ruling is not None and ruling.blocks:
+            # Before all else: where every deployment is denied, that is the answer.
+            looked.append(Standing(each.name, "contract", None, ruling))
+        elif each.lacks & wanted:
             looked.append(Standing(each.name, "cannot_carry"))
         elif each.name in tried:
             looked.append(Standing(each.name, "failed"))
         else:
-            looked.append(monitor.of(each).standing(each, now_ms, tokens))
+            standing = monitor.of(each).standing(each, now_ms, tokens)
+            looked.append(standing if ruling is None else standing._replace(ruling=ruling))
     return looked, ordered, tokens
 
 

@@ -16,10 +16,11 @@ from stateline.engine.failover import not_carried
 from stateline.engine.health import Permit, movable
 from stateline.engine.node import Node
 from stateline.engine.place import Placement, fitted, place, standings
+from stateline.ports import CallFacts, Judge
 
 
 async def relay(
-    node: Node, tenant: str, principal: str, request: ModelRequest
+    node: Node, tenant: str, principal: str, request: ModelRequest, interface: str
 ) -> AsyncGenerator[list[ModelDelta], None]:
     """Deltas of a call. Once a delta was given, an error ends it: text is never spliced.
 
@@ -29,11 +30,12 @@ async def relay(
     Raises:
         ModelError: after the last try.
         NoDeployment: none can take the call within NO_DEPLOYMENT_WAIT_MS_MAX.
+        Forbidden: ``contract_denied``: contracts deny it to every deployment.
         BadRequest: unknown model, or what no deployment's format can carry.
     """
     if not request.key:
         request = msgspec.structs.replace(request, key=f"{tenant}/{nonce(node.entropy(5))}")
-    tries = _Tries(node, request)
+    tries = _Tries(node, request, CallFacts(tenant, principal, "stateless", interface, request.params.service_tier))
     while True:
         placement = tries.place()
         deployment, permit = placement.deployment, placement.permit
@@ -80,13 +82,19 @@ def _tell(permit: Permit, deltas: list[ModelDelta], *, first: bool) -> None:
 class _Tries:
     """The tries of one call: rounds through the model's deployments, with a wait between two rounds."""
 
-    def __init__(self, node: Node, request: ModelRequest) -> None:
+    def __init__(self, node: Node, request: ModelRequest, facts: CallFacts) -> None:
         self._node = node
+        self._facts = facts
         self._request = request
         self._tried: list[str] = []
         self._failures = 0
         self._rounds = 0
         self._waits = 0
+
+    def _judge(self) -> Judge | None:
+        """By the contracts of now: they may have been loaded anew since the last try."""
+        rules = self._node.rules
+        return None if rules is None else rules.judge(self._facts)
 
     def place(self) -> Placement:
         node, request = self._node, self._request
@@ -97,6 +105,7 @@ class _Tries:
             affinity=request.params.prompt_cache_key or request.key,
             request=lambda: request,
             tried=self._tried,
+            judge=self._judge(),
         )
 
     async def wait(self, placement: Placement) -> None:
@@ -109,7 +118,9 @@ class _Tries:
         self._waits += 1
         too_long = until_ms is None or until_ms - now_ms > NO_DEPLOYMENT_WAIT_MS_MAX
         if until_ms is None or too_long or self._waits > RELAY_RETRIES_MAX:
-            raise nowhere(self._request.params.model, placement.passed, now_ms)
+            judge = self._judge()
+            text_of = str if judge is None else judge.text_of
+            raise nowhere(self._request.params.model, placement.passed, now_ms, placement.refused, text_of)
         self._tried.clear()
         await self._node.clock.sleep((until_ms - now_ms) / 1000)
 
@@ -138,5 +149,6 @@ class _Tries:
         node, model = self._node, self._request.params.model
         if not movable(failure) or len(node.catalogue.candidates(model)) < 2:
             return False
-        looked = standings(node.catalogue, node.monitor, model, lambda: self._request, self._tried)
+        judge = self._judge()
+        looked = standings(node.catalogue, node.monitor, model, lambda: self._request, self._tried, judge=judge)
         return any(each.why is None for each in looked)

@@ -21,7 +21,7 @@ from stateline.engine.node import Node
 from stateline.engine.place import model_not_found, weighed
 from stateline.engine.types import Accepted, Submission
 from stateline.engine.work import with_ids
-from stateline.ports import Duplicate, Fenced, HeadMoved, SessionMissing
+from stateline.ports import CallFacts, Duplicate, Fenced, HeadMoved, SessionMissing
 
 _TRIES = 5
 """How often a submission looks again when somebody else moved the session under it."""
@@ -37,6 +37,7 @@ async def submit(node: Node, s: Submission) -> Accepted:
     """Record the turn and start it; on return it is durable.
 
     Raises:
+        Forbidden: ``contract_denied``.
         BadRequest: ``model_not_found``, ``previous_response_not_found``, ``response_in_progress``,
             ``conversation_locked``, ``missing_tool_output``, ``idempotency_key_reused``.
         NotFound: the conversation does not exist.
@@ -52,9 +53,11 @@ async def submit(node: Node, s: Submission) -> Accepted:
         first = await node.store.find_duplicate(s.tenant, _dedup_key(s))
         if first is not None:
             return _attach(s, first)
-    if weighed(candidates):
+    rules = node.rules
+    if rules is not None or weighed(candidates):
         asked = ModelRequest(params=s.request, items=s.input, key="")
-        check_room(node.catalogue, node.monitor, asked, patient=s.request.background)
+        judge = None if rules is None else rules.judge(_facts(s))
+        check_room(node.catalogue, node.monitor, asked, patient=s.request.background, judge=judge)
     try:
         for _ in range(_TRIES):
             accepted = await _try(node, s)
@@ -69,6 +72,11 @@ async def submit(node: Node, s: Submission) -> Accepted:
             raise
         return _attach(s, first)
     raise Overloaded("the session is too busy; try again", retry_after_s=1.0)
+
+
+def _facts(s: Submission) -> CallFacts:
+    workload = "stateful" if s.request.store or s.from_session else "stateless"
+    return CallFacts(s.tenant, s.principal, workload, "responses", s.request.service_tier)
 
 
 async def _try(node: Node, s: Submission) -> Accepted | None:
@@ -233,6 +241,7 @@ def _turn(node: Node, s: Submission, session: Session, *, after: int) -> e.TurnR
         limits=node.limits,
         principal=s.principal,
         sidecars=s.sidecars,
+        from_session=s.from_session,
     )
 
 

@@ -20,6 +20,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         idempotency_key: the client's own key, or None.
         retry: the client says that it sent this before.
         sidecars: what providers need back with items of ``input``.
+        from_session: it goes on from a kept session, without being kept itself.
     """
 
     tenant: str
@@ -31,6 +32,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     idempotency_key: str | None = None
     retry: bool = False
     sidecars: dict[str, Sidecar] = {}
+    from_session: bool = False
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):

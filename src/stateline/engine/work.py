@@ -27,8 +27,9 @@ from stateline.engine.health import Monitor
 from stateline.engine.live import Live
 from stateline.engine.perform import RunningCall
 from stateline.engine.place import Catalogue, Placement, Slots, fitted, place
+from stateline.engine.rules import judge_of
 from stateline.engine.signal import Signal
-from stateline.ports import Clock, Duplicate, Fenced, HeadMoved, ModelClient, Ownership, Posted, Store
+from stateline.ports import Clock, Duplicate, Fenced, HeadMoved, ModelClient, Ownership, Posted, Rules, Store
 
 log = logging.getLogger("stateline.engine")
 
@@ -48,6 +49,7 @@ class Home(Protocol):
     live: Live
     monitor: Monitor
     slots: Slots
+    rules: Rules | None
 
     def retired(self, worker: Worker) -> None:
         """The worker is done with its session, whatever the reason."""
@@ -355,6 +357,7 @@ class Worker:
             # The configuration has lost the model since; a turn that began with it ends with it.
             catalogue = self._catalogue
         affinity = turn.request.prompt_cache_key or session.ref.id
+        judge = judge_of(self._home.rules, session)
         try:
             placement = place(
                 catalogue,
@@ -363,12 +366,13 @@ class Worker:
                 affinity=affinity,
                 request=lambda: model_request(session, effect, stream=True),
                 tried=turn.tried,
+                judge=judge,
             )
         except BadRequest as error:
             return e.TurnFailed(response_id=turn.response_id, code=error.code, message=error.message)
         deployment = placement.deployment
         if deployment is None:
-            return unplaced(turn, effect.step, placement, self._home.clock.now_ms())
+            return unplaced(turn, effect.step, placement, self._home.clock.now_ms(), judge)
         self._to_perform = (effect, placement)
         return e.ModelCallStarted(
             turn=effect.turn,
@@ -378,6 +382,8 @@ class Worker:
             model=turn.request.model,
             stream=turn.request.stream or turn.request.background,
             passed=placement.passed,
+            verdict=placement.ruling,
+            refused=placement.refused,
         )
 
     def _unplace(self) -> None:
@@ -412,7 +418,8 @@ class Worker:
         home, session = self._home, self.session
         effect = CallModel(turn=ending.turn, step=ending.step, key="")
         request = partial(model_request, session, effect, stream=True)
-        return told(home.catalogue, home.monitor, session, request=request, failure=call.failure, ending=ending)
+        judge, failure = judge_of(home.rules, session), call.failure
+        return told(home.catalogue, home.monitor, session, request=request, failure=failure, ending=ending, judge=judge)
 
     # -- resuming --------------------------------------------------------------------------------------------
 

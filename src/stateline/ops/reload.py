@@ -9,16 +9,16 @@ from typing import Any
 import msgspec
 
 from stateline.api.operator import Reloaded
-from stateline.config import Config, ConfigError
-from stateline.core.errors import BadRequest
+from stateline.config import Config, Contracts
+from stateline.core.errors import BadRequest, StatelineError
 
 log = logging.getLogger("stateline")
 
 FIXED = ("server.host", "server.port", "server.cors_origins", "server.trusted_proxies", "store.url", "auth.mode")
 """What a running process cannot change: its socket, its store and who it lets in."""
 
-Apply = Callable[[], None]
-"""Puts a checked configuration in force. It cannot fail."""
+Apply = Callable[[], tuple[str, ...]]
+"""Puts a checked configuration in force, and names what else has changed by it. It cannot fail."""
 
 
 class Reloader:
@@ -49,11 +49,10 @@ class Reloader:
             restart = tuple(key for key in differences(self.config, found) if key in fixed)
             config = kept(self.config, found, restart)
             apply = self._prepare(config)
-        except ConfigError as error:
+        except StatelineError as error:
             log.error("the configuration was not reloaded: %s", error)
             raise BadRequest(str(error), code=error.code) from None
-        changed = tuple(differences(self.config, config))
-        apply()
+        changed = (*differences(self.config, config), *apply())
         self.config = config
         log.info(
             "reloaded the configuration; changed: %s; waiting for a restart: %s",
@@ -64,7 +63,7 @@ class Reloader:
 
 
 def differences(old: Config, new: Config) -> Iterator[str]:
-    """The keys whose values differ; deployments by their names."""
+    """The keys whose values differ; deployments and products by their names."""
     for section in ("server", "auth", "limits", "retention"):
         before, after = getattr(old, section), getattr(new, section)
         for key in before.__struct_fields__:
@@ -73,10 +72,14 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     # However it was named: url, url_env or url_file.
     if old.store.url != new.store.url:
         yield "store.url"
-    before, after = ({each.name: each for each in config.deployments} for config in (old, new))
-    for name in dict.fromkeys([*before, *after]):
-        if before.get(name) != after.get(name):
-            yield f"deployments.{name}"
+    for section in ("deployments", "products"):
+        before, after = ({each.name: each for each in getattr(config, section)} for config in (old, new))
+        for name in dict.fromkeys([*before, *after]):
+            if before.get(name) != after.get(name):
+                yield f"{section}.{name}"
+    for key in Contracts.__struct_fields__:
+        if getattr(old.contracts, key, None) != getattr(new.contracts, key, None):
+            yield f"contracts.{key}"
 
 
 def kept(old: Config, new: Config, keys: tuple[str, ...]) -> Config:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import cel
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from tests.unit.contracts.build import EVERY, STATEFUL_ON_AWS, ask, clause, contract, loaded
 
 from stateline.contracts import FactsError, check_facts, evaluate, parse_at
+from stateline.contracts.facts import micros
 from stateline.contracts.predicates import compile_predicate
 from stateline.core.limits import VERDICTS_KEPT_MAX
 
@@ -296,3 +299,28 @@ def test_any_set_of_readings_comes_to_what_the_rules_say(sets: list[list[str]], 
     assert [one.outcome for one in verdict.clauses] == outcomes
     assert verdict.outcome == min(outcomes, key=["deny", "contested", "unknown", "allow"].index)
     assert verdict.resolved == ("deny" if denied else "allow")
+
+
+def test_what_is_in_force_is_steady_between_two_days() -> None:
+    contracts = loaded(
+        contract(
+            clause("early", EVERY, rest="effective: {from: 2026-01-01, until: 2026-02-01}"),
+            clause("late", EVERY, rest="effective: {from: 2026-03-01}"),
+        )
+    )
+    days = [micros(parse_at(day)) for day in ("2026-01-01", "2026-02-01", "2026-03-01")]
+    for since, until in itertools.pairwise(days):
+        assert contracts.steady(since) == contracts.steady(until - 1) == (since, until)
+    before, after = contracts.steady(days[0] - 1), contracts.steady(days[-1])
+    assert before[1] == days[0]
+    assert after[0] == days[-1]
+    assert before[0] < days[0] < days[-1] < after[1]
+    always = loaded(contract(clause("always", EVERY))).steady(days[0])
+    assert always[0] < days[0] < days[-1] < always[1]
+
+
+def test_contracts_are_the_same_by_what_they_say() -> None:
+    one, determined = contract(clause("x", EVERY)), "- {event: e, on: 2026-01-01, by: b}"
+    assert loaded(one).same_as(loaded("# a comment\n" + one))
+    assert not loaded(one).same_as(loaded(contract(clause("y", EVERY))))
+    assert not loaded(one).same_as(loaded(one, determinations=determined))

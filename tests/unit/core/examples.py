@@ -34,6 +34,7 @@ from stateline.core.items import (
 )
 from stateline.core.limits import TurnLimits
 from stateline.core.ops import AddAnnotation, AddItem, AddPart, Delta, EndItem, EndPart, ItemMarks, PartMarks
+from stateline.core.placing import Passed, Refused, Ruling, Said
 
 SESSION = "0123456789abcdefghjkmnpq"
 RESPONSE = f"resp_{SESSION}aaaaaaaa1"
@@ -119,6 +120,14 @@ OPS = (
     EndItem(1),
 )
 
+DENIAL = Ruling(
+    outcome="contested",
+    resolved="deny",
+    posture="microsoft",
+    clause="msoai/x",
+    readings=(Said("r", "deny"), Said("s", "allow")),
+    observed=True,
+)
 EVERY_BODY: tuple[e.Body, ...] = (
     e.SessionCreated(kind="chain", metadata={"a": "b"}, parent=(RESPONSE, 7)),
     e.SessionCreated(kind="conversation"),
@@ -139,6 +148,9 @@ EVERY_BODY: tuple[e.Body, ...] = (
         sidecars=SIDECARS,
     ),
     e.TurnRequested(response_id=RESPONSE, turn=1, request=e.TurnRequest(model="m"), input=()),
+    e.TurnRequested(
+        response_id=RESPONSE, turn=1, request=e.TurnRequest(model="m", store=False), input=(), from_session=True
+    ),
     e.InputRejected(response_id=RESPONSE, code="conversation_locked", message="busy"),
     e.TurnResumed(owner="o", clean=True, progress=True),
     e.CancelRequested(response_id=RESPONSE),
@@ -147,6 +159,16 @@ EVERY_BODY: tuple[e.Body, ...] = (
     e.TurnFailed(response_id=RESPONSE, code="upstream_error", message="it is down"),
     e.TurnCancelled(response_id=RESPONSE),
     e.ModelCallStarted(turn=1, step=1, deployment="d", origin="openai-chat/openai", model="m", stream=False),
+    e.ModelCallStarted(
+        turn=1,
+        step=1,
+        deployment="d",
+        origin="openai-chat/openai",
+        model="m",
+        passed=(Passed("b", "contract"), Passed("c", "behind")),
+        verdict=Ruling(outcome="allow"),
+        refused=(Refused("b", DENIAL),),
+    ),
     e.Chunk(turn=1, step=1, first=2, ops=OPS),
     e.ModelCallFinished(
         turn=1,
@@ -176,6 +198,13 @@ EVERY_BODY: tuple[e.Body, ...] = (
         next_number=26,
     ),
     e.TimerSet(turn=1, step=2, due_ms=1_800_000_000_000),
+    e.TimerSet(
+        turn=1,
+        step=2,
+        due_ms=1_800_000_000_000,
+        passed=(Passed("a", "rpm", 1_800_000_000_000), Passed("b", "contract")),
+        refused=(Refused("b", DENIAL),),
+    ),
     e.TimerFired(turn=1, step=2),
     e.DeadlinePassed(turn=1),
     e.Snapshot(fold=1, state=msgspec.Raw(b'{"kind":"chain","created_at_ms":1,"turns":2}')),

@@ -10,9 +10,10 @@ from tests.unit.core.driver import REF, START_MS
 
 from stateline.core import events as e
 from stateline.core.calls import FunctionTool, ModelParams, ModelRequest, Usage
-from stateline.core.errors import BadRequest, NoDeployment
+from stateline.core.errors import BadRequest, Forbidden, NoDeployment
 from stateline.core.items import FunctionCall, FunctionCallOutput, InputImage, InputText, Item, Message
-from stateline.core.placing import Choice, Passed, Standing, Why, choose, nowhere
+from stateline.core.limits import DENIAL_TEXT_CHARS_MAX, DENIALS_TOLD_MAX
+from stateline.core.placing import Choice, Passed, Refused, Ruling, Said, Standing, Why, choose, nowhere
 from stateline.core.session import fold, new_session
 from stateline.core.tokens import needs
 from stateline.core.turn import CallModel, decide
@@ -65,6 +66,56 @@ def test_a_request_that_no_deployment_can_carry_is_its_senders_to_change() -> No
     error = nowhere("m", [Passed("a", "cannot_carry"), Passed("b", "cannot_carry")], 1_000)
     assert isinstance(error, BadRequest)
     assert (error.code, error.status, error.param) == ("unsupported_input", 400, "input")
+
+
+# -- contracts -----------------------------------------------------------------------------------------
+
+
+DENIED = Ruling(outcome="deny", resolved="deny", clause="c/one", readings=(Said("r", "deny"),))
+CONTESTED = Ruling(outcome="contested", resolved="deny", clause="c/two", posture="strict")
+ALLOWED = Ruling(outcome="allow")
+
+
+def test_what_a_contract_keeps_out_is_named_with_its_verdict_and_the_chosen_has_its_own() -> None:
+    standings = [Standing("a", "contract", None, DENIED), Standing("b", None, None, ALLOWED), Standing("c")]
+    passed = (Passed("a", "contract"), Passed("c", "behind"))
+    assert choose(standings) == Choice(1, passed, None, ALLOWED, (Refused("a", DENIED),))
+    # Whatever else is full waits; what is denied does not.
+    assert choose(standings[:1]) == Choice(None, passed[:1], None, None, (Refused("a", DENIED),))
+
+
+def test_a_denial_blocks_unless_it_is_only_observed() -> None:
+    assert [each.blocks for each in (DENIED, CONTESTED, ALLOWED)] == [True, True, False]
+    assert not msgspec.structs.replace(DENIED, observed=True).blocks
+
+
+def test_where_every_deployment_is_denied_the_clauses_are_named_with_their_words() -> None:
+    refused = (Refused("a", DENIED), Refused("b", CONTESTED), Refused("d", DENIED))
+    passed = [Passed(each.deployment, "contract") for each in refused]
+    texts = {"c/one": "Azure  alone.", "c/two": "Not here."}
+    error = nowhere("m", passed, 1_000, refused, texts.__getitem__)
+    assert isinstance(error, Forbidden)
+    assert (error.code, error.status, error.param) == ("contract_denied", 403, "model")
+    assert "a, d by c/one (Azure alone.); b by c/two (Not here.; contested, by the posture strict" in error.message
+
+
+def test_some_denied_and_some_out_is_no_denial_and_says_so_of_each() -> None:
+    passed = [Passed("a", "contract"), Passed("b", "rate_limited", 2_000)]
+    error = nowhere("m", passed, 1_000, (Refused("a", DENIED),))
+    assert isinstance(error, NoDeployment)
+    assert "a is denied by contract (c/one); b limits the rate (for 1.0 s)" in error.message
+
+
+def test_the_message_of_a_denial_has_its_bounds() -> None:
+    many = DENIALS_TOLD_MAX + 3
+    rulings = [msgspec.structs.replace(DENIED, clause=f"c/{at}") for at in range(many)]
+    refused = [Refused(f"d{at}-{copy}", ruling) for at, ruling in enumerate(rulings) for copy in range(many)]
+    passed = [Passed(each.deployment, "contract") for each in refused]
+    message = nowhere("m", passed, 1_000, refused, lambda _: "w" * 10_000).message
+    assert message.count(" by c/") == DENIALS_TOLD_MAX
+    assert message.count("d0-") == DENIALS_TOLD_MAX
+    assert "w" * DENIAL_TEXT_CHARS_MAX in message
+    assert "w" * (DENIAL_TEXT_CHARS_MAX + 1) not in message
 
 
 IMAGE = InputImage(image_url="https://example.org/a.png")
@@ -164,3 +215,51 @@ def test_a_response_shows_its_last_placement_where_there_was_a_choice() -> None:
 
 def test_a_placement_with_one_candidate_stores_nothing_of_it() -> None:
     assert b"passed" not in e.encode_body(started(1, "a"))
+
+
+def test_a_response_shows_the_verdict_on_its_deployment_and_on_those_kept_out() -> None:
+    call = msgspec.structs.replace(
+        started(1, "b"),
+        passed=(Passed("a", "contract"), Passed("c", "behind")),
+        verdict=msgspec.structs.replace(CONTESTED, resolved="allow", posture="openai", readings=(Said("r", "allow"),)),
+        refused=(Refused("a", DENIED),),
+    )
+    _, _, events = played(call)
+    view = TurnView("r")
+    for event in events:
+        view.apply(event)
+    shown = msgspec.json.decode(msgspec.json.encode(view.response().stateline))
+    assert shown["verdict"] == {
+        "outcome": "contested",
+        "resolved": "allow",
+        "posture": "openai",
+        "clause": "c/two",
+        "readings": [{"id": "r", "outcome": "allow"}],
+    }
+    denied = {
+        "outcome": "deny",
+        "resolved": "deny",
+        "posture": "strict",
+        "clause": "c/one",
+        "readings": [{"id": "r", "outcome": "deny"}],
+    }
+    assert shown["placement"] == {
+        "passed": [{"deployment": "a", "why": "contract", "verdict": denied}, {"deployment": "c", "why": "behind"}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("store", "from_session", "stateful"), [(True, False, True), (False, False, False), (False, True, True)]
+)
+def test_a_turn_is_stateful_where_its_input_or_its_output_is_kept(
+    *, store: bool, from_session: bool, stateful: bool
+) -> None:
+    request = e.TurnRequest(model="m", store=store)
+    asked = e.TurnRequested(
+        response_id="r", turn=1, request=request, input=(), principal="key_1", from_session=from_session
+    )
+    session = new_session(REF)
+    for at, body in enumerate((e.SessionCreated(kind="chain"), asked), 1):
+        session = fold(session, e.Event(session=REF, seq=at, at_ms=START_MS, body=body))
+    assert session.turn is not None
+    assert (session.turn.stateful, session.turn.principal) == (stateful, "key_1")

@@ -61,7 +61,7 @@ async def create(service: Service, call: Call) -> None:
     )
     finish: Finish | None = None
     async with WhileConnected(call):
-        async for deltas in service.engine.relay(call.tenant, call.principal.id, request):
+        async for deltas in service.engine.relay(call.tenant, call.principal.id, request, "embeddings"):
             finish = next((delta for delta in deltas if isinstance(delta, Finish)), finish)
     if finish is None:
         return  # The client is gone.

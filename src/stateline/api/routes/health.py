@@ -28,7 +28,7 @@ async def readyz(service: Service, call: Call) -> None:
 
 
 async def metrics(service: Service, call: Call) -> None:
-    text = service.metrics.text(service.engine.metrics, service.engine.gauges())
+    text = service.metrics.text(service.engine.metrics, service.engine.gauges(), service.engine.counters())
     await call.reply(text.encode(), kind=(b"content-type", b"text/plain; version=0.0.4; charset=utf-8"))
 
 

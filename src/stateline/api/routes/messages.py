@@ -22,7 +22,7 @@ async def create(service: Service, call: Call) -> None:
     """One bare model call; it ends when the client hangs up."""
     request = parse_message(await call.body())
     message_id, model = new_name("msg_", 14), request.params.model
-    async with aclosing(service.engine.relay(call.tenant, call.principal.id, request)) as deltas:
+    async with aclosing(service.engine.relay(call.tenant, call.principal.id, request, "messages")) as deltas:
         if request.stream:
             await send_relayed(call, deltas, MessageEvents(message_id, model).encode, end=STOP, failed=error_bytes)
             return
