@@ -171,6 +171,7 @@ class TurnView:
                 deployment=started.deployment if started else None,
                 upstream_model=call.upstream_model if call else None,
                 placement=shapes.placement_field(started.passed) if started else None,
+                dropped=shapes.dropped_field(started.dropped) if started and started.dropped else (),
             ),
         )
 

@@ -21,7 +21,7 @@ from stateline.core.ids import item_id
 from stateline.core.items import PREFIXES, Item
 from stateline.core.limits import CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
 from stateline.core.session import Session, fold, snapshot
-from stateline.core.turn import CallModel, StopCall, decide, lost_call, model_request, refusal
+from stateline.core.turn import CallModel, StopCall, decide, dropped, lost_call, model_request, refusal
 from stateline.engine.failover import told, unplaced
 from stateline.engine.health import Monitor
 from stateline.engine.live import Live
@@ -387,6 +387,7 @@ class Worker:
             model=turn.request.model,
             stream=turn.request.stream or turn.request.background,
             passed=placement.passed,
+            dropped=dropped(session, deployment.origin),
         )
 
     def _unplace(self) -> None:
