@@ -13,6 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from stateline.core.calls import FinishReason, ModelParams, Usage
+from stateline.core.carrying import Dropped
 from stateline.core.ids import SessionRef
 from stateline.core.items import Item, Sidecar
 from stateline.core.limits import TurnLimits
@@ -154,6 +155,7 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     ``passed`` names the model's other deployments, in the order in which they were looked at, and why each
     did not get the call. A model with one deployment has none. ``verdict`` is what the contracts say of the
     deployment, where there are contracts, and ``refused`` what they say of those that they keep out.
+    ``dropped`` names what of the context the call does not get, because its format or origin cannot take it.
     """
 
     turn: int
@@ -165,6 +167,7 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     passed: tuple[Passed, ...] = ()
     verdict: Ruling | None = None
     refused: tuple[Refused, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
 
 class Chunk(_Body, tag="chunk/1", frozen=True, gc=False, kw_only=True):

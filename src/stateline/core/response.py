@@ -10,6 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from stateline.core.calls import FunctionChoice, FunctionTool, ReasoningConfig, ToolChoice, Usage
+from stateline.core.carrying import Dropped, What
 from stateline.core.items import Content, Item, UrlCitation
 from stateline.core.placing import Outcome, Passed, Refused, Ruling, Why
 
@@ -78,6 +79,10 @@ def verdict_field(ruling: Ruling | None) -> VerdictField | None:
     )
 
 
+def dropped_field(dropped: tuple[Dropped, ...]) -> tuple[DroppedField, ...]:
+    return tuple([DroppedField(what=each.what, items=each.items) for each in dropped])
+
+
 class IncompleteDetails(_Shape, frozen=True, gc=False, kw_only=True):
     reason: str
 
@@ -131,6 +136,13 @@ class PlacementField(_Shape, frozen=True, gc=False, kw_only=True):
     passed: tuple[PassedField, ...]
 
 
+class DroppedField(_Shape, frozen=True, gc=False, kw_only=True):
+    """What of its context the turn's last call did not get, and in how many items (`core.carrying`)."""
+
+    what: What
+    items: int
+
+
 class StatelineField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
     """Stateline's own facts about a response (an extension of Open Responses)."""
 
@@ -141,6 +153,7 @@ class StatelineField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=
     upstream_model: str | None = None
     placement: PlacementField | None = None
     verdict: VerdictField | None = None
+    dropped: tuple[DroppedField, ...] = ()
 
 
 class Response(_Shape, frozen=True, gc=False, kw_only=True):

@@ -13,6 +13,7 @@ import msgspec
 
 from stateline.core import events as e
 from stateline.core.calls import Usage
+from stateline.core.carrying import origins_of
 from stateline.core.errors import IllegalTransition
 from stateline.core.ids import SessionRef
 from stateline.core.items import (
@@ -38,9 +39,12 @@ TURN_BYTES = 1_000
 
 
 class Context:
-    """The items that a model sees, oldest first; immutable, and cheap to append to."""
+    """The items that a model sees, oldest first; immutable, and cheap to append to.
 
-    __slots__ = ("_items", "_previous", "_sidecars", "bytes", "count")
+    ``origins`` is as `core.carrying.origins_of` has it, over all items.
+    """
+
+    __slots__ = ("_items", "_previous", "_sidecars", "bytes", "count", "origins")
 
     def __init__(
         self,
@@ -53,6 +57,9 @@ class Context:
         self._previous = previous
         self.count: int = len(items) + (previous.count if previous else 0)
         self.bytes: int = sum(map(item_bytes, items)) + (previous.bytes if previous else 0)
+        self.origins: frozenset[str] = origins_of(items, self._sidecars)
+        if previous is not None:
+            self.origins = previous.origins if self.origins <= previous.origins else self.origins | previous.origins
 
     def append(self, items: tuple[Item, ...], sidecars: dict[str, Sidecar]) -> Context:
         """With ``items`` after all others. A compaction stands for everything before it."""

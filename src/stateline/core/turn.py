@@ -11,8 +11,10 @@ from typing import final
 
 import msgspec
 
+from stateline.core import carrying
 from stateline.core import events as e
 from stateline.core.calls import FinishReason, ModelRequest
+from stateline.core.carrying import Dropped
 from stateline.core.ids import digest, effect_key
 from stateline.core.items import FunctionCall, FunctionCallOutput, Item
 from stateline.core.limits import (
@@ -226,6 +228,18 @@ def unanswered_calls(items: Iterable[Item]) -> list[str]:
         elif type(item) is FunctionCallOutput:
             calls.pop(item.call_id, None)
     return list(calls)
+
+
+def dropped(session: Session, origin: str) -> tuple[Dropped, ...]:
+    """What the turn's next call does not get of the context where it goes to ``origin``."""
+    turn = session.turn
+    assert turn is not None
+    late, beside = (*turn.input, *turn.output), {**turn.sidecars, **turn.output_sidecars}
+    context = session.context
+    if context.origins <= {origin}:
+        # Nothing before this turn is another's.
+        return carrying.dropped(late, beside, origin)
+    return carrying.dropped((*context, *late), {**context.sidecars(), **beside}, origin)
 
 
 def model_request(session: Session, effect: CallModel, *, stream: bool) -> ModelRequest:

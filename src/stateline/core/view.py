@@ -173,6 +173,7 @@ class TurnView:
                 upstream_model=call.upstream_model if call else None,
                 placement=shapes.placement_field(started.passed, started.refused) if started else None,
                 verdict=shapes.verdict_field(started.verdict) if started else None,
+                dropped=shapes.dropped_field(started.dropped) if started and started.dropped else (),
             ),
         )
 

@@ -21,7 +21,7 @@ from stateline.core.ids import item_id
 from stateline.core.items import PREFIXES, Item
 from stateline.core.limits import CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
 from stateline.core.session import Session, fold, snapshot
-from stateline.core.turn import CallModel, StopCall, decide, lost_call, model_request, refusal
+from stateline.core.turn import CallModel, StopCall, decide, dropped, lost_call, model_request, refusal
 from stateline.engine.failover import told, unplaced
 from stateline.engine.health import Monitor
 from stateline.engine.live import Live
@@ -384,6 +384,7 @@ class Worker:
             passed=placement.passed,
             verdict=placement.ruling,
             refused=placement.refused,
+            dropped=dropped(session, deployment.origin),
         )
 
     def _unplace(self) -> None:

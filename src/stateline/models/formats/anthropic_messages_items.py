@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from stateline.core.calls import ModelRequest
+from stateline.core.carrying import sealed
 from stateline.core.items import (
     REDACTED,
     SIGNATURE,
@@ -151,20 +152,14 @@ class Messages:
         return known
 
     def _reasoning(self, item: Reasoning) -> _Json | None:
-        sidecar = self._request.sidecars.get(item.id)
-        if sidecar is None:
-            sealed: object = item.encrypted_content
-        else:
-            sealed = sidecar.data.get("encrypted_content") if sidecar.origin == self._origin else None
-        if not isinstance(sealed, str):
+        secret = sealed(item, self._request.sidecars, self._origin)
+        if secret is None:
             return None
-        if sealed.startswith(REDACTED):
-            return {"type": "redacted_thinking", "data": sealed.removeprefix(REDACTED)}
-        if not sealed.startswith(SIGNATURE):
-            return None
+        if secret.startswith(REDACTED):
+            return {"type": "redacted_thinking", "data": secret.removeprefix(REDACTED)}
         parts = () if isinstance(item.content, msgspec.UnsetType) else item.content
         thought = "".join(part.text for part in parts)
-        return {"type": "thinking", "thinking": thought, "signature": sealed.removeprefix(SIGNATURE)}
+        return {"type": "thinking", "thinking": thought, "signature": secret.removeprefix(SIGNATURE)}
 
     def _part(self, part: Content) -> _Json:
         match part:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stateline.core.calls import ModelRequest
+from stateline.core.carrying import sealed
 from stateline.core.ids import digest
 from stateline.core.items import (
     REDACTED,
@@ -72,18 +73,16 @@ class Messages(BehindCalls):
 
     Args:
         origin: sidecars of this one go back.
-        signs: whether the model gives reasoning that goes back, so that a client's own may be such.
 
     Attributes:
         called: the names of the tools that were called.
     """
 
-    def __init__(self, request: ModelRequest, origin: str, wire: str, *, signs: bool) -> None:
+    def __init__(self, request: ModelRequest, origin: str, wire: str) -> None:
         super().__init__(wire)
         self.called: dict[str, None] = {}
         self._request = request
         self._origin = origin
-        self._signs = signs
         self._out: list[_Block] = []
         self._documents: dict[str, int] = {}
 
@@ -147,17 +146,12 @@ class Messages(BehindCalls):
         self._block("user").results.append({"toolResult": result})
 
     def _reason(self, item: Reasoning) -> None:
-        sidecar = self._request.sidecars.get(item.id)
-        if sidecar is not None:
-            secret = sidecar.data.get("encrypted_content") if sidecar.origin == self._origin else None
-        else:
-            # It came from the client, who vouches for it; another provider's has no such word before it.
-            secret = item.encrypted_content if self._signs else None
-        if not isinstance(secret, str):
+        secret = sealed(item, self._request.sidecars, self._origin)
+        if secret is None:
             return
         if secret.startswith(REDACTED):
             self._say([{"reasoningContent": {"redactedContent": secret.removeprefix(REDACTED)}}])
-        elif secret.startswith(SIGNATURE):
+        else:
             parts = () if isinstance(item.content, msgspec.UnsetType) else item.content
             text = "".join(part.text for part in parts)
             signed = {"text": text, "signature": secret.removeprefix(SIGNATURE)}

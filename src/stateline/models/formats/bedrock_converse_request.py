@@ -60,7 +60,7 @@ def encode_request(request: ModelRequest, upstream_model: str, origin: str) -> b
     params = request.params
     maker = family(upstream_model, params.model)
     _refuse(params)
-    messages = Messages(request, origin, WIRE, signs=maker in ("claude", "gpt"))
+    messages = Messages(request, origin, WIRE)
     for item in request.items:
         messages.take(item)
     cached = params.prompt_cache_key is not None and maker in ("claude", "nova")

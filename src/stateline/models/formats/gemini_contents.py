@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stateline.core.calls import ModelRequest
+from stateline.core.carrying import own
 from stateline.core.items import (
     Compaction,
     Content,
@@ -85,8 +86,7 @@ class Contents(BehindCalls):
         return self._out[-1]
 
     def _sidecar(self, item: Item) -> Mapping[str, Any]:
-        found = self._request.sidecars.get(item.id)
-        return found.data if found is not None and found.origin == self._origin else {}
+        return own(item, self._request.sidecars, self._origin)
 
     # -- items -----------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ A reasoning or compaction item with no sidecar at all came from the client, who 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -23,9 +24,8 @@ from stateline.core.calls import (
     ModelParams,
     ModelRequest,
 )
+from stateline.core.carrying import own, sealed, thought_back
 from stateline.core.items import (
-    REDACTED,
-    SIGNATURE,
     Compaction,
     Content,
     FunctionCall,
@@ -240,10 +240,8 @@ class _Items:
                     raise refused("input", "Another provider's compaction item", WIRE)
                 return {"type": "compaction", "encrypted_content": item.encrypted_content}
 
-    def _own(self, item: Item) -> _Json:
-        """What this origin gave with the item."""
-        sidecar = self._request.sidecars.get(item.id)
-        return sidecar.data if sidecar is not None and sidecar.origin == self._origin else {}
+    def _own(self, item: Item) -> Mapping[str, Any]:
+        return own(item, self._request.sidecars, self._origin)
 
     def _is_foreign(self, item: Item) -> bool:
         sidecar = self._request.sidecars.get(item.id)
@@ -268,25 +266,21 @@ class _Items:
         return {**fields, "content": content}
 
     def _reasoning(self, item: Reasoning) -> _Json | None:
-        own = self._own(item)
-        encrypted = own.get("encrypted_content")
-        if not own and not self._is_foreign(item) and isinstance(item.encrypted_content, str):
-            # A client that kept the context itself may have changed from Claude, whose secrets it sends too.
-            foreign = item.encrypted_content.startswith((SIGNATURE, REDACTED))
-            encrypted = None if foreign else item.encrypted_content
-        fields: _Json = {"type": "reasoning"}
-        if own.get("id"):
-            fields["id"] = own["id"]
-        fields["summary"] = [{"type": "summary_text", "text": part.text} for part in item.summary]
-        if encrypted:
-            fields["encrypted_content"] = encrypted
-        elif own and not isinstance(item.content, msgspec.UnsetType):
-            # An open model's reasoning is plain text, and goes back as such.
-            fields["content"] = [{"type": "reasoning_text", "text": part.text} for part in item.content]
-        else:
+        sidecars, origin = self._request.sidecars, self._origin
+        if not thought_back(item, sidecars, origin):
             self._bare = True
             return None
         self.reasons = True
+        given, encrypted = self._own(item), sealed(item, sidecars, origin)
+        fields: _Json = {"type": "reasoning"}
+        if given.get("id"):
+            fields["id"] = given["id"]
+        fields["summary"] = [{"type": "summary_text", "text": part.text} for part in item.summary]
+        if encrypted:
+            fields["encrypted_content"] = encrypted
+        elif not isinstance(item.content, msgspec.UnsetType):
+            # An open model's reasoning is plain text, and goes back as such.
+            fields["content"] = [{"type": "reasoning_text", "text": part.text} for part in item.content]
         return fields
 
 
