@@ -7,8 +7,10 @@ log probabilities of earlier answers are output, no context: no format takes the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
+
+from msgspec import UNSET
 
 from stateline.core.items import (
     REDACTED,
@@ -127,20 +129,20 @@ def origins_of(items: Iterable[Item], sidecars: Mapping[str, Sidecar]) -> frozen
 
 
 def _marked(item: Item, sidecars: Mapping[str, Sidecar]) -> bool:
-    match item:
-        case Message():
-            return isinstance(item.phase, str) or _detailed(item.content)
-        case FunctionCallOutput():
-            return item.status == "incomplete" or (not isinstance(item.output, str) and _detailed(item.output))
-        case Reasoning():
-            sidecar = sidecars.get(item.id)
-            return sidecar is None or not thought_back(item, sidecars, sidecar.origin)
-        case _:
-            return False
+    if type(item) is Message:
+        return item.phase is not UNSET or _detailed(item.content)
+    if type(item) is FunctionCallOutput:
+        return item.status == "incomplete" or (not isinstance(item.output, str) and _detailed(item.output))
+    if type(item) is Reasoning:
+        sidecar = sidecars.get(item.id)
+        return sidecar is None or not thought_back(item, sidecars, sidecar.origin)
+    return False
 
 
-def dropped(items: Iterable[Item], sidecars: Mapping[str, Sidecar], origin: str) -> tuple[Dropped, ...]:
+def dropped(items: Sequence[Item], sidecars: Mapping[str, Sidecar], origin: str) -> tuple[Dropped, ...]:
     """What a call to ``origin`` does not get of these items, by name, each with the items that it counts."""
+    if not sidecars and not any(_marked(item, sidecars) for item in items):
+        return ()  # What most calls bring.
     counts: dict[What, int] = {}
     wire = origin.partition("/")[0]
     bare = False
@@ -193,9 +195,10 @@ def _names(data: Mapping[str, Any]) -> set[What]:
     names: set[What] = {name for key in data if (name := NAMES.get(key)) is not None}
     secret = data.get("encrypted_content")
     if isinstance(secret, str):
-        names.add(next((name for word, name in _SEALS.items() if secret.startswith(word)), "encrypted_reasoning"))
+        sealed: list[What] = [name for word, name in _SEALS.items() if secret.startswith(word)]
+        names.add(sealed[0] if sealed else "encrypted_reasoning")
     return names
 
 
 def _detailed(parts: Iterable[Content]) -> bool:
-    return any(isinstance(part, InputImage) and part.detail != "auto" for part in parts)
+    return any(type(part) is InputImage and part.detail != "auto" for part in parts)
