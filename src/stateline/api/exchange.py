@@ -27,6 +27,7 @@ _log = logging.getLogger("stateline.api")
 
 _Message = dict[str, Any]
 _NO_BODY = (204, 304)
+_PERCENT, _HASH = b"%#"
 _FAILED = (
     b"HTTP/1.1 500 Internal Server Error\r\ncontent-type: text/plain; charset=utf-8\r\n"
     b"content-length: 21\r\nconnection: close\r\n\r\nInternal Server Error"
@@ -195,7 +196,7 @@ class LeanHttpProtocol(HttpToolsProtocol):
         if parser.should_upgrade() and self._should_upgrade():
             return  # What comes is a WebSocket's.
         url = self.url
-        if b"%" in url or b"#" in url or url[:1] != b"/":
+        if _PERCENT in url or _HASH in url or url[:1] != b"/":
             parsed = httptools.parse_url(url)
             raw_path, query = parsed.path, parsed.query or b""
             path = _unquoted(raw_path)

@@ -112,7 +112,7 @@ def _item(raw: bytes, at: str) -> Item | p.ItemReferenceParam:
 
 def _without_null_type(raw: bytes, at: str) -> bytes:
     """Open Responses lets a reference's type be null, which a tag may not be."""
-    if b"null" not in raw:
+    if raw.find(b"null") < 0:
         return raw
     fields = decode_body(_loose_reference, raw, at)
     return msgspec.json.encode({"id": fields.id})

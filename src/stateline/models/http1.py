@@ -67,7 +67,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (
         "_bare_bytes", "_closed", "_end_at_s", "_error", "_headed", "_headers", "_keep", "_loop", "_parser", "_paused",
         "_pieces", "_pool", "_read_ahead", "_reading", "_sent", "_silence_s", "_since_s", "_timer",
-        "_transport", "_waiter", "origin", "over", "status",
+        "_transport", "_waiter", "_whole", "on_body", "origin", "over", "status",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, origin: Origin) -> None:
@@ -75,6 +75,9 @@ class Connection(asyncio.Protocol):
         self._pool = pool
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._pieces: list[bytes] = []
+        # A stream comes in a piece an event: the parser appends them without a function of ours between.
+        self.on_body = self._pieces.append
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -91,7 +94,8 @@ class Connection(asyncio.Protocol):
         self._headers: dict[bytes, bytes] = {}
         self._headed = self._keep = self._sent = False
         self._error: TransportError | None = None
-        self._pieces: list[bytes] = []
+        self._pieces.clear()
+        self._whole: int | None = None
         self._read_ahead = self._bare_bytes = 0
 
     # -- for the caller --------------------------------------------------------------------------
@@ -127,12 +131,13 @@ class Connection(asyncio.Protocol):
                     raise self._error
                 return b""
             await self._wait()
-        self._pieces = []
         self._read_ahead = 0
         if not self._reading and self._transport is not None:
             self._reading = True
             self._transport.resume_reading()
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        return data
 
     def header(self, name: bytes) -> str:
         """A header of the answer by its name in lower case; empty where it is missing."""
@@ -258,6 +263,9 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._keep = False
             self._fail(TransportError("not_http", error))
+        if self._whole is not None:
+            # What came behind the answer's end belongs to nobody.
+            del self._pieces[self._whole :]
         if len(self._pieces) > before:
             self._bare_bytes = 0
             self._read_ahead += len(data)
@@ -290,15 +298,12 @@ class Connection(asyncio.Protocol):
             self.status = self._parser.get_status_code()
             self._headed = self.status >= 200
 
-    def on_body(self, body: bytes) -> None:
-        if not self.over:
-            self._pieces.append(body)
-
     def on_message_complete(self) -> None:
         if not self._headed:
             self._headers = {}  # An interim answer (1xx); the one that counts follows.
         elif not self.over and self._parser is not None:
             self._keep = self._parser.should_keep_alive()
+            self._whole = len(self._pieces)
             self.over = True
 
 

@@ -13,6 +13,9 @@ from stateline.core.errors import ModelError
 from stateline.core.limits import ANSWER_EVENT_BYTES_MAX
 from stateline.models.formats.openai_shared import cut_stream
 
+# A byte is looked for by its number: Python tries each needle as one first, which costs an error where it is none.
+_CR, _LF = b"\r\n"
+
 
 class Splitter(Protocol):
     """Cuts a byte stream into events, whatever pieces it comes in."""
@@ -38,11 +41,11 @@ class EventSplitter:
         Raises:
             ModelError: ``malformed_stream``, when one event is larger than ANSWER_EVENT_BYTES_MAX.
         """
-        if data[-2:] == b"\n\n" and not self._held and not self._data and b"\r" not in data:
+        if data[-2:] == b"\n\n" and not self._held and not self._data and _CR not in data:
             whole = _whole_events(data)
             if whole is not None:
                 return whole
-        if b"\n" not in data:
+        if _LF not in data:
             # Held as it came: joining a long line anew at each piece would take quadratic time.
             if data:
                 self._held.append(data)
@@ -51,7 +54,7 @@ class EventSplitter:
         if self._held:
             self._held.append(data)
             data = b"".join(self._held)
-        if b"\r" in data:
+        if _CR in data:
             data = data.replace(b"\r\n", b"\n")
         lines = data.split(b"\n")
         tail = lines.pop()
@@ -91,20 +94,18 @@ def _whole_events(data: bytes) -> list[bytes] | None:
 
     None where there is anything else, even if it says nothing.
     """
-    # One split, and no count: counting single bytes is the slowest way to look at them.
-    lines = data[:-1].split(b"\n")
-    if lines[0][:6] == b"data: ":
-        period = 2
-    elif lines[0][:6] == b"event:":
-        period = 3
+    # To split at two bytes takes half of what it takes to split at one, and to count one is slower still.
+    events = data[:-2].split(b"\n\n")
+    if data[:6] == b"data: ":
+        whole = [event[6:] for event in events if event[:6] == b"data: " and _LF not in event]
+    elif data[:6] == b"event:":
+        lines = [event.split(b"\n") for event in events]
+        whole = [
+            pair[1][6:] for pair in lines if len(pair) == 2 and pair[0][:6] == b"event:" and pair[1][:6] == b"data: "
+        ]
     else:
         return None
-    count, rest = divmod(len(lines), period)
-    if rest or any(lines[period - 1 :: period]):
-        return None
-    whole = [line[6:] for line in lines[period - 2 :: period] if line[:6] == b"data: "]
-    named = period == 2 or len([line for line in lines[::3] if line[:6] == b"event:"]) == count
-    return whole if named and len(whole) == count else None
+    return whole if len(whole) == len(events) else None
 
 
 class SseDecoder:
