@@ -214,6 +214,13 @@ class Store(Protocol):
         """
         ...
 
+    async def sessions(self, tenant: str, before: str | None, limit: int) -> list[str]:
+        """Up to ``limit`` ids of a tenant's sessions, the highest first, below ``before`` where it is given.
+
+        Ids begin with the time, so the newest come first. A tenant that is not known has none.
+        """
+        ...
+
     async def claim(self, node: str, limit: int) -> list[Ownership]:
         """Take up to ``limit`` sessions that are due (inbox, timer, or a dead owner) and unowned, fair over tenants.
 

@@ -24,7 +24,7 @@ from stateline.core.errors import ModelError
 from stateline.engine import Engine
 from stateline.identity.keys import Keys, OpenAuthenticator
 from stateline.models.catalogue import Catalogue
-from stateline.ports import Deployment, ModelClient
+from stateline.ports import Clock, Deployment, ModelClient
 from stateline.stores.clock import SystemClock
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
@@ -40,7 +40,10 @@ _TABLES = ("sessions", "events", "chunks", "inbox", "dedup")
 class Served:
     """A server in a thread of its own, with its loop, so that a synchronous client can talk to it."""
 
-    def __init__(self, database: Path, *, auth_mode: str = "open", options: Options | None = None) -> None:
+    def __init__(
+        self, database: Path, *, auth_mode: str = "open", options: Options | None = None, clock: Clock | None = None
+    ) -> None:
+        self._clock = clock or SystemClock()
         self._rule = rule_of(auto)
         self.scripted = ScriptedModel(self._answer)
         self.model: ModelClient = self.scripted
@@ -129,7 +132,7 @@ class Served:
             self._loop.close()
 
     async def _serve(self) -> None:
-        clock = SystemClock()
+        clock = self._clock
         store = await open_sqlite(self.database, clock=clock)
         memory = MemoryStore(clock=clock)
         catalogue = Catalogue([_deployment()])

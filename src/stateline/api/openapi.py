@@ -48,6 +48,7 @@ _QUERY: dict[str, dict[str, Any]] = {
     "after": {"type": "string", "minLength": 1, "maxLength": ITEM_ID_CHARS_MAX},
     "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_ITEMS_MAX, "default": 20},
     "order": {"type": "string", "enum": ["asc", "desc"], "default": "desc"},
+    "session": {"type": "string", "minLength": 1, "maxLength": ITEM_ID_CHARS_MAX},
     "stream": {"type": "boolean", "default": False},
     "starting_after": {"type": "integer", "minimum": 0},
 }

@@ -84,6 +84,13 @@ class Query:
             )
         return number
 
+    def name(self, name: str) -> str | None:
+        """An id, as long as one may be."""
+        value = self.text(name)
+        if value is not None and not 0 < len(value) <= ITEM_ID_CHARS_MAX:
+            raise BadRequest(f"Invalid '{name}': no such id.", code="invalid_value", param=name)
+        return value
+
     def check_include(self) -> None:
         """Refuse an unknown ``include``. All that a known one asks for is always given."""
         for key, value in self._pairs:

@@ -22,7 +22,18 @@ from stateline.api.params import (
     UpdateConversation,
 )
 from stateline.api.query import ItemList
-from stateline.api.routes import chat, conversations, embeddings, health, keys, messages, models, operator, responses
+from stateline.api.routes import (
+    chat,
+    conversations,
+    embeddings,
+    health,
+    keys,
+    messages,
+    models,
+    operator,
+    placements,
+    responses,
+)
 from stateline.api.service import Service
 from stateline.core.items import Item
 from stateline.core.response import Response
@@ -241,6 +252,14 @@ ROUTES: tuple[Route, ...] = (
         summary="Retrieve a model",
         answer=models.Model,
         openai_only=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/placements",
+        handler=placements.list_placements,
+        summary="List where calls of stored turns went, and what the contracts said, newest first",
+        query=("after", "limit", "session"),
+        answer=placements.PlacementList,
     ),
     Route(
         method="POST",

@@ -65,6 +65,8 @@ VERDICTS_KEPT_MAX = 256
 """Verdicts of one clause that are kept to be given again, by outcomes and posture."""
 RULINGS_KEPT_MAX = 1_024
 """Verdicts on one deployment that are kept to be given again, by the facts of calls."""
+PLACEMENT_SESSIONS_MAX = 100
+"""Sessions that one page of placements looks through."""
 RULING_SERIES_MAX = 2_000
 """Series of the counter of verdicts; further clauses are counted together as ``other``."""
 DENIALS_TOLD_MAX = 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stateline.engine.facade import Engine
+from stateline.engine.placements import Placed
 from stateline.engine.types import Accepted, Conversation, Submission
 
-__all__ = ["Accepted", "Conversation", "Engine", "Submission"]
+__all__ = ["Accepted", "Conversation", "Engine", "Placed", "Submission"]

@@ -18,6 +18,7 @@ from stateline.core.session import Context, Session, fold, new_session
 from stateline.core.tokens import estimate_tokens
 from stateline.core.view import NO_EVENTS, TurnView
 from stateline.engine.node import Node
+from stateline.engine.placements import PlacedPage, placements
 from stateline.engine.relay import relay
 from stateline.engine.submit import submit
 from stateline.engine.types import Accepted, Conversation, Submission
@@ -296,6 +297,10 @@ class Engine(Node):
     def ready(self) -> bool:
         """Whether turns should be sent here: not while this node drains or stops."""
         return not (self._draining or self._stopping)
+
+    async def placements(self, tenant: str, *, session: str | None, after: str | None, limit: int) -> PlacedPage:
+        """See ``placements.placements``."""
+        return await placements(self.store, tenant, session=session, after=after, limit=limit)
 
     def counters(self) -> Mapping[str, int]:
         """What has been counted since the start, for /metrics, beside recorded events."""

@@ -193,6 +193,11 @@ class MemoryStore:
             return None
         return Duplicate(entry[0].ref, entry[0].digest)
 
+    async def sessions(self, tenant: str, before: str | None, limit: int) -> list[str]:
+        self._check_open()
+        found = (ref.id for ref in self._sessions if ref.tenant == tenant and (before is None or ref.id < before))
+        return sorted(found, reverse=True)[:limit]
+
     async def tail(self, watched: Sequence[Watch], wait_s: float = 0.0) -> list[Event | Posted]:
         self._check_open()
         loop = asyncio.get_running_loop()

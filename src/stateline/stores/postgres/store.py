@@ -140,6 +140,19 @@ class PostgresStore:
 
         return await self._pool.run(look)
 
+    async def sessions(self, tenant: str, before: str | None, limit: int) -> list[str]:
+        async def look(db: Connection) -> list[str]:
+            rows = await db.fetch(
+                f"SELECT s.id FROM stateline_sessions s WHERE s.tenant = {TENANT.format(name='$1')}"
+                " AND ($2::text IS NULL OR s.id < $2) ORDER BY s.id DESC LIMIT $3",
+                tenant,
+                before,
+                limit,
+            )
+            return [row[0] for row in rows]
+
+        return await self._pool.run(look)
+
     def post(self, session: SessionRef, event: Event, dedup_key: str | None = None) -> Coroutine[Any, Any, None]:
         return self._submit(Post, session, event, dedup_key)
 

@@ -129,6 +129,18 @@ class SqliteStore:
 
         return await self._readers.run(look)
 
+    async def sessions(self, tenant: str, before: str | None, limit: int) -> list[str]:
+        def look(db: sqlite3.Connection) -> list[str]:
+            rows = db.execute(
+                "SELECT id FROM sessions WHERE tenant = (SELECT n FROM tenants WHERE name = ?) AND id < ?"
+                " ORDER BY id DESC LIMIT ?",
+                # As texts compare, no id of ours is above this.
+                (tenant, "\U0010ffff" if before is None else before, limit),
+            )
+            return [row[0] for row in rows]
+
+        return await self._readers.run(look)
+
     async def tail(self, watched: Sequence[Watch], wait_s: float = 0.0) -> list[Event | Posted]:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s

@@ -233,6 +233,10 @@ class Database:
         self._audit.posted(session, row.post, waiting)
         self._changed(session)
 
+    def sessions(self, tenant: str, before: str | None, limit: int) -> list[str]:
+        found = (ref.id for ref in self.rows if ref.tenant == tenant and (before is None or ref.id < before))
+        return sorted(found, reverse=True)[:limit]
+
     def find_duplicate(self, tenant: str, key: str) -> Duplicate | None:
         entry = self._dedup.get((tenant, key))
         if entry is None or entry[1] <= self._now_ms():

@@ -165,6 +165,10 @@ class SimStore:
         await self._look()
         return self._database.find_duplicate(tenant, dedup_key)
 
+    async def sessions(self, tenant: str, before: str | None, limit: int) -> list[str]:
+        await self._look()
+        return self._database.sessions(tenant, before, limit)
+
     async def claim(self, node: str, limit: int) -> list[Ownership]:
         return await self._ask(None, self._database.claim, (node, limit), claims=True)
 

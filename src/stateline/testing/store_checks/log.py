@@ -514,3 +514,18 @@ async def check_posts_and_timers_are_there_after_a_restart(rig: Rig) -> None:
     await rig.alive("b")
     assert list(await rig.claim()) == ["s2"]
     assert second.id == "s2"
+
+
+async def check_a_tenants_sessions_are_listed_from_the_highest_down_and_nobody_elses(rig: Rig) -> None:
+    names = ["0a", "0b", "1a", "1b", "2a"]
+    for name in (names[3], names[0], names[4], names[1], names[2]):
+        await rig.store.create(SessionRef("t", name))
+    await rig.store.create(SessionRef("u", "1c"))
+    assert await rig.store.sessions("t", None, 10) == names[::-1]
+    assert await rig.store.sessions("t", None, 2) == ["2a", "1b"]
+    assert await rig.store.sessions("t", "1b", 2) == ["1a", "0b"]
+    assert await rig.store.sessions("t", "1aa", 1) == ["1a"]
+    assert await rig.store.sessions("t", "0a", 2) == []
+    await rig.store.erase(SessionRef("t", "1b"))
+    assert await rig.store.sessions("t", None, 3) == ["2a", "1a", "0b"]
+    assert await rig.store.sessions("nobody", None, 10) == []

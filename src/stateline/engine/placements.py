@@ -1,0 +1,147 @@
+"""Where a tenant's calls went, and why: a view of the logs of its sessions, the newest first."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import NamedTuple
+
+from stateline.core import events as e
+from stateline.core.errors import BadRequest, NotFound
+from stateline.core.ids import SessionRef, effect_key
+from stateline.core.limits import PLACEMENT_SESSIONS_MAX
+from stateline.core.placing import Passed, Refused, Ruling
+from stateline.ports import SessionMissing, Store
+
+
+class Placed(NamedTuple):
+    """One placement of a step.
+
+    Attributes:
+        id: the step's key, ``session/turn/step``.
+        at_ms: when it was decided, in Unix time.
+        deployment: None where the call went nowhere, and the turn waited.
+        verdict: on the deployment; None where there were no contracts.
+        passed: the other candidates, and why each did not get the call.
+        refused: the verdicts on those that a contract kept out.
+    """
+
+    id: str
+    response_id: str
+    at_ms: int
+    model: str
+    deployment: str | None
+    verdict: Ruling | None
+    passed: tuple[Passed, ...]
+    refused: tuple[Refused, ...]
+
+
+class PlacedPage(NamedTuple):
+    """``cursor`` is where the next page begins; None where there is none."""
+
+    placed: list[Placed]
+    cursor: str | None
+
+
+class _Cursor(NamedTuple):
+    """Behind which session, or behind which step of it, a page begins."""
+
+    session: str
+    step: tuple[int, int] | None
+
+
+async def placements(store: Store, tenant: str, *, session: str | None, after: str | None, limit: int) -> PlacedPage:
+    """A page of placements, the newest session first, and in it the newest step.
+
+    Args:
+        session: of this one alone.
+        after: the ``cursor`` of the page before.
+
+    Raises:
+        BadRequest: ``invalid_cursor``.
+        NotFound: ``session`` is no session of this tenant.
+    """
+    cursor = _parsed(after) if after is not None else None
+    if session is not None:
+        if cursor is not None and (cursor.session != session or cursor.step is None):
+            raise _bad_cursor()
+        missing = NotFound("the session was not found", code="session_not_found", param="session")
+        if not _is_id(session):
+            raise missing
+        try:
+            found = await _of(store, SessionRef(tenant, session), cursor.step if cursor else None, limit + 1)
+        except SessionMissing:
+            raise missing from None
+        return _page(found, limit, None)
+    out: list[Placed] = []
+    if cursor is not None and cursor.step is not None:
+        out += await _listed(store, SessionRef(tenant, cursor.session), cursor.step, limit + 1)
+    names = await store.sessions(tenant, cursor.session if cursor else None, PLACEMENT_SESSIONS_MAX)
+    for name in names:
+        if len(out) > limit:
+            break
+        out += await _listed(store, SessionRef(tenant, name), None, limit + 1 - len(out))
+    return _page(out, limit, names[-1] if len(names) == PLACEMENT_SESSIONS_MAX else None)
+
+
+def _page(found: list[Placed], limit: int, rest: str | None) -> PlacedPage:
+    """Cut to the limit; ``rest`` is where a walk ended that is not through."""
+    if len(found) > limit:
+        return PlacedPage(found[:limit], found[limit - 1].id)
+    return PlacedPage(found, rest)
+
+
+async def _listed(store: Store, ref: SessionRef, below: tuple[int, int] | None, limit: int) -> list[Placed]:
+    """As ``_of``; a session that was erased meanwhile has none."""
+    try:
+        return await _of(store, ref, below, limit)
+    except SessionMissing:
+        return []
+
+
+async def _of(store: Store, ref: SessionRef, below: tuple[int, int] | None, limit: int) -> list[Placed]:
+    """The last ``limit`` placements of a session before the step ``below``, the newest first."""
+    found: deque[Placed] = deque(maxlen=limit)
+    response_id = model = ""
+    async for event in store.read(ref):
+        body = event.body
+        if event.session != ref:
+            # A fork's prefix: it is listed where it was placed.
+            continue
+        if isinstance(body, e.TurnRequested):
+            response_id, model = body.response_id, body.request.model
+        elif isinstance(body, e.ModelCallStarted) or (isinstance(body, e.TimerSet) and body.passed):
+            if below is not None and (body.turn, body.step) >= below:
+                break
+            started = isinstance(body, e.ModelCallStarted)
+            found.append(
+                Placed(
+                    id=effect_key(ref.id, body.turn, body.step),
+                    response_id=response_id,
+                    at_ms=event.at_ms,
+                    model=model,
+                    deployment=body.deployment if started else None,
+                    verdict=body.verdict if started else None,
+                    passed=body.passed,
+                    refused=body.refused,
+                )
+            )
+    return list(reversed(found))
+
+
+def _parsed(text: str) -> _Cursor:
+    session, *step = text.split("/")
+    if not _is_id(session):
+        raise _bad_cursor()
+    if not step:
+        return _Cursor(session, None)
+    if len(step) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in step):
+        raise _bad_cursor()
+    return _Cursor(session, (int(step[0]), int(step[1])))
+
+
+def _is_id(text: str) -> bool:
+    return text.isascii() and text.isalnum()
+
+
+def _bad_cursor() -> BadRequest:
+    return BadRequest("Invalid 'after': no such item in this list.", code="invalid_cursor", param="after")
