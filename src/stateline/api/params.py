@@ -174,6 +174,20 @@ class CountInputTokens(_ContextBody, frozen=True, kw_only=True):
     personality: None = None
 
 
+class CompactResponse(Body, frozen=True, kw_only=True):
+    """``POST /v1/responses/compact``: ``CompactResponseMethodPublicBody`` with OpenAI's additions."""
+
+    model: ModelName
+    input: Text | Annotated[list[msgspec.Raw], Meta(max_length=INPUT_ITEMS_MAX)] | None = None
+    previous_response_id: Id | None = None
+    instructions: Text | None = None
+    prompt_cache_key: ShortId | None = None
+    service_tier: ServiceTier | None = None
+    conversation: None = None
+    prompt_cache_options: None = None
+    prompt_cache_retention: None = None
+
+
 class CreateConversation(Body, frozen=True, kw_only=True):
     items: Annotated[list[msgspec.Raw], Meta(max_length=CONVERSATION_ITEMS_ADD_MAX)] | None = None
     metadata: Metadata | None = None

@@ -17,6 +17,7 @@ from stateline.core.calls import (
     FunctionTool,
     JsonObject,
     JsonSchema,
+    ModelParams,
     ReasoningConfig,
     TextConfig,
     TextPlain,
@@ -32,6 +33,7 @@ Unresolved = list[Item | ItemReferenceParam]
 
 _create = msgspec.json.Decoder(p.CreateResponse)
 _count = msgspec.json.Decoder(p.CountInputTokens)
+_compact = msgspec.json.Decoder(p.CompactResponse)
 _create_conversation = msgspec.json.Decoder(p.CreateConversation)
 _update_conversation = msgspec.json.Decoder(p.UpdateConversation)
 _add_items = msgspec.json.Decoder(p.AddConversationItems)
@@ -113,6 +115,30 @@ def parse_count(body: bytes) -> ParsedTurn:
         in_conversation=conversation is not None,
     )
     return ParsedTurn(request=request, items=items, conversation=conversation)
+
+
+def parse_compact(body: bytes) -> tuple[ModelParams, str | None, Unresolved]:
+    """``POST /v1/responses/compact``: how to call the model, the previous response, and the items.
+
+    Raises:
+        BadRequest: the first thing that is wrong, with its code and its field.
+    """
+    params = decode_exact(_compact, body)
+    text, previous = params.input, params.previous_response_id
+    items: Unresolved = [user_message(text)] if isinstance(text, str) else parse_items(text or (), "input")
+    if not items and previous is None:
+        raise BadRequest(
+            "Missing required parameter: one of 'input' and 'previous_response_id'.",
+            code="missing_required_parameter",
+            param="input",
+        )
+    asked = ModelParams(
+        model=params.model,
+        instructions=params.instructions,
+        prompt_cache_key=params.prompt_cache_key,
+        service_tier=params.service_tier,
+    )
+    return asked, previous, items
 
 
 def parse_create_conversation(body: bytes) -> tuple[Unresolved, dict[str, str]]:

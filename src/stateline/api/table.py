@@ -16,6 +16,7 @@ from stateline.api.messages.params import CountMessageTokens, CreateMessage
 from stateline.api.operator import BackupState, Reloaded, ServerStatus
 from stateline.api.params import (
     AddConversationItems,
+    CompactResponse,
     CountInputTokens,
     CreateConversation,
     CreateResponse,
@@ -94,6 +95,14 @@ ROUTES: tuple[Route, ...] = (
         summary="Estimate the input tokens of a response",
         body=CountInputTokens,
         answer=responses.InputTokens,
+    ),
+    Route(
+        method="POST",
+        path="/v1/responses/compact",
+        handler=responses.compact,
+        summary="Sum a conversation up, for its next turn to go on from; nothing of it is kept",
+        body=CompactResponse,
+        answer=responses.CompactedResponse,
     ),
     Route(
         method="GET",

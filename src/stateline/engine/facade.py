@@ -17,6 +17,7 @@ from stateline.core.response import Dialect, Response, StreamEvent
 from stateline.core.session import Context, Session, fold, new_session
 from stateline.core.tokens import estimate_tokens
 from stateline.core.view import NO_EVENTS, TurnView
+from stateline.engine.compact import Compacted, compact
 from stateline.engine.node import Node
 from stateline.engine.placements import PlacedPage, placements
 from stateline.engine.relay import relay
@@ -42,7 +43,7 @@ class Engine(Node):
         if s.conversation is not None:
             context = (await self._conversation(s.tenant, s.conversation)).context
         elif previous is not None:
-            context = await self._context_after(s.tenant, previous)
+            context = await self.context_after(s.tenant, previous)
         else:
             return s
         carried = msgspec.structs.replace(s.request, previous_response_id=None, in_conversation=False)
@@ -184,8 +185,12 @@ class Engine(Node):
             session = fold(session, event)
         return [*(context or ()), *view.requested.input]
 
-    async def _context_after(self, tenant: str, response_id: str) -> Context:
-        """The context of a turn that would follow ``response_id``."""
+    async def context_after(self, tenant: str, response_id: str) -> Context:
+        """The context of a turn that would follow ``response_id``.
+
+        Raises:
+            BadRequest: ``previous_response_not_found``: unknown, or it has not ended.
+        """
         try:
             _, end = await self._located(tenant, response_id)
         except NotFound:
@@ -281,6 +286,10 @@ class Engine(Node):
     ) -> AsyncGenerator[list[ModelDelta], None]:
         """A bare model call: placed, and retried until its first delta. ``interface`` as in ``ports.CallFacts``."""
         return relay(self, tenant, principal, request, interface)
+
+    async def compact(self, tenant: str, principal: str, request: ModelRequest) -> Compacted:
+        """See ``compact.compact``."""
+        return await compact(self, tenant, principal, request)
 
     def input_tokens(self, request: ModelRequest) -> int:
         """An estimate of the tokens that a request's input takes."""

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from stateline.core.calls import ModelRequest
+from stateline.core.compaction import opened
 from stateline.core.errors import BadRequest
 from stateline.core.ids import digest
 from stateline.core.placing import Passed, Refused, Ruling, Standing, choose
@@ -176,6 +177,9 @@ def _score(deployment: Deployment, affinity: str) -> float:
 
 def fitted(request: ModelRequest, deployment: Deployment) -> ModelRequest:
     """The request as this deployment is to get it."""
+    items = opened(request.items)
+    if items is not request.items:
+        request = msgspec.structs.replace(request, items=items)
     if deployment.service_tier is None or request.params.service_tier is not None:
         return request
     params = msgspec.structs.replace(request.params, service_tier=deployment.service_tier)

@@ -8,9 +8,10 @@ from typing import Literal
 
 import msgspec
 
-from stateline.api.call import Call
+from stateline.api.call import Call, WhileConnected
 from stateline.api.item_params import ItemReferenceParam
-from stateline.api.parse import Unresolved, parse_count, parse_create
+from stateline.api.names import new_name
+from stateline.api.parse import Unresolved, parse_compact, parse_count, parse_create
 from stateline.api.query import Query, paginate
 from stateline.api.service import Service
 from stateline.api.stream import send_events
@@ -18,7 +19,7 @@ from stateline.core.calls import ModelRequest
 from stateline.core.errors import BadRequest, NotFound
 from stateline.core.ids import digest
 from stateline.core.items import Item
-from stateline.core.response import StreamEvent
+from stateline.core.response import ResponseUsage, StreamEvent, usage_field
 from stateline.engine import Accepted, Submission
 
 _RUNNING = ("queued", "in_progress")
@@ -33,6 +34,16 @@ class DeletedResponse(msgspec.Struct, frozen=True, kw_only=True):
 class InputTokens(msgspec.Struct, frozen=True, kw_only=True):
     object: Literal["response.input_tokens"] = "response.input_tokens"
     input_tokens: int
+
+
+class CompactedResponse(msgspec.Struct, frozen=True, kw_only=True):
+    """``CompactResource``. ``created_at`` is in Unix seconds; ``id`` names nothing that is kept."""
+
+    id: str
+    object: Literal["response.compaction"] = "response.compaction"
+    created_at: int
+    output: tuple[Item, ...]
+    usage: ResponseUsage
 
 
 async def create(service: Service, call: Call) -> None:
@@ -145,6 +156,27 @@ async def input_tokens(service: Service, call: Call) -> None:
     items = await resolve(service, call.tenant, parsed.items, "input")
     request = ModelRequest(params=parsed.request, items=[*context, *items], key="")
     await call.reply_json(InputTokens(input_tokens=engine.input_tokens(request)))
+
+
+async def compact(service: Service, call: Call) -> None:
+    """A conversation summed up by its model; what is answered is the input to go on with. Nothing is kept."""
+    params, previous, unresolved = parse_compact(await call.body())
+    engine = service.engine
+    items = [*(await engine.context_after(call.tenant, previous) if previous is not None else ())]
+    items += await resolve(service, call.tenant, unresolved, "input")
+    answer: CompactedResponse | None = None
+    async with WhileConnected(call):
+        compacted = await engine.compact(
+            call.tenant, call.principal.id, ModelRequest(params=params, items=items, key="")
+        )
+        answer = CompactedResponse(
+            id=new_name("resp_", 14),
+            created_at=compacted.created_at,
+            output=compacted.items,
+            usage=usage_field(compacted.usage),
+        )
+    if answer is not None:
+        await call.reply_json(answer)
 
 
 async def resolve(service: Service, tenant: str, items: Unresolved, param: str) -> tuple[Item, ...]:
