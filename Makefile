@@ -44,6 +44,7 @@ check: ## Format, lint, types, import directions, sizes, coverage of the pure co
 	$(RUN) lint-imports --no-cache
 	$(RUN) python scripts/gates.py
 	$(RUN) python scripts/state_diagram.py --check
+	$(RUN) python scripts/switching_table.py --check
 	$(RUN) pytest tests/unit $(PURE:%=--cov=stateline.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 format: ## Format the code and mend what can be mended

@@ -41,7 +41,7 @@ WORDS: dict[What, str] = {
     "image_detail": "the wish for more or less detail of an image",
     "output_status": "that a tool's output is incomplete, or an error",
     "phase": "whether a message was commentary or the final answer",
-    "provider_id": "a provider's own id of an item or a call",
+    "provider_id": "a provider's own id of an item",
     "reasoning": "the text of a reasoning item, or its summary",
     "redacted_reasoning": "reasoning that Claude redacted",
     "signature": "Claude's signature of its reasoning",
@@ -51,18 +51,18 @@ WORDS: dict[What, str] = {
 
 NAMES: dict[str, What | None] = {
     "id": "provider_id",
-    "call_id": "provider_id",
+    "call_id": None,
     "thought_signature": "thought_signature",
     "signed_from": None,
     "signed_to": None,
 }
-"""By the keys of sidecars, ``encrypted_content`` aside; None for what only says where another belongs."""
+"""By the keys of sidecars, ``encrypted_content`` aside; None for what only says where
+another belongs, and for the id of a call, which is the item's own as well."""
 
 MIXED = "*"
 """Among the origins of a context: it holds something that some formats drop wherever it came from."""
 
 _DETAILED = ("openai-chat", "openai-responses")
-_FAILS_ON_BEDROCK = ("claude", "nova")
 _SEALS_ON_BEDROCK = ("claude", "gpt")
 _SEALS: dict[str, What] = {SIGNATURE: "signature", REDACTED: "redacted_reasoning"}
 _NOTHING: Mapping[str, Any] = {}
@@ -112,9 +112,8 @@ def thought_back(item: Reasoning, sidecars: Mapping[str, Sidecar], origin: str) 
 
 
 def takes_status(origin: str) -> bool:
-    """Whether a tool's output can say there that it is incomplete, or an error."""
-    wire, _, rest = origin.partition("/")
-    return wire != "openai-chat" and (wire != "bedrock-converse" or rest.partition("/")[2] in _FAILS_ON_BEDROCK)
+    """Whether a tool's output says there that it is incomplete, or an error; only Claude's own format is told."""
+    return origin.startswith("anthropic-messages/")
 
 
 def origins_of(items: Iterable[Item], sidecars: Mapping[str, Sidecar]) -> frozenset[str]:

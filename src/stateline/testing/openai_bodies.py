@@ -5,6 +5,7 @@ Written apart from ``models.formats`` on purpose, so that the two check one anot
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -142,8 +143,15 @@ class ChatBody:
         return _json(body)
 
 
+SEALED = "sealed-by-the-script:"
+"""What the encrypted content of reasoning begins with."""
+
+
 class ResponseBody:
-    """A response: the events of the Responses API in their order, or the object alone."""
+    """A response: the events of the Responses API in their order, or the object alone.
+
+    Reasoning has an encrypted content where the request's ``include`` asks for it.
+    """
 
     def __init__(self, serial: int, model: str, asked: Json) -> None:
         self.id = f"resp_scripted{serial}"
@@ -178,6 +186,7 @@ class ResponseBody:
             "truncation": "disabled",
             "usage": None,
         }
+        self._sealing = "reasoning.encrypted_content" in (asked.get("include") or ())
         self._part: str | None = None  # the kind of the part that is open
         self._text: list[str] = []
         self._events = True  # whether anybody reads the events
@@ -317,6 +326,9 @@ class ResponseBody:
             sent += self._event("response.function_call_arguments.done", fields)
         if "status" in item:
             item["status"] = "completed"
+        elif self._sealing:
+            texts = [part["text"] for part in item["summary"] + item["content"]]
+            item["encrypted_content"] = f"{SEALED}{zlib.crc32(''.join(texts).encode()):08x}"
         fields = {"output_index": len(self.output) - 1, "item": item}
         return sent + self._event("response.output_item.done", fields)
 

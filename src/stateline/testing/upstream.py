@@ -1,7 +1,8 @@
-"""The scripted model over HTTP: an OpenAI-compatible upstream, which speaks Anthropic's and Bedrock's formats too.
+"""The scripted model over HTTP: an OpenAI-compatible upstream, which speaks the other formats too.
 
-``/v1/chat/completions``, ``/v1/responses`` and ``/v1/messages``, JSON and SSE, ``/v1/models``, and
-``/v1/model/{id}/converse`` and ``converse-stream``. In a test::
+``/v1/chat/completions``, ``/v1/responses`` and ``/v1/messages``, JSON and SSE, ``/v1/models``,
+``/v1/model/{id}/converse`` and ``converse-stream`` (Bedrock), and ``/v1/models/{id}:generateContent`` and
+``:streamGenerateContent`` (Gemini). In a test::
 
     async with ScriptedUpstream(Answer(text="hello")) as base_url: ...
 
@@ -27,6 +28,7 @@ from aiohttp import ClientConnectionResetError, web
 from stateline.core.calls import ModelDelta
 from stateline.testing.anthropic_bodies import MessageBody, MessagesAsked, refused_body
 from stateline.testing.converse import ConverseAsked, ConverseBody, converse_asked, converse_refusal
+from stateline.testing.gemini_bodies import GeminiAsked, GeminiBody, gemini_asked, gemini_refusal
 from stateline.testing.openai_bodies import ChatBody, Json, ResponseBody
 from stateline.testing.scripted import (
     Answer,
@@ -45,7 +47,7 @@ BODY_BYTES_MAX = 64 * 1024 * 1024
 _JSON = "application/json"
 _SSE = "text/event-stream; charset=utf-8"
 _BROKEN_SSE = b'data: {"type": "response.output_text.delta", "delta\n\n'
-Body = ChatBody | ResponseBody | MessageBody | ConverseBody
+Body = ChatBody | ResponseBody | MessageBody | ConverseBody | GeminiBody
 
 
 def _text_of(content: Any) -> str:
@@ -152,7 +154,7 @@ class ScriptedUpstream:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = request.path.removeprefix("/v1")
         paths = ("/chat/completions", "/responses", "/messages")
-        if request.method == "POST" and (path in paths or path.startswith("/model/")):
+        if request.method == "POST" and (path in paths or path.startswith(("/model/", "/models/"))):
             return await self._call(request, request.raw_path.removeprefix("/v1"))
         if request.method == "POST" and path == "/embeddings":
             return _embeddings(msgspec.json.decode(await _read(request), type=dict[str, Any]))
@@ -179,12 +181,12 @@ class ScriptedUpstream:
         except msgspec.DecodeError:
             return _reply(_error("the body is no JSON object", "invalid_json"), status=400)
         key = request.headers.get("Idempotency-Key", "")
-        asked = converse_asked(path, body, key) or (
-            MessagesAsked(body, key) if path == "/messages" else BodyAsked(body, key, chat=path != "/responses")
-        )
+        asked: _AnyAsked | None = converse_asked(path, body, key) or gemini_asked(path, body, key)
+        if asked is None:
+            asked = MessagesAsked(body, key) if path == "/messages" else BodyAsked(body, key, chat=path != "/responses")
         self._ledger.take(asked, hash(raw))
         answer = self._rule(asked, asked.attempt)
-        if isinstance(asked, MessagesAsked) and (problem := asked.problem()):
+        if isinstance(asked, MessagesAsked | GeminiAsked) and (problem := asked.problem()):
             answer = Answer(status=400, error_message=problem)
         try:
             return await _perform(request, asked, answer)
@@ -202,12 +204,14 @@ def _embeddings(body: Json) -> web.Response:
     return _reply({"object": "list", "data": vectors, "model": body["model"], "usage": usage})
 
 
-_AnyAsked = BodyAsked | MessagesAsked | ConverseAsked
+_AnyAsked = BodyAsked | MessagesAsked | ConverseAsked | GeminiAsked
 
 
 def _body(asked: _AnyAsked) -> Body:
     if isinstance(asked, ConverseAsked):
         return ConverseBody()
+    if isinstance(asked, GeminiAsked):
+        return GeminiBody(asked.serial, asked.model)
     if isinstance(asked, MessagesAsked):
         return MessageBody(asked.serial, asked.model)
     if not asked.chat:
@@ -321,6 +325,8 @@ def _refused(answer: Answer, asked: _AnyAsked) -> web.Response:
         body, headers = converse_refusal(answer)
         response = _reply(body, status=answer.status)
         response.headers.update(headers)
+    elif isinstance(asked, GeminiAsked):
+        response = _reply(gemini_refusal(answer), status=answer.status)
     else:
         response = _reply(_error(message, answer.error_code, kind), status=answer.status)
     if answer.retry_after_s is not None:

@@ -44,7 +44,7 @@ def _thought(secret: str | None = None, item_id: str = "r") -> Reasoning:
 
 
 def _names(items: list[Item], sidecars: dict[str, Sidecar], origin: str) -> dict[str, int]:
-    return dict(dropped(items, sidecars, origin))
+    return {str(each.what): each.items for each in dropped(items, sidecars, origin)}
 
 
 @pytest.mark.parametrize(
@@ -113,11 +113,11 @@ def test_hints_that_a_format_has_no_place_for_are_named_wherever_they_came_from(
         FunctionCallOutput(id="o", call_id="c", output=(image,), status="incomplete"),
     ]
     assert origins_of(items, {}) == origins_of(items[1:2], {}) == origins_of(items[2:], {}) == {MIXED}
-    assert _names(items, {}, RESPONSES) == {}
+    assert _names(items, {}, RESPONSES) == {"output_status": 1}
     assert _names(items, {}, CHAT) == {"output_status": 1, "phase": 1}
     assert _names(items, {}, CLAUDE) == {"image_detail": 2, "phase": 1}
     assert _names(items, {}, OSS) == {"image_detail": 2, "output_status": 1, "phase": 1}
-    assert {origin for origin in ALL if not takes_status(origin)} == {CHAT, OSS}
+    assert {origin for origin in ALL if takes_status(origin)} == {CLAUDE}
 
 
 def test_a_context_of_plain_items_has_no_origins() -> None:
