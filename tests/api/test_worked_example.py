@@ -84,7 +84,10 @@ async def dispute(tmp_path: Path) -> AsyncGenerator[Dispute]:
         served = Served(tmp_path / "stateline.db", clock=clock).start()
         served.model = client = served.run(made)
         # Amazon's is the one that operators would rather have: contracts alone keep calls from it.
-        places = (place("gpt-5-aws", "aws", aws_url, 1), place("gpt-5-azure", "azure", azure_url, 2))
+        places = (
+            place("gpt-5-aws", "aws", aws_url, 1),
+            place("gpt-5-azure", "azure", azure_url.removesuffix("/v1"), 2),
+        )
         yield Dispute(served, clock, aws, azure, places)
         served.run(client.close)
         await asyncio.to_thread(served.stop)

@@ -152,10 +152,15 @@ class ScriptedUpstream:
             await self._runner.cleanup()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        path = request.path.removeprefix("/v1")
+        path = _path(request.path)
         paths = ("/chat/completions", "/responses", "/messages")
+<<<<<<< HEAD
         if request.method == "POST" and (path in paths or path.startswith(("/model/", "/models/"))):
             return await self._call(request, request.raw_path.removeprefix("/v1"))
+=======
+        if request.method == "POST" and (path in paths or path.startswith("/model/")):
+            return await self._call(request, _path(request.raw_path))
+>>>>>>> stage
         if request.method == "POST" and path == "/embeddings":
             return _embeddings(msgspec.json.decode(await _read(request), type=dict[str, Any]))
         if path == "/models":
@@ -196,6 +201,11 @@ class ScriptedUpstream:
         finally:
             if asked.outcome == "running":
                 asked.outcome = "closed"
+
+
+def _path(path: str) -> str:
+    """A path without its version, and without Azure's word before that."""
+    return path.removeprefix("/openai").removeprefix("/v1")
 
 
 def _embeddings(body: Json) -> web.Response:
