@@ -154,13 +154,8 @@ class ScriptedUpstream:
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         path = _path(request.path)
         paths = ("/chat/completions", "/responses", "/messages")
-<<<<<<< HEAD
         if request.method == "POST" and (path in paths or path.startswith(("/model/", "/models/"))):
-            return await self._call(request, request.raw_path.removeprefix("/v1"))
-=======
-        if request.method == "POST" and (path in paths or path.startswith("/model/")):
             return await self._call(request, _path(request.raw_path))
->>>>>>> stage
         if request.method == "POST" and path == "/embeddings":
             return _embeddings(msgspec.json.decode(await _read(request), type=dict[str, Any]))
         if path == "/models":
