@@ -112,11 +112,29 @@ async def measure(folder: Path, turn: int, after: str, *, warm: bool) -> tuple[i
         return read_bytes() - bytes_before, cpu_ms
 
 
-def medians(folder: Path, turn: int, after: str, *, warm: bool, repeats: int) -> dict[str, float]:
-    runs = [asyncio.run(measure(folder, turn, after, warm=warm)) for _ in range(repeats)]
-    return {
-        "read_kb": round(statistics.median(each[0] for each in runs) / 1000, 1),
-        "cpu_ms": round(statistics.median(each[1] for each in runs), 3),
+def medians(
+    folder: Path, before: dict[int, str], *, warm: bool, repeats: int
+) -> tuple[dict[int, dict[str, float]], dict[str, float]]:
+    """The medians of each measured turn, and of the late one's ratios to the early one.
+
+    They are measured in turns, so that a machine that slows down meanwhile slows both.
+    """
+    runs: dict[int, list[tuple[int, float]]] = {turn: [] for turn in before}
+    for at in range(repeats):
+        for turn in sorted(before, reverse=at % 2 == 1):
+            runs[turn].append(asyncio.run(measure(folder, turn, before[turn], warm=warm)))
+    found = {
+        turn: {
+            "read_kb": round(statistics.median(each[0] for each in of) / 1000, 1),
+            "cpu_ms": round(statistics.median(each[1] for each in of), 3),
+        }
+        for turn, of in runs.items()
+    }
+    early, late = (runs[turn] for turn in sorted(before))
+    pairs = list(zip(early, late, strict=True))
+    return found, {
+        "read_kb": statistics.median(after[0] / max(first[0], 1) for first, after in pairs),
+        "cpu_ms": statistics.median(after[1] / first[1] for first, after in pairs),
     }
 
 
@@ -132,13 +150,12 @@ def main() -> None:
         before = asyncio.run(build(folder, options.turn))
         results: dict[str, dict[str, float]] = {}
         for state in ("cold", "warm"):
-            for turn in (EARLY_TURN, options.turn):
-                found = medians(folder, turn, before[turn], warm=state == "warm", repeats=options.repeats)
-                results[f"{state} turn {turn}"] = found
-                print(f"{state} turn {turn}: {found['read_kb']} kB read, {found['cpu_ms']} ms of CPU")
-            early, late = (results[f"{state} turn {turn}"] for turn in (EARLY_TURN, options.turn))
-            for what in ("read_kb", "cpu_ms"):
-                ratio = late[what] / early[what] if early[what] else 1.0
+            found, ratios = medians(folder, before, warm=state == "warm", repeats=options.repeats)
+            for turn, medium in found.items():
+                results[f"{state} turn {turn}"] = medium
+                print(f"{state} turn {turn}: {medium['read_kb']} kB read, {medium['cpu_ms']} ms of CPU")
+            results[f"{state} ratio"] = {what: round(ratio, 3) for what, ratio in ratios.items()}
+            for what, ratio in ratios.items():
                 verdict = "hold" if ratio <= BOUND else "MISS"
                 print(f"{state} {what}: {ratio:.2f} times turn {EARLY_TURN} (bound {BOUND}: {verdict})")
     options.json.parent.mkdir(parents=True, exist_ok=True)
