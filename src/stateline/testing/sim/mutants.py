@@ -55,9 +55,9 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
     "unsafe re-dispatch": (
         (
             "core/session.py",
-            'changes |= {\n                "call": None,\n                "failures": turn.failures + (not lost),',
-            'changes |= {\n                "call": None,\n                "steps": turn.steps - lost,\n'
-            '                "failures": turn.failures + (not lost),',
+            'changes |= {\n            "call": None,\n            "failures": turn.failures + (not lost),',
+            'changes |= {\n            "call": None,\n            "steps": turn.steps - lost,\n'
+            '            "failures": turn.failures + (not lost),',
         ),
     ),
     "double commit on a duplicate wake-up": (
@@ -70,10 +70,10 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
         (
             "core/session.py",
             '"failures": turn.failures + (not lost),\n'
-            '                "output_index": turn.output_index + len(body.items),\n'
-            '                "number": max(turn.number, body.next_number),',
+            '            "output_index": turn.output_index + len(body.items),\n'
+            '            "number": max(turn.number, body.next_number),',
             '"failures": turn.failures + (not lost),\n'
-            '                "output_index": turn.output_index + len(body.items),',
+            '            "output_index": turn.output_index + len(body.items),',
         ),
     ),
     "lost inbox wake-up": (("engine/live.py", "                watched.owner(record)\n", ""),),
