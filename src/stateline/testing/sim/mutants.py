@@ -72,8 +72,7 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
             '"failures": turn.failures + (not lost),\n'
             '            "output_index": turn.output_index + len(body.items),\n'
             '            "number": max(turn.number, body.next_number),',
-            '"failures": turn.failures + (not lost),\n'
-            '            "output_index": turn.output_index + len(body.items),',
+            '"failures": turn.failures + (not lost),\n            "output_index": turn.output_index + len(body.items),',
         ),
     ),
     "lost inbox wake-up": (("engine/live.py", "                watched.owner(record)\n", ""),),
