@@ -25,13 +25,11 @@ from stateline import __version__
 from stateline import config as settings
 from stateline.api import Options, create_app
 from stateline.api.exchange import server_config
-from stateline.contract_files import load_folder
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
 from stateline.core.ids import Entropy
 from stateline.core.limits import LISTEN_BACKLOG, SHUTDOWN_GRACE_S
 from stateline.engine import Engine
-from stateline.engine.rules import ContractRules
 from stateline.identity.admin_file import admin_file, new_token
 from stateline.identity.keys import Keys, OpenAuthenticator
 from stateline.logs import configure_logging, set_level
@@ -46,6 +44,7 @@ from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
 
 if TYPE_CHECKING:
+    from stateline.engine.rules import ContractRules
     from stateline.models.local import LocalModel
 
 log = logging.getLogger("stateline")
@@ -145,6 +144,10 @@ def contract_rules(
     if config.contracts is None:
         return None
     posture = config.contracts.posture
+    # Who has no contracts need not wait for what reads and compiles them: half of the time of a start.
+    from stateline.contract_files import load_folder
+    from stateline.engine.rules import ContractRules
+
     contracts = load_folder(Path(config.contracts.path))
     holders = {holder for gate in contracts.gates for one in gate.readings for holder in one.held_by}
     if posture != "strict" and posture not in holders:

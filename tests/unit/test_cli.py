@@ -83,3 +83,10 @@ def test_the_command_line_starts_without_the_server() -> None:
     code = "import sys, stateline.cli, stateline.cli.models, stateline.cli.serve; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"aiohttp", "uvicorn", "starlette", "msgspec"} & set(loaded)
+
+
+def test_a_server_starts_without_what_its_configuration_does_not_ask_for() -> None:
+    """Contracts bring a compiler of predicates along, which takes as long to load as all the rest."""
+    code = "import sys, stateline.wiring; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"cel", "yaml", "prompt_toolkit", "websockets", "stateline.contracts", "aiohttp"} & set(loaded)

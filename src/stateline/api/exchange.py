@@ -262,6 +262,7 @@ def server_config(app: Starlette, **options: Any) -> uvicorn.Config:
         http=LeanHttpProtocol,
         interface="asgi3",
         loop="none",
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -20,9 +20,10 @@ from stateline.core.compaction import opened
 from stateline.core.errors import BadRequest
 from stateline.core.ids import digest
 from stateline.core.placing import Passed, Refused, Ruling, Standing, choose
+from stateline.core.session import Session
 from stateline.core.tokens import estimate_tokens, needs
 from stateline.engine.health import Monitor, Permit
-from stateline.ports import Deployment, Judge
+from stateline.ports import CallFacts, Deployment, Judge, Rules
 
 
 class Catalogue(Protocol):
@@ -98,6 +99,15 @@ def _only(deployment: Deployment, monitor: Monitor, judge: Judge) -> Placement:
         return Placement(deployment, ruling=ruling)
     name = deployment.name
     return Placement(None, (Passed(name, "contract"),), refused=(Refused(name, ruling),))
+
+
+def judge_of(rules: Rules | None, session: Session) -> Judge | None:
+    """Who judges the calls of a session's turn; None where there are no contracts."""
+    turn = session.turn
+    if rules is None or turn is None:
+        return None
+    workload = "stateful" if turn.stateful else "stateless"
+    return rules.judge(CallFacts(session.ref.tenant, turn.principal, workload, "responses", turn.request.service_tier))
 
 
 def weighed(candidates: Sequence[Deployment]) -> bool:

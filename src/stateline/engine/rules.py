@@ -16,8 +16,7 @@ from stateline.contracts.model import ClauseVerdict, Mode
 from stateline.core.limits import RULING_SERIES_MAX, RULINGS_KEPT_MAX
 from stateline.core.origin import family
 from stateline.core.placing import Ruling, Said
-from stateline.core.session import Session
-from stateline.ports import CallFacts, Deployment, Judge, Rules
+from stateline.ports import CallFacts, Deployment, Judge
 
 _RANK = ("deny", "contested", "unknown", "allow")
 DEFAULT_TIER = "default"
@@ -155,15 +154,6 @@ class _Judge:
 
     def text_of(self, clause: str) -> str:
         return self._rules.text_of(clause)
-
-
-def judge_of(rules: Rules | None, session: Session) -> Judge | None:
-    """Who judges the calls of a session's turn; None where there are no contracts."""
-    turn = session.turn
-    if rules is None or turn is None:
-        return None
-    workload = "stateful" if turn.stateful else "stateless"
-    return rules.judge(CallFacts(session.ref.tenant, turn.principal, workload, "responses", turn.request.service_tier))
 
 
 def deployment_facts(deployment: Deployment) -> Facts:

@@ -26,8 +26,7 @@ from stateline.engine.failover import told, unplaced
 from stateline.engine.health import Monitor
 from stateline.engine.live import Live
 from stateline.engine.perform import RunningCall
-from stateline.engine.place import Catalogue, Placement, Slots, fitted, place
-from stateline.engine.rules import judge_of
+from stateline.engine.place import Catalogue, Placement, Slots, fitted, judge_of, place
 from stateline.engine.signal import Signal
 from stateline.ports import Clock, Duplicate, Fenced, HeadMoved, ModelClient, Ownership, Posted, Rules, Store
 
