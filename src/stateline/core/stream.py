@@ -324,10 +324,7 @@ class StreamBuilder:
     def _feed_other(self, delta: ModelDelta) -> None:
         if type(delta) is TextDelta:
             self._begin("text")
-            self._texts.append(delta.text)
-            self._chars += len(delta.text)
-            if delta.logprobs:
-                self._logprobs += delta.logprobs
+            self.feed((delta,))
             return
         if type(delta) is Finish:
             self.finish = delta
