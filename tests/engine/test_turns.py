@@ -395,7 +395,7 @@ async def test_an_unknown_model_is_refused_before_anything_is_written(lab: Lab) 
         assert caught.value.code == "model_not_found"
 
 
-async def test_a_snapshot_stands_for_the_log_before_it(lab: Lab) -> None:
+async def test_a_snapshot_stands_for_the_log_before_it(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
     lab.script(echo)
     compaction = Compaction(id="", encrypted_content="all of it, in short")
     async with lab.engine() as engine:
@@ -417,6 +417,8 @@ async def test_a_snapshot_stands_for_the_log_before_it(lab: Lab) -> None:
         fresh = await engine.sessions.read(ref)
         assert list(fresh.context) == list(kept.context)
         assert fresh.last_response_id == kept.last_response_id
+        # The session was given back with the snapshot, and not once more.
+        assert "another owner" not in caplog.text
 
 
 async def test_a_retry_finds_a_turn_that_came_through_the_inbox(lab: Lab) -> None:

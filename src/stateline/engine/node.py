@@ -266,6 +266,9 @@ class Node:
                 # It was taken from this node as dead, and given back to it under a new epoch. Its first
                 # append must be answered before: whoever submitted waits for that.
                 await fenced.answered()
+                if (fenced.own.owner, fenced.own.epoch) == (own.owner, own.epoch) and not fenced.task.done():
+                    # It has the session by this claim. What it is appending could not be called back.
+                    return
                 fenced.task.cancel()
                 await asyncio.wait([fenced.task])
             try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
+import msgspec
+
 from stateline.core.ids import SessionRef
 from stateline.core.limits import SESSIONS_CACHED_BYTES_MAX, SESSIONS_CACHED_MAX
 from stateline.core.session import Session, SnapshotStale, fold, new_session
@@ -60,7 +62,8 @@ class Sessions:
             session = new_session(ref)
             async for event in self._store.read(ref):
                 session = fold(session, event)
-        return session
+        # A fork that has no event of its own is folded from its parent's alone, and is not its parent.
+        return session if session.ref == ref else msgspec.structs.replace(session, ref=ref, epoch=0)
 
     def keep(self, session: Session) -> None:
         self.forget(session.ref)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import msgspec
-
 from stateline.core import events as e
 from stateline.core import ids
 from stateline.core.calls import ModelRequest
@@ -149,7 +147,7 @@ async def _fork(node: Node, s: Submission, parent: Session, previous: str, after
         raise BadRequest(message, code="response_in_progress", param="previous_response_id")
     ref = node.new_ref(s.tenant)
     await node.store.create(ref, (parent.ref, end))
-    session = msgspec.structs.replace(await node.sessions.read(ref), ref=ref, epoch=0)
+    session = await node.sessions.read(ref)
     _check_calls([*session.context, *s.input])
     turn = _turn(node, s, session, after=end)
     created = e.SessionCreated(kind="chain", parent=(previous, end))

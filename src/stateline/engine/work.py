@@ -272,17 +272,16 @@ class Worker:
         if self._call is not None:
             await self._call.stop()
             self._call = None
-        if not handing_back:
-            await self._maybe_snapshot()
+        if not handing_back and self.session.worth_snapshot:
+            await self._record([snapshot(self.session)])
+            if self._released:
+                self._home.retired(self)
+                return True
         wake_at_ms = DUE_NOW_MS if self.session.turn is not None else None
         released = await self._home.store.release(self._own, self._seen, wake_at_ms)
         if released or handing_back:
             self._home.retired(self)
         return released
-
-    async def _maybe_snapshot(self) -> None:
-        if self.session.worth_snapshot:
-            await self._record([snapshot(self.session)])
 
     # -- recording -----------------------------------------------------------------------------------------
 
