@@ -25,8 +25,6 @@ from tests.faults.test_database import HAPPENED, UNKNOWN, no_traces
 from stateline.testing.postgres_server import NoPostgres, PostgresServer, find_binaries, postgres_server
 
 NAME = "second"
-SHOWN_TOO_EARLY = "a reader is shown what the primary made visible when somebody ended the wait for the standby"
-"""The one promise that does not hold yet; docs/durability.md says so."""
 STREAMING = "SELECT count(*) FROM pg_stat_replication WHERE sync_state IN ('sync', 'quorum') AND state = 'streaming'"
 
 
@@ -107,8 +105,7 @@ CANCEL = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_
     "then",
     [
         "standby comes back",
-        # Not in each run is anybody shown something in that moment.
-        pytest.param("primary is lost", marks=pytest.mark.xfail(reason=SHOWN_TOO_EARLY, strict=False)),
+        "primary is lost",
     ],
 )
 async def test_a_commit_that_skipped_its_standby_is_not_acknowledged(tmp_path: Path, then: str) -> None:
@@ -176,12 +173,8 @@ async def shown_nothing_new(seen: list[list[Seen]]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.xfail(reason=SHOWN_TOO_EARLY, strict=True)
 async def test_what_only_the_lost_primary_had_was_shown_to_nobody(tmp_path: Path) -> None:
-    """PostgreSQL shows a commit to all once its wait is ended, and no reader can see the difference.
-
-    The owner's own answer waits as it must; a stream that follows the log does not.
-    """
+    """PostgreSQL makes a commit visible to all once its wait is ended; a reader waits for the standby all the same."""
     with pair() as both:
         await both.in_step()
         async with running_cluster(tmp_path, "prompt", database=both.primary, url=both.url) as cluster:

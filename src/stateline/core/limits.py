@@ -182,6 +182,10 @@ CHUNK_PART_S = 6 * 3600
 """Chunks of this long lie in one partition, which is dropped whole."""
 CHUNK_PARTS_AHEAD = 2
 """Partitions that are made before their time."""
+STANDBYS_ASKED_S = 5.0
+"""How often it is asked whether commits wait for a standby; who sets that up waits so long until readers do, too."""
+CONFIRMED_AFTER_S = 600
+"""What was recorded so long before a confirmation of the standby's was in it, whatever the nodes' clocks say."""
 WRITERS_KEPT_S = 7 * 24 * 3600
 """A writer that committed nothing for this long is gone, and its proof with it."""
 

@@ -13,6 +13,7 @@ from stateline.stores.postgres.blobs import Blobs
 from stateline.stores.postgres.connecting import Connection, Record
 from stateline.stores.postgres.lookup import EACH, ONE
 from stateline.stores.postgres.solo import InboxRow
+from stateline.stores.postgres.standbys import Standbys
 from stateline.stores.rules import missing, read_dedup
 
 _LINEAGE = (
@@ -89,8 +90,9 @@ class Page(NamedTuple):
 class Reader:
     """Jobs for a connection of the pool."""
 
-    def __init__(self, blobs: Blobs) -> None:
+    def __init__(self, blobs: Blobs, standbys: Standbys) -> None:
         self._blobs = blobs
+        self._standbys = standbys
 
     async def first(
         self, db: Connection, *, ref: SessionRef, after: int, until: int | None, chunks: bool, snapshot: bool
@@ -108,6 +110,7 @@ class Reader:
         if snapshot:
             events, segments = await self._snapshot(db, segments)
         page = await self._page(db, Span(number, tuple(segments), chunks))
+        await self._standbys.confirm(db, events + page.events)
         return Page(events + page.events, page.rest)
 
     async def _snapshot(self, db: Connection, segments: list[Segment]) -> tuple[list[Event], list[Segment]]:
@@ -131,6 +134,7 @@ class Reader:
         page = await self._page(db, span)
         if not await db.fetchval("SELECT EXISTS (SELECT 1 FROM stateline_sessions WHERE n = $1)", span.number):
             raise missing(span.segments[-1].ref)
+        await self._standbys.confirm(db, page.events)
         return page
 
     async def _page(self, db: Connection, span: Span) -> Page:
@@ -172,6 +176,7 @@ class Reader:
                 if row[1] == 1:
                     keys: bytes | None = await db.fetchval(_INBOX_KEYS, *watch.session, row[2])
                     out += await self.inbox(db, watch.session, [(row[2], row[3], keys, row[6])])
+        await self._standbys.confirm(db, out)
         return out
 
     # -- rows to values ----------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ from stateline.stores.postgres.reader import Reader
 from stateline.stores.postgres.requests import Append, Create, Post, Release, Request
 from stateline.stores.postgres.retention import Retire
 from stateline.stores.postgres.solo import ANYTHING_DUE, Claim, Claimed, Erase, GiveBack, Leave, Taken, Turns
+from stateline.stores.postgres.standbys import Standbys
 from stateline.stores.postgres.writer import Writer
 from stateline.stores.recent import Recent
 
@@ -64,7 +65,7 @@ class PostgresStore:
         self._clock = clock
         self._recent = Recent()
         self._blobs = Blobs(secret)
-        self._reader = Reader(self._blobs)
+        self._reader = Reader(self._blobs, Standbys(in_pool=place.pooler))
         self._pool = Pool(place)
         self._due: Callable[[], None] | None = None
         self._bells = Bells(place, self._heard, self._heard_due)

@@ -19,11 +19,11 @@ from stateline.core.limits import COMMIT_PATIENCE_S, COMMIT_TRIES_MAX, CONNECT_T
 from stateline.stores.postgres import chunks, connecting
 from stateline.stores.postgres.clock import now_sql
 from stateline.stores.postgres.connecting import Connection, Place
+from stateline.stores.postgres.standbys import skipped
 
 log = logging.getLogger("stateline.stores")
 
 _T = TypeVar("_T")
-_STANDBY_WARNING = "01000"
 
 
 class Again(Exception):
@@ -256,8 +256,7 @@ class Writer:
                 return db
 
     def _logged(self, _: object, message: Any) -> None:
-        # "canceling wait for synchronous replication": it is committed here, and nowhere else for sure.
-        if message.sqlstate == _STANDBY_WARNING and "synchronous replication" in message.message:
+        if skipped(message):
             self._warned = True
 
     async def _register(self, db: Connection) -> None:
