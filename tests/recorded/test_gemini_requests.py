@@ -260,7 +260,10 @@ def histories(draw: st.DrawFn) -> tuple[list[Item], dict[str, Sidecar]]:
                 name = ids[0]
                 items += [
                     FunctionCallOutput(
-                        id=f"o{each}", call_id=each, output=draw(st.one_of(TEXT, st.lists(PARTS).map(tuple)))
+                        id=f"o{each}",
+                        call_id=each,
+                        output=draw(st.one_of(TEXT, st.lists(PARTS).map(tuple))),
+                        status=draw(st.sampled_from(["completed", "incomplete"])),
                     )
                     for each in draw(st.permutations(ids))
                 ]
@@ -318,6 +321,22 @@ def test_every_request_is_accepted_by_googles_types_or_refused_with_its_field(
     assert all(one != other for one, other in pairwise(roles))
     calls = sum("functionCall" in part for content in sent["contents"] for part in content["parts"])
     assert calls == sum(isinstance(item, FunctionCall) for item in items)
+
+
+@pytest.mark.parametrize(
+    ("output", "response"),
+    [
+        ("no such word", {"error": "no such word"}),
+        ("", {"error": ""}),
+        ('{"code": 7}', {"error": {"code": 7}}),
+        ('{"error": "no", "code": 7}', {"error": "no", "code": 7}),
+    ],
+)
+def test_an_output_that_failed_is_an_error(output: str, response: Json) -> None:
+    call = FunctionCall(id="f", call_id="c", name="look", arguments="{}")
+    failed = FunctionCallOutput(id="o", call_id="c", output=output, status="incomplete")
+    sent = encode(user("x"), call, failed)
+    assert sent["contents"][2]["parts"] == [{"functionResponse": {"name": "look", "response": response}}]
 
 
 def test_a_strict_tool_is_asked_for_in_the_mode_that_holds_to_schemas() -> None:
