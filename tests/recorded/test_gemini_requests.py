@@ -53,7 +53,8 @@ UNSIGNED = "skip_thought_signature_validator"
 def check(body: bytes) -> Json:
     """The request, once Google's types have taken every field of it."""
     sent: Json = json.loads(body)
-    assert sent.keys() <= {"contents", "systemInstruction", "tools", "toolConfig", "generationConfig"}
+    assert sent.keys() <= {"contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "serviceTier"}
+    types.GenerateContentConfig.model_validate({"serviceTier": sent.get("serviceTier")})
     for content in sent["contents"]:
         types.Content.model_validate(content)
         assert content["parts"]
@@ -187,7 +188,7 @@ def test_how_much_to_think_is_said_as_the_model_takes_it_or_refused(
         ({"temperature": 2.5}, "temperature"),
         ({"stop": tuple("abcdef")}, "stop"),
         ({"tools": TOOLS, "parallel_tool_calls": False}, "parallel_tool_calls"),
-        ({"service_tier": "priority"}, "service_tier"),
+        ({"service_tier": "scale"}, "service_tier"),
         ({"user": "u"}, "user"),
         ({"safety_identifier": "u"}, "safety_identifier"),
         ({"text": TextConfig(verbosity="low")}, "text.verbosity"),
@@ -296,6 +297,7 @@ PARAMS = st.builds(
     seed=st.none() | st.integers(0, 2**31 - 1),
     presence_penalty=st.none() | st.floats(-2, 2),
     stop=st.sampled_from([(), ("END",)]),
+    service_tier=st.sampled_from([None, "auto", "default", "flex", "priority"]),
 )
 
 
