@@ -36,10 +36,11 @@ PAGE = ROOT / "docs" / "switching.md"
 BEGIN = "<!-- losses: begin -->"
 END = "<!-- losses: end -->"
 
-Kind = Literal["text", "tools", "reasoning", "image"]
+Kind = Literal["text", "tools", "failed", "reasoning", "image"]
 KINDS: dict[Kind, str] = {
     "text": "Text beside a call",
     "tools": "Two calls at once",
+    "failed": "A tool that failed",
     "reasoning": "Reasoning before a call",
     "image": "An image in the question, with `detail`",
 }
@@ -116,7 +117,12 @@ def losses(by: Sequence[Side], to: Side, kind: Kind) -> tuple[Dropped, ...]:
         items += made
         sidecars |= beside
         items += [
-            FunctionCallOutput(id=f"o{each.id}", call_id=each.call_id, output="again")
+            FunctionCallOutput(
+                id=f"o{each.id}",
+                call_id=each.call_id,
+                output="again",
+                status="incomplete" if kind == "failed" else "completed",
+            )
             for each in made
             if isinstance(each, FunctionCall)
         ]

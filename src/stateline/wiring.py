@@ -36,6 +36,7 @@ from stateline.logs import configure_logging, set_level
 from stateline.models.catalogue import Catalogue
 from stateline.models.client import HttpModelClient
 from stateline.models.facts import facts_of
+from stateline.models.facts.places import knows_region
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
 from stateline.ports import Clock, Deployment, KeptStore, Product, Store
@@ -97,6 +98,9 @@ def deployments(config: settings.Config) -> list[Deployment]:
     out: list[Deployment] = []
     for item in config.deployments:
         facts = facts_of(item.upstream_model, item.model)
+        if item.region is not None and not knows_region(item.cloud, item.region, item.base_url):
+            # Clouds add regions every week, so this stops nobody.
+            log.warning("%s: %s is not among the regions that are known of %s", item.name, item.region, item.cloud)
         # Whatever answers at an address of one's own may be called by a name that is known for another model.
         own = item.cloud in {"openai-compatible", "local"}
         out.append(

@@ -131,6 +131,26 @@ def test_what_is_compacted_must_be_there(client: openai.OpenAI) -> None:
     assert unknown.value.code == "model_not_found"
 
 
+@pytest.mark.parametrize("nothing", [{}, {"input": None}, {"input": ""}, {"input": []}])
+def test_an_empty_input_is_refused_before_any_model_is_asked(server: Served, nothing: dict[str, Any]) -> None:
+    server.script(sums_up)
+    asked = len(server.scripted.requests)
+    http = Client(server.port)
+    answer = http("POST", "/v1/responses/compact", {"model": MODEL, **nothing})
+    http.close()
+    assert answer.status == 400
+    assert (answer.json["error"]["code"], answer.json["error"]["param"]) == ("missing_required_parameter", "input")
+    assert len(server.scripted.requests) == asked
+
+
+def test_an_empty_input_adds_nothing_to_what_a_previous_response_has(server: Served, client: openai.OpenAI) -> None:
+    server.script(sums_up)
+    first = client.responses.create(model=MODEL, input="one")
+    short = client.responses.compact(model=MODEL, input="", previous_response_id=first.id)
+    assert [item.type for item in short.output] == ["compaction"]
+    assert len(seen(server)) == 3
+
+
 async def test_the_agents_sdk_compacts_its_session(server: Served) -> None:
     from agents import Agent, OpenAIResponsesModel, RunConfig, Runner, SQLiteSession
     from agents.memory import OpenAIResponsesCompactionSession

@@ -1,4 +1,4 @@
-"""A session changes its wire format in the middle of a tool loop: every pair of formats, four kinds of history.
+"""A session changes its wire format in the middle of a tool loop: every pair of formats, five kinds of history.
 
 One server and one upstream, which speaks all formats, for all cells. What the upstream received is looked through
 for what the first format's provider gave, by marks that are written down here: it lacks exactly what the log, the
@@ -100,10 +100,13 @@ def question(kind: Kind) -> Any:
     return [{"role": "user", "content": content}]
 
 
-def outputs(of: Response, text: str) -> Any:
+def outputs(of: Response, text: str, kind: Kind) -> Any:
     calls = [item for item in of.output if isinstance(item, ResponseFunctionToolCall)]
     assert calls
-    return [{"type": "function_call_output", "call_id": call.call_id, "output": text} for call in calls]
+    status = "incomplete" if kind == "failed" else "completed"
+    return [
+        {"type": "function_call_output", "call_id": call.call_id, "output": text, "status": status} for call in calls
+    ]
 
 
 def body_of(upstream: ScriptedUpstream) -> str:
@@ -112,9 +115,20 @@ def body_of(upstream: ScriptedUpstream) -> str:
     return json.dumps(asked.body, ensure_ascii=False)
 
 
-def marks(side: Side, kind: Kind, step: int) -> dict[str, list[str]]:
-    """What the provider of a step gave, by the name that a loss of it has."""
+FAILED = {
+    "openai-responses": '"output": "again", "status": "incomplete"',
+    "anthropic-messages": '"is_error": true',
+    "bedrock-converse": '"status": "error"',
+    "gemini": '"response": {"error": "again"}',
+}
+"""How each format says that a tool failed; Chat Completions cannot."""
+
+
+def marks(side: Side, kind: Kind, step: int, to: Side) -> dict[str, list[str]]:
+    """What the provider of a step gave, and how ``to`` is told of its tool, by the name that a loss of it has."""
     found: dict[str, list[str]] = {"image_detail": ['"detail": "low"']} if kind == "image" else {}
+    if kind == "failed":
+        found["output_status"] = [FAILED.get(to.name, "no place for it")]
     said = answer(kind, step)
     if said.summary:
         found["reasoning"] = [said.summary]
@@ -172,18 +186,18 @@ async def test_a_session_changes_its_format_in_the_middle_of_a_tool_loop(
 
     first = await ask(by, question(kind), None)
     assert told(first) == [(each.what, each.items) for each in losses([], by, kind)]
-    second = await ask(to, outputs(first, "again"), first)
+    second = await ask(to, outputs(first, "again", kind), first)
     lost = losses([by], to, kind)
     assert told(second) == [tuple(each) for each in lost]
     body = body_of(upstream)
     carries(body, kind, 1)
-    assert missing(body, marks(by, kind, 1)) == {each.what for each in lost}
-    third = await ask(by, outputs(second, "last"), second)
+    assert missing(body, marks(by, kind, 1, to)) == {each.what for each in lost}
+    third = await ask(by, outputs(second, "last", kind), second)
     assert told(third) == [tuple(each) for each in losses([by, to], by, kind)]
     body = body_of(upstream)
     carries(body, kind, 1)
     carries(body, kind, 2)
     # What the first gave goes back to it as if there had been no change; what the other gave stays behind.
-    assert missing(body, marks(by, kind, 1)) == {each.what for each in losses([by], by, kind)}
-    assert missing(body, marks(to, kind, 2)) == {each.what for each in losses([to], by, kind)}
+    assert missing(body, marks(by, kind, 1, by)) == {each.what for each in losses([by], by, kind)}
+    assert missing(body, marks(to, kind, 2, by)) == {each.what for each in losses([to], by, kind)}
     assert third.output_text == f"Found for {kind}."

@@ -37,6 +37,7 @@ from stateline.core.items import (
     InputText,
     InputVideo,
     Item,
+    ItemStatus,
     Message,
     OutputText,
     Reasoning,
@@ -240,6 +241,9 @@ IDS = st.sampled_from(["call_1", "call 2 \u00e9", "x" * 90, "tooluse_Ab-9"])
 ORIGINS = st.sampled_from(["bedrock-converse/aws/claude", "openai-responses/openai"])
 
 
+STATUSES: st.SearchStrategy[ItemStatus] = st.sampled_from(["completed", "incomplete"])
+
+
 @st.composite
 def histories(draw: st.DrawFn) -> tuple[list[Item], dict[str, Sidecar]]:
     items: list[Item] = []
@@ -270,7 +274,8 @@ def histories(draw: st.DrawFn) -> tuple[list[Item], dict[str, Sidecar]]:
                 items.append(Message(id=f"{name}m", role="user", content=(InputText(text="wait"),)))
             outputs = st.one_of(TEXT, st.lists(PARTS, max_size=2).map(tuple))
             for call in draw(st.permutations(ids)):
-                items.append(FunctionCallOutput(id=f"{name}o{call}", call_id=call, output=draw(outputs)))
+                given_back, status = draw(outputs), draw(STATUSES)
+                items.append(FunctionCallOutput(id=f"{name}o{call}", call_id=call, output=given_back, status=status))
     return items, sidecars
 
 

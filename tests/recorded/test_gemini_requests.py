@@ -53,7 +53,8 @@ UNSIGNED = "skip_thought_signature_validator"
 def check(body: bytes) -> Json:
     """The request, once Google's types have taken every field of it."""
     sent: Json = json.loads(body)
-    assert sent.keys() <= {"contents", "systemInstruction", "tools", "toolConfig", "generationConfig"}
+    assert sent.keys() <= {"contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "serviceTier"}
+    types.GenerateContentConfig.model_validate({"serviceTier": sent.get("serviceTier")})
     for content in sent["contents"]:
         types.Content.model_validate(content)
         assert content["parts"]
@@ -187,7 +188,7 @@ def test_how_much_to_think_is_said_as_the_model_takes_it_or_refused(
         ({"temperature": 2.5}, "temperature"),
         ({"stop": tuple("abcdef")}, "stop"),
         ({"tools": TOOLS, "parallel_tool_calls": False}, "parallel_tool_calls"),
-        ({"service_tier": "priority"}, "service_tier"),
+        ({"service_tier": "scale"}, "service_tier"),
         ({"user": "u"}, "user"),
         ({"safety_identifier": "u"}, "safety_identifier"),
         ({"text": TextConfig(verbosity="low")}, "text.verbosity"),
@@ -260,7 +261,10 @@ def histories(draw: st.DrawFn) -> tuple[list[Item], dict[str, Sidecar]]:
                 name = ids[0]
                 items += [
                     FunctionCallOutput(
-                        id=f"o{each}", call_id=each, output=draw(st.one_of(TEXT, st.lists(PARTS).map(tuple)))
+                        id=f"o{each}",
+                        call_id=each,
+                        output=draw(st.one_of(TEXT, st.lists(PARTS).map(tuple))),
+                        status=draw(st.sampled_from(["completed", "incomplete"])),
                     )
                     for each in draw(st.permutations(ids))
                 ]
@@ -293,6 +297,7 @@ PARAMS = st.builds(
     seed=st.none() | st.integers(0, 2**31 - 1),
     presence_penalty=st.none() | st.floats(-2, 2),
     stop=st.sampled_from([(), ("END",)]),
+    service_tier=st.sampled_from([None, "auto", "default", "flex", "priority"]),
 )
 
 
@@ -318,6 +323,22 @@ def test_every_request_is_accepted_by_googles_types_or_refused_with_its_field(
     assert all(one != other for one, other in pairwise(roles))
     calls = sum("functionCall" in part for content in sent["contents"] for part in content["parts"])
     assert calls == sum(isinstance(item, FunctionCall) for item in items)
+
+
+@pytest.mark.parametrize(
+    ("output", "response"),
+    [
+        ("no such word", {"error": "no such word"}),
+        ("", {"error": ""}),
+        ('{"code": 7}', {"error": {"code": 7}}),
+        ('{"error": "no", "code": 7}', {"error": "no", "code": 7}),
+    ],
+)
+def test_an_output_that_failed_is_an_error(output: str, response: Json) -> None:
+    call = FunctionCall(id="f", call_id="c", name="look", arguments="{}")
+    failed = FunctionCallOutput(id="o", call_id="c", output=output, status="incomplete")
+    sent = encode(user("x"), call, failed)
+    assert sent["contents"][2]["parts"] == [{"functionResponse": {"name": "look", "response": response}}]
 
 
 def test_a_strict_tool_is_asked_for_in_the_mode_that_holds_to_schemas() -> None:

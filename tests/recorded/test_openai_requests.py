@@ -309,7 +309,13 @@ _ITEM = st.one_of(
     _message("developer", _TEXT),
     _message("assistant", _SAID),
     st.builds(FunctionCall, id=_OURS, call_id=_CALL_ID, name=_NAME, arguments=_WORD),
-    st.builds(FunctionCallOutput, id=_OURS, call_id=_CALL_ID, output=st.one_of(_WORD, st.tuples(_TEXT, _TEXT))),
+    st.builds(
+        FunctionCallOutput,
+        id=_OURS,
+        call_id=_CALL_ID,
+        output=st.one_of(_WORD, st.tuples(_TEXT, _TEXT)),
+        status=st.sampled_from(["completed", "incomplete"]),
+    ),
     st.builds(Reasoning, id=_OURS, summary=st.lists(st.builds(SummaryText, text=_WORD), max_size=2).map(tuple)),
 )
 _OBJECT: Json = {"type": "object", "properties": {}}

@@ -15,12 +15,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 
 from stateline.config import ConfigError
 from stateline.config import load as load_config
 from stateline.core.calls import Finish, ModelDelta, ModelParams, ModelRequest, TextDelta
+from stateline.core.errors import BadRequest
 from stateline.core.items import InputText, Message
+from stateline.engine.place import fitted
 from stateline.models.client import HttpModelClient
 from stateline.models.clouds import CLOUDS
 from stateline.models.formats import FORMATS, wire_of
@@ -226,6 +229,104 @@ async def test_a_call_of_each_cell_goes_where_it_belongs_and_its_answer_is_read(
     assert call.headers[cell.header] == (f"Bearer {KEY}" if cell.header == _BEARER else KEY)
     assert [name for name, value in call.headers.items() if KEY in value] == [cell.header]
     assert call.body.get("model") == (MODEL if cell.model_in_body else None)
+
+
+class Tier(NamedTuple):
+    """Where a service tier stands in a call: a field of the body, or a header, and what it says there."""
+
+    field: str
+    header: str
+    value: Any
+
+
+_SERVICE_TIER, _NOT_SENT = ("service_tier", ""), Tier("", "", None)
+_BEDROCK_HEADER, _PAID = "x-amzn-bedrock-service-tier", "x-vertex-ai-llm-shared-request-type"
+TIERS = [
+    ("openai-responses", "openai", "flex", Tier(*_SERVICE_TIER, "flex")),
+    ("openai-chat", "openai", "scale", Tier(*_SERVICE_TIER, "scale")),
+    ("openai-responses", "azure", "priority", Tier(*_SERVICE_TIER, "priority")),
+    ("openai-chat", "aws", "flex", Tier(*_SERVICE_TIER, "flex")),
+    ("anthropic-messages", "anthropic", "auto", Tier(*_SERVICE_TIER, "auto")),
+    ("anthropic-messages", "anthropic", "default", Tier(*_SERVICE_TIER, "standard_only")),
+    ("anthropic-messages", "azure", "default", _NOT_SENT),
+    ("anthropic-messages", "google", "auto", _NOT_SENT),
+    ("anthropic-messages", "aws", "reserved", Tier("", _BEDROCK_HEADER, "reserved")),
+    ("anthropic-messages", "aws", "auto", _NOT_SENT),
+    ("bedrock-converse", "aws", "priority", Tier("serviceTier", "", {"type": "priority"})),
+    ("bedrock-converse", "aws", "auto", _NOT_SENT),
+    ("gemini", "google", "flex", Tier("serviceTier", "", "flex")),
+    ("gemini", "google", "default", _NOT_SENT),
+    ("gemini", "vertex", "flex", Tier("", _PAID, "flex")),
+    ("gemini", "vertex", "priority", Tier("", _PAID, "priority")),
+    ("gemini", "vertex", "dedicated", Tier("", "x-vertex-ai-llm-request-type", "dedicated")),
+    ("gemini", "vertex", "default", _NOT_SENT),
+]
+"""``vertex`` is a project's address at the cloud ``google``."""
+
+
+@asynccontextmanager
+async def _called(
+    folder: Path, wire_format: str, cloud: str, tier: str
+) -> AsyncGenerator[tuple[HttpModelClient, Deployment, ModelRequest, list[Heard]]]:
+    at = "google" if cloud == "vertex" else cloud
+    client = HttpModelClient()
+    async with provider(*_answer(wire_format, at, stream=False)) as (url, heard):
+        place = _configured(folder, wire_format, at, url)
+        assert place is not None
+        place = msgspec.structs.replace(place, service_tier=tier)
+        if cloud == "vertex":
+            place = msgspec.structs.replace(place, base_url=f"{url}/v1/projects/p")
+        item = Message(id="msg_1", role="user", content=(InputText(text="hello"),))
+        asked = ModelRequest(params=ModelParams(model=MODEL), items=[item], key="s/1/1")
+        yield client, place, fitted(asked, place), heard
+    await client.close()
+
+
+@pytest.mark.parametrize(("wire_format", "cloud", "tier", "expected"), TIERS, ids=str)
+async def test_a_deployments_service_tier_reaches_its_provider(
+    tmp_path: Path, wire_format: str, cloud: str, tier: str, expected: Tier
+) -> None:
+    async with _called(tmp_path, wire_format, cloud, tier) as (client, place, asked, heard):
+        async for _ in client.call(place, asked):
+            pass
+        (call,) = heard
+    fields = {"service_tier", "serviceTier"} & call.body.keys()
+    headers = {name for name in call.headers if "tier" in name or "llm" in name}
+    assert fields == ({expected.field} if expected.field else set())
+    assert headers == ({expected.header} if expected.header else set())
+    if expected.field:
+        assert call.body[expected.field] == expected.value
+    if expected.header:
+        assert call.headers[expected.header] == expected.value
+
+
+@pytest.mark.parametrize(
+    ("wire_format", "cloud", "tier"),
+    [
+        ("anthropic-messages", "anthropic", "flex"),
+        ("anthropic-messages", "azure", "priority"),
+        ("anthropic-messages", "google", "flex"),
+        ("anthropic-messages", "google", "dedicated"),
+        ("anthropic-messages", "aws", "scale"),
+        ("bedrock-converse", "aws", "scale"),
+        ("gemini", "google", "dedicated"),
+        ("gemini", "vertex", "scale"),
+    ],
+)
+async def test_a_service_tier_that_a_cloud_does_not_take_is_named_and_nothing_is_sent(
+    tmp_path: Path, wire_format: str, cloud: str, tier: str
+) -> None:
+    async with _called(tmp_path, wire_format, cloud, tier) as (
+        client,
+        place,
+        asked,
+        heard,
+    ):
+        with pytest.raises(BadRequest) as refused:
+            async for _ in client.call(place, asked):
+                pass
+        assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "service_tier")
+        assert heard == []
 
 
 # -- the table --------------------------------------------------------------------------------------

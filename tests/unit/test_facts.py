@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 import stateline.models.facts as facts_module
+from stateline.config import ConfigError
 from stateline.config import load as load_config
 from stateline.core.facts import ModelFacts
 from stateline.models.catalogue import Catalogue
 from stateline.models.facts import facts_of, load
+from stateline.models.facts.places import knows_region, places, tiers_of
 from stateline.ports import Deployment
 from stateline.wiring import deployments
 
@@ -98,3 +100,70 @@ def test_nothing_is_refused_for_a_name_behind_an_address_of_ones_own(tmp_path: P
     file.write_text(shape.format("openai") + shape.format("openai-compatible"))
     lacks = {each.name: each.lacks for each in deployments(load_config(file, {}))}
     assert lacks == {"openai": {"images"}, "openai-compatible": frozenset()}
+
+
+def test_each_fact_of_a_cloud_has_a_source_and_the_day_it_was_read() -> None:
+    assert {each.cloud for each in places()} == {"openai", "anthropic", "aws", "azure", "google"}
+    for place in places():
+        for fact in (*place.tiers, *place.regions):
+            assert "https://" in fact.source
+            assert fact.read > datetime.date(2026, 1, 1)
+            assert len(set(fact.names)) == len(fact.names) > 0
+
+
+def _tiered(folder: Path, cloud: str, tier: str, **keys: str) -> Path:
+    file = folder / "stateline.toml"
+    named = {"name": "d", "model": "m", "cloud": cloud, "service_tier": tier, "api_key_env": "KEY"} | keys
+    file.write_text("[[deployments]]\n" + "".join(f'{key} = "{value}"\n' for key, value in named.items()))
+    return file
+
+
+VERTEX = "https://aiplatform.googleapis.com/v1/projects/p"
+
+
+@pytest.mark.parametrize(
+    ("cloud", "tier", "keys"),
+    [
+        ("openai", "reserved", {}),
+        ("anthropic", "flex", {}),
+        ("aws", "scale", {"region": "us-east-1"}),
+        ("azure", "scale", {"base_url": "https://n.openai.azure.com"}),
+        ("google", "dedicated", {}),
+        ("google", "flex", {"base_url": VERTEX, "format": "anthropic-messages"}),
+    ],
+)
+def test_a_service_tier_that_the_cloud_does_not_take_is_refused_with_those_it_does(
+    tmp_path: Path, cloud: str, tier: str, keys: dict[str, str]
+) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(_tiered(tmp_path, cloud, tier, **keys), {})
+    assert refused.value.code == "config_invalid"
+    assert "deployments[0].service_tier" in str(refused.value)
+    assert '"default"' in refused.value.hint
+
+
+def test_every_service_tier_that_is_known_is_taken(tmp_path: Path) -> None:
+    needs = {"aws": {"region": "us-east-1"}, "azure": {"base_url": "https://n.openai.azure.com"}}
+    for place in places():
+        keys = {"base_url": VERTEX} if place.project else needs.get(place.cloud, {})
+        for fact in place.tiers:
+            for wire in fact.formats:
+                for tier in fact.names:
+                    file = _tiered(tmp_path, place.cloud, tier, **keys, format=wire)
+                    (one,) = load_config(file, {}).deployments
+                    assert one.service_tier == tier
+    assert tiers_of("openai-compatible", "openai-chat", "http://127.0.0.1:9/v1") == ()
+
+
+def test_a_region_that_is_not_known_is_a_warning_and_no_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KEY", "a-key")
+    (one,) = deployments(load_config(_tiered(tmp_path, "aws", "flex", region="eu-moon-1"), {}))
+    assert one.region == "eu-moon-1"
+    assert "eu-moon-1" in caplog.text
+    caplog.clear()
+    deployments(load_config(_tiered(tmp_path, "aws", "flex", region="eu-west-1"), {}))
+    assert caplog.text == ""
+    assert knows_region("openai", "anywhere", None)
+    assert not knows_region("google", "us-east-1", VERTEX)

@@ -334,6 +334,15 @@ def test_what_stands_between_calls_and_their_answers_comes_behind_them() -> None
     assert [message["role"] for message in body["messages"]] == ["user", "assistant", "user", "assistant", "user"]
 
 
+@pytest.mark.parametrize("model", [CLAUDE, "us.amazon.nova-pro-v1:0", "openai.gpt-oss-120b-1:0"])
+def test_an_output_that_failed_says_so_to_the_makers_whose_models_read_it(model: str) -> None:
+    failed = FunctionCallOutput(id="o", call_id="c", output="no such word", status="incomplete")
+    (result,) = encoded(HELLO, CALL, failed, model=model)["messages"][2]["content"]
+    expected: Json = {"toolUseId": "c", "content": [{"text": "no such word"}]}
+    told = {} if "gpt-oss" in model else {"status": "error"}
+    assert result == {"toolResult": expected | told}
+
+
 def test_numbers_in_arguments_are_sent_as_they_were_written() -> None:
     call = FunctionCall(id="f", call_id="c", name="a", arguments='{"x":7006652.0,"y":1e400}')
     request = ModelRequest(params=ModelParams(model="m", tools=TOOLS), items=(HELLO, call, OUTPUT), key="k")

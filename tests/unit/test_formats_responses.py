@@ -221,6 +221,14 @@ def test_what_the_same_origin_gave_goes_back_to_it() -> None:
     assert "ours" not in str(body) + str(elsewhere)
 
 
+def test_an_output_that_failed_says_so() -> None:
+    call = FunctionCall(id="f", call_id="c", name="f", arguments="{}")
+    failed = FunctionCallOutput(id="o", call_id="c", output="no such word", status="incomplete")
+    for origin in (OPENAI, OPEN):
+        sent = _encode((call, failed), origin)["input"][1]
+        assert (sent["output"], sent["status"]) == ("no such word", "incomplete")
+
+
 def test_reasoning_with_nothing_to_give_back_takes_the_ids_that_would_ask_for_it_along() -> None:
     items = (
         Reasoning(id="rs_ours"),

@@ -125,10 +125,10 @@ def parse_compact(body: bytes) -> tuple[ModelParams, str | None, Unresolved]:
     """
     params = decode_exact(_compact, body)
     text, previous = params.input, params.previous_response_id
-    items: Unresolved = [user_message(text)] if isinstance(text, str) else parse_items(text or (), "input")
+    items: Unresolved = [user_message(text)] if isinstance(text, str) and text else parse_items(text or (), "input")
     if not items and previous is None:
         raise BadRequest(
-            "Missing required parameter: one of 'input' and 'previous_response_id'.",
+            "There is nothing to compact: give an 'input' that is not empty, or a 'previous_response_id'.",
             code="missing_required_parameter",
             param="input",
         )

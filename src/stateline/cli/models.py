@@ -47,11 +47,33 @@ def _print_table(deployments: Sequence[Deployment], facts: dict[str, ModelFacts 
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    headings = ("MODEL", "DEPLOYMENT", "CLOUD", "FORMAT", "PRIORITY", "URL", "TAKES", "DOES", "TOKENS IN", "TOKENS OUT")
+    headings = (
+        "MODEL",
+        "DEPLOYMENT",
+        "CLOUD",
+        "FORMAT",
+        "PRIORITY",
+        "REGION",
+        "TIER",
+        "URL",
+        "TAKES",
+        "DOES",
+        "TOKENS IN",
+        "TOKENS OUT",
+    )
     for heading in headings:
         table.add_column(heading, no_wrap=True)
     for one in sorted(deployments, key=lambda each: (each.model, each.priority, each.name)):
-        where = (one.model, one.name, one.cloud, one.format, str(one.priority), one.base_url or "-")
+        where = (
+            one.model,
+            one.name,
+            one.cloud,
+            one.format,
+            str(one.priority),
+            one.region or "-",
+            one.service_tier or "-",
+            one.base_url or "-",
+        )
         table.add_row(*where, *_known(facts[one.name]))
     # Into a pipe, lines are as long as they are: a cut URL would be of no use to a program.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)

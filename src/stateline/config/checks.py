@@ -8,6 +8,7 @@ import re
 from stateline.config.schema import Config, ConfigError, Deployment, Source, is_loopback
 from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.limits import TurnLimits
+from stateline.models.facts.places import tiers_of
 
 _AT_HOME = (
     ("format", "bedrock-converse", "aws"),
@@ -72,6 +73,7 @@ def _check_deployments(config: Config, source: Source) -> None:
             raise ConfigError("config_invalid", f"{source.at(f'{at}.model')}: names of agents start with agent/")
         if deployment.cloud != "local":
             _check_remote(deployment, source, at)
+            _check_tier(deployment, source, at)
 
 
 def _check_remote(deployment: Deployment, source: Source, at: str) -> None:
@@ -124,6 +126,21 @@ def _check_pair(deployment: Deployment, source: Source, at: str) -> None:
             "config_invalid",
             f'{source.at(f"{at}.region")}: cloud "aws" needs the name of a region',
             'such as region = "us-east-1"',
+        )
+
+
+def _check_tier(deployment: Deployment, source: Source, at: str) -> None:
+    """A tier that its cloud does not know would fail each call."""
+    tier = deployment.service_tier
+    if tier is None:
+        return
+    known = tiers_of(deployment.cloud, deployment.format, deployment.base_url)
+    if known and tier not in known:
+        raise ConfigError(
+            "config_invalid",
+            f'{source.at(f"{at}.service_tier")}: cloud "{deployment.cloud}" takes no "{tier}" '
+            f'in the format "{deployment.format}"',
+            "it may be " + ", ".join(f'"{each}"' for each in known),
         )
 
 

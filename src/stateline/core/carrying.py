@@ -64,6 +64,8 @@ MIXED = "*"
 
 _DETAILED = ("openai-chat", "openai-responses")
 _SEALS_ON_BEDROCK = ("claude", "gpt")
+_TAKES_STATUS = ("anthropic-messages", "openai-responses", "gemini")
+_TAKES_STATUS_ON_BEDROCK = ("bedrock-converse/aws/claude", "bedrock-converse/aws/nova")
 _SEALS: dict[str, What] = {SIGNATURE: "signature", REDACTED: "redacted_reasoning"}
 _NOTHING: Mapping[str, Any] = {}
 
@@ -112,8 +114,12 @@ def thought_back(item: Reasoning, sidecars: Mapping[str, Sidecar], origin: str) 
 
 
 def takes_status(origin: str) -> bool:
-    """Whether a tool's output says there that it is incomplete, or an error; only Claude's own format is told."""
-    return origin.startswith("anthropic-messages/")
+    """Whether a tool's output says there that it is incomplete, or an error.
+
+    Chat Completions has no place for it. Bedrock's ``toolResult.status`` is for Claude and Nova alone:
+    https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ToolResultBlock.html.
+    """
+    return origin.partition("/")[0] in _TAKES_STATUS or origin in _TAKES_STATUS_ON_BEDROCK
 
 
 def origins_of(items: Iterable[Item], sidecars: Mapping[str, Sidecar]) -> frozenset[str]:

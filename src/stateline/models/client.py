@@ -17,6 +17,8 @@ from collections.abc import AsyncGenerator, Iterable, Mapping
 from math import inf
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import msgspec
+
 from stateline.core.calls import ModelDelta, ModelRequest, Usage
 from stateline.core.errors import BadRequest, Blame, ModelError
 from stateline.core.limits import (
@@ -131,6 +133,9 @@ class HttpModelClient:
         wire = _wire(deployment)
         if request.embed is not None:
             wire = _embedding(deployment)
+        tier: Mapping[str, str] = {}
+        if request.params.service_tier is not None:
+            request, tier = _tiered(deployment, request)
         body = wire.encode_request(request, deployment.upstream_model, deployment.origin)
         answer: _Answer | None = None
         decoder: Decoder | None = None
@@ -138,7 +143,7 @@ class HttpModelClient:
         try:
             route = self._route(deployment, wire)
             signed = await _sign(route, body, stream=request.stream)
-            answer = await self._ask(route, request, body, signed)
+            answer = await self._ask(route, request, body, {**signed, **tier} if tier else signed)
             if answer.status != 200:
                 refusal = wire.decode_error(answer.status, answer.headers(), await _read_error(answer))
                 if route.signer is not None and refusal.code == "upstream_auth_failed":
@@ -235,6 +240,20 @@ class HttpModelClient:
                 route = route._replace(signer=keyring.signer(deployment, route.headers["Host"]))
             self._routes[name] = route
         return route
+
+
+def _tiered(deployment: Deployment, request: ModelRequest) -> tuple[ModelRequest, Mapping[str, str]]:
+    """The request without its service tier, and the headers for it, where the cloud takes it in those.
+
+    Raises:
+        BadRequest: the cloud does not take this tier.
+    """
+    tier = request.params.service_tier
+    headers = None if tier is None else CLOUDS[deployment.cloud].tier_headers(deployment, tier)
+    if headers is None:
+        return request, {}
+    bare = msgspec.structs.replace(request.params, service_tier=None)
+    return msgspec.structs.replace(request, params=bare), headers
 
 
 async def _sign(route: Route, body: bytes, *, stream: bool) -> Mapping[str, str]:

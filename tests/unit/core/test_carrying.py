@@ -113,11 +113,12 @@ def test_hints_that_a_format_has_no_place_for_are_named_wherever_they_came_from(
         FunctionCallOutput(id="o", call_id="c", output=(image,), status="incomplete"),
     ]
     assert origins_of(items, {}) == origins_of(items[1:2], {}) == origins_of(items[2:], {}) == {MIXED}
-    assert _names(items, {}, RESPONSES) == {"output_status": 1}
+    assert _names(items, {}, RESPONSES) == {}
+    assert _names(items, {}, GEMINI) == {"image_detail": 2, "phase": 1}
     assert _names(items, {}, CHAT) == {"output_status": 1, "phase": 1}
     assert _names(items, {}, CLAUDE) == {"image_detail": 2, "phase": 1}
     assert _names(items, {}, OSS) == {"image_detail": 2, "output_status": 1, "phase": 1}
-    assert {origin for origin in ALL if takes_status(origin)} == {CLAUDE}
+    assert {origin for origin in ALL if not takes_status(origin)} == {CHAT, OSS}
 
 
 def test_a_context_of_plain_items_has_no_origins() -> None:

@@ -20,6 +20,7 @@ class DeploymentField(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     name: str
     cloud: str
     region: str | None = None
+    service_tier: str | None = None
 
 
 class ModelField(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,7 +69,10 @@ async def retrieve(service: Service, call: Call) -> None:
 
 
 def _model(name: str, deployments: Sequence[Deployment], created: int) -> Model:
-    places = tuple(DeploymentField(name=each.name, cloud=each.cloud, region=each.region) for each in deployments)
+    places = tuple(
+        DeploymentField(name=each.name, cloud=each.cloud, region=each.region, service_tier=each.service_tier)
+        for each in deployments
+    )
     facts = next((each.facts for each in deployments if each.facts is not None), None)
     if facts is None:
         return Model(id=name, created=created, stateline=ModelField(deployments=places))

@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 from stateline.core.errors import ModelError
 from stateline.models.clouds.cloud import Cloud, Signer
+from stateline.models.formats.openai_shared import refused
 from stateline.ports import Deployment
 
 log = logging.getLogger("stateline.models")
@@ -33,6 +34,8 @@ STALE_AFTER_S = 240.0
 """Credentials that were not asked for so long may have lapsed: botocore renews them ten minutes before."""
 ASK_AGAIN_AFTER_S = 5.0
 """After botocore failed to renew, calls that can go on with what they have leave it alone for so long."""
+_TIERS = ("default", "priority", "flex", "reserved")
+"""https://docs.aws.amazon.com/bedrock/latest/APIReference/API_runtime_ServiceTier.html"""
 _REGION_IN_HOST = re.compile(r"bedrock(?:-[a-z]+)*\.([a-z0-9-]+)\.(?:amazonaws\.com|api\.aws)")
 _OPENAI_PATH = "/openai/v1"
 
@@ -238,4 +241,21 @@ def _no_region(deployment: Deployment) -> ModelError:
     return error
 
 
-CLOUD = Cloud(locate=locate, keyring=AwsKeyring)
+def tier_headers(deployment: Deployment, tier: str) -> Mapping[str, str] | None:
+    """How InvokeModel is asked for a service tier; the other formats have it in their bodies.
+
+    Source: Amazon Bedrock API Reference, "InvokeModel".
+
+    Raises:
+        BadRequest: ``unsupported_parameter``: Bedrock does not know it.
+    """
+    if deployment.format != "anthropic-messages":
+        return None
+    if tier == "auto":
+        return {}
+    if tier not in _TIERS:
+        raise refused("service_tier", f"The service tier {tier[:64]!r}", "Bedrock InvokeModel")
+    return {"X-Amzn-Bedrock-Service-Tier": tier}
+
+
+CLOUD = Cloud(locate=locate, keyring=AwsKeyring, tier_headers=tier_headers)

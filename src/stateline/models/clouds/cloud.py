@@ -40,6 +40,10 @@ class Keyring(Protocol):
         ...
 
 
+def _in_the_body(deployment: Deployment, tier: str) -> None:
+    del deployment, tier
+
+
 class Cloud(NamedTuple):
     """A cloud as data.
 
@@ -49,6 +53,7 @@ class Cloud(NamedTuple):
         auth_prefix: what stands before the key in it.
         locate: makes the URL of a deployment's path, query included, where it depends on more than the cloud.
         keyring: makes what a client signs with, where a cloud wants each request signed.
+        tier_headers: the headers that ask a deployment for a service tier; None where the body does.
     """
 
     base_url: str = ""
@@ -56,6 +61,7 @@ class Cloud(NamedTuple):
     auth_prefix: str = "Bearer "
     locate: Callable[[Deployment, str], str] | None = None
     keyring: Callable[[], Keyring] | None = None
+    tier_headers: Callable[[Deployment, str], Mapping[str, str] | None] = _in_the_body
 
     def url(self, deployment: Deployment, path: str) -> str:
         if self.locate is not None:

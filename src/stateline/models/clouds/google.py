@@ -5,6 +5,10 @@ identity) and renews them; it is imported only where a deployment says ``auth = 
 asked in a thread. A `base_url` that ends in ``/projects/NAME`` is one of Vertex; the region's host and
 place are filled in.
 Source: https://cloud.google.com/vertex-ai/generative-ai/docs/learn/locations.
+
+The Gemini API takes a service tier in the body, Vertex in headers, for its own models.
+Source: https://docs.cloud.google.com/vertex-ai/generative-ai/docs/flex-paygo, …/priority-paygo and
+…/use-provisioned-throughput.
 """
 
 from __future__ import annotations
@@ -12,12 +16,13 @@ from __future__ import annotations
 import importlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC
 from typing import Any
 
 from stateline.models.clouds.cloud import Cloud, Signer
 from stateline.models.clouds.tokens import BearerSigner, Missing, Token, Tokens
+from stateline.models.formats.openai_shared import refused
 from stateline.ports import Deployment
 
 BASE_URL = "https://generativelanguage.googleapis.com/v1beta"
@@ -27,6 +32,18 @@ CLAUDE = "anthropic-messages"
 """Claude on Vertex: the model is in the URL, and the body says its version."""
 _PROJECT = re.compile(r"/projects/[^/]+$")
 _HOST = "https://aiplatform.googleapis.com/"
+_PAID = "X-Vertex-AI-LLM-Shared-Request-Type"
+_SERVED = "X-Vertex-AI-LLM-Request-Type"
+_TIERS: Mapping[str, Mapping[str, str]] = {
+    "auto": {},
+    "default": {},
+    "standard": {},
+    "flex": {_PAID: "flex"},
+    "priority": {_PAID: "priority"},
+    "dedicated": {_SERVED: "dedicated"},
+    "shared": {_SERVED: "shared"},
+}
+"""The first three leave it to Vertex: provisioned throughput where there is some, then the standard tier."""
 
 
 class Adc:
@@ -74,4 +91,20 @@ def locate(deployment: Deployment, path: str) -> str:
     return f"{base}/locations/{region}/publishers/{publisher}{path}"
 
 
-CLOUD = Cloud(auth_header="x-goog-api-key", auth_prefix="", locate=locate, keyring=GoogleKeyring)
+def tier_headers(deployment: Deployment, tier: str) -> Mapping[str, str] | None:
+    """How Vertex is asked for a service tier.
+
+    Raises:
+        BadRequest: ``unsupported_parameter``: Vertex does not know it, or not for this model.
+    """
+    if not _PROJECT.search((deployment.base_url or BASE_URL).rstrip("/")):
+        return None
+    headers = _TIERS.get(tier)
+    if headers is None or (headers and deployment.format == CLAUDE):
+        raise refused("service_tier", f"The service tier {tier[:64]!r}", "Vertex AI")
+    return headers
+
+
+CLOUD = Cloud(
+    auth_header="x-goog-api-key", auth_prefix="", locate=locate, keyring=GoogleKeyring, tier_headers=tier_headers
+)

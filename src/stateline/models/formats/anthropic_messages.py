@@ -36,7 +36,7 @@ from stateline.core.items import REDACTED, SIGNATURE, UrlCitation
 from stateline.models.formats.alike import Alike
 from stateline.models.formats.anthropic_messages_request import encode_request
 from stateline.models.formats.errors import ErrorBody, translate
-from stateline.models.formats.openai_shared import cut_stream, malformed
+from stateline.models.formats.openai_shared import cut_stream, malformed, tier_named
 from stateline.models.formats.sse import SseDecoder
 
 __all__ = ["StreamDecoder", "decode_response", "encode_request"]
@@ -425,7 +425,7 @@ class _Reader:
             usage=usage.neutral() if usage else None,
             upstream_id=self._id,
             upstream_model=self._model,
-            service_tier=usage.service_tier if usage else None,
+            service_tier=tier_named(usage.service_tier) if usage else None,
         )
 
 

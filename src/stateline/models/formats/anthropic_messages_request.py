@@ -50,20 +50,24 @@ class _Dialect(NamedTuple):
         named: whether the body names the model; else the URL does.
         stream: whether the body asks for a stream; else the URL does.
         links: whether images and documents may be given by their URL.
+        tiers: whether there are service tiers: at Anthropic alone, says
+            https://platform.claude.com/docs/en/api/service-tiers.
     """
 
     version: str | None = None
     named: bool = True
     stream: bool = True
     links: bool = True
+    tiers: bool = True
 
 
 _DIRECT = _Dialect()
 _DIALECTS = {
-    "anthropic-messages/aws": _Dialect("bedrock-2023-05-31", named=False, stream=False, links=False),
-    "anthropic-messages/google": _Dialect("vertex-2023-10-16", named=False, links=False),
+    "anthropic-messages/aws": _Dialect("bedrock-2023-05-31", named=False, stream=False, links=False, tiers=False),
+    "anthropic-messages/google": _Dialect("vertex-2023-10-16", named=False, links=False, tiers=False),
+    "anthropic-messages/azure": _Dialect(tiers=False),
 }
-"""By origin: InvokeModel at Bedrock, ``streamRawPredict`` at Vertex; all others as Anthropic itself."""
+"""By origin: InvokeModel at Bedrock, ``streamRawPredict`` at Vertex; Foundry; all others as Anthropic itself."""
 
 
 def encode_request(request: ModelRequest, upstream_model: str, origin: str) -> bytes:
@@ -90,7 +94,7 @@ def encode_request(request: ModelRequest, upstream_model: str, origin: str) -> b
     body["temperature"] = params.temperature
     body["top_p"] = params.top_p
     body["stop_sequences"] = list(params.stop) or None
-    body["service_tier"] = _tier(params)
+    body["service_tier"] = _tier(params, dialect)
     user = params.safety_identifier or params.user
     body["metadata"] = {"user_id": user} if user is not None else None
     if params.prompt_cache_key is not None:
@@ -107,13 +111,14 @@ def _refuse(params: ModelParams) -> None:
 _TIERS = {"auto": "auto", "default": "standard_only", "standard_only": "standard_only"}
 
 
-def _tier(params: ModelParams) -> str | None:
+def _tier(params: ModelParams, dialect: _Dialect) -> str | None:
     if params.service_tier is None:
         return None
     tier = _TIERS.get(params.service_tier)
     if tier is None:
         raise refused("service_tier", f"The service tier {params.service_tier[:64]!r}", WIRE)
-    return tier
+    # Where there are no tiers, both words mean what is served anyhow.
+    return tier if dialect.tiers else None
 
 
 # -- tools ------------------------------------------------------------------------------------------

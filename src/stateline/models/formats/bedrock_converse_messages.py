@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from stateline.core.calls import ModelRequest
-from stateline.core.carrying import sealed
+from stateline.core.carrying import sealed, takes_status
 from stateline.core.ids import digest
 from stateline.core.items import (
     REDACTED,
@@ -142,7 +142,9 @@ class Messages(BehindCalls):
         said = item.output
         parts: Sequence[Content] = (InputText(text=said),) if isinstance(said, str) else said
         content = [self._part(part) for part in parts if not _blank(part)]
-        result = {"toolUseId": _fitting_id(item.call_id), "content": content}
+        result: _Json = {"toolUseId": _fitting_id(item.call_id), "content": content}
+        if item.status == "incomplete" and takes_status(self._origin):
+            result["status"] = "error"
         self._block("user").results.append({"toolResult": result})
 
     def _reason(self, item: Reasoning) -> None:

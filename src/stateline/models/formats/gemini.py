@@ -34,7 +34,7 @@ from stateline.core.ids import digest
 from stateline.models.formats.gemini_errors import Status, decode_error, translate_status
 from stateline.models.formats.gemini_request import encode_request
 from stateline.models.formats.json_stream import ArraySplitter
-from stateline.models.formats.openai_shared import cut_stream, malformed
+from stateline.models.formats.openai_shared import cut_stream, malformed, tier_named
 from stateline.models.formats.sse import SseDecoder
 
 __all__ = ["StreamDecoder", "decode_error", "decode_response", "encode_request"]
@@ -92,6 +92,15 @@ class _Feedback(msgspec.Struct, gc=False):
     blockReasonMessage: str | None = None
 
 
+_TRAFFIC = {
+    "ON_DEMAND": "default",
+    "ON_DEMAND_FLEX": "flex",
+    "ON_DEMAND_PRIORITY": "priority",
+    "PROVISIONED_THROUGHPUT": "dedicated",
+}
+"""Vertex's words for how a request was paid for, and the tier that asks for it."""
+
+
 class _Usage(msgspec.Struct, gc=False):
     promptTokenCount: int | None = None
     toolUsePromptTokenCount: int | None = None
@@ -99,6 +108,12 @@ class _Usage(msgspec.Struct, gc=False):
     candidatesTokenCount: int | None = None
     thoughtsTokenCount: int | None = None
     serviceTier: str | None = None
+    trafficType: str | None = None
+
+    @property
+    def tier(self) -> str | None:
+        """What it was served as: the Gemini API says it in one way, Vertex in another."""
+        return tier_named(self.serviceTier) or _TRAFFIC.get(self.trafficType or "")
 
     def neutral(self) -> Usage:
         # Thoughts are counted beside the answer, and what the provider's own tools read beside the prompt.
@@ -279,5 +294,5 @@ class _Reader:
             usage=usage.neutral() if usage else None,
             upstream_id=self._id,
             upstream_model=self._model,
-            service_tier=usage.serviceTier if usage else None,
+            service_tier=usage.tier if usage else None,
         )

@@ -140,7 +140,10 @@ class Contents(BehindCalls):
             raise refused("input", "An image or a file in the output of a call", self._wire)
         if any("mimeType" not in each for part in media for each in part.values()):
             raise refused("input", "A file of an unknown type in the output of a call", self._wire)
-        response: _Json = {"name": call["name"], "response": _result(text)}
+        response: _Json = {
+            "name": call["name"],
+            "response": _failed(text) if item.status == "incomplete" else _result(text),
+        }
         if "id" in call:
             response["id"] = call["id"]
         if media:
@@ -213,3 +216,11 @@ def _result(text: str) -> msgspec.Raw | _Json:
     except (msgspec.DecodeError, UnicodeEncodeError):
         return {"output": text}
     return msgspec.Raw(text.encode())
+
+
+def _failed(text: str) -> _Json | msgspec.Raw:
+    """What a function said that did not succeed, under the name that the format has for it."""
+    said = _result(text)
+    if isinstance(said, msgspec.Raw):
+        return said if "error" in _object(text) else {"error": said}
+    return {"error": text}

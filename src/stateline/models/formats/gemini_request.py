@@ -39,6 +39,9 @@ _LEVELS = {"minimal": "minimal", "low": "low", "medium": "medium", "high": "high
 """For models from Gemini 3 on, which take a level."""
 _BUDGETS = {"none": 0, "minimal": 512, "low": 1024, "medium": 8192, "high": 24576, "xhigh": 24576}
 """Tokens of thinking for Gemini 2.5, which takes a budget; every one of its models takes these but 0."""
+_TIERS = ("flex", "priority")
+_STANDARD = ("auto", "default", "standard")
+"""Not sent: a request without a tier is served so. Source: …/gemini-api/docs/flex-inference, …/priority-inference."""
 _VERSION = re.compile(r"gemini-(\d+(?:\.\d+)?)")
 
 _encode = msgspec.json.Encoder().encode
@@ -67,6 +70,8 @@ def encode_request(request: ModelRequest, upstream_model: str, origin: str) -> b
         body["toolConfig"] = {"functionCallingConfig": _choice(params)}
     if config := _config(params, name, version):
         body["generationConfig"] = config
+    if params.service_tier in _TIERS:
+        body["serviceTier"] = params.service_tier
     return _encode(body)
 
 
@@ -84,8 +89,8 @@ def _refuse(params: ModelParams) -> None:
         raise refused("stop", f"More than {STOP_SEQUENCES_MAX} stop sequences", WIRE)
     if params.parallel_tool_calls is False and params.tools:
         raise refused("parallel_tool_calls", "A wish for one tool call at a time", WIRE)
-    if params.service_tier not in (None, "auto", "default"):
-        raise refused("service_tier", f"The service tier {params.service_tier!r}", WIRE)
+    if params.service_tier is not None and params.service_tier not in (*_STANDARD, *_TIERS):
+        raise refused("service_tier", f"The service tier {params.service_tier[:64]!r}", WIRE)
     for name in ("user", "safety_identifier"):
         if getattr(params, name):
             raise refused(name, f"A {name}", WIRE)

@@ -228,11 +228,10 @@ class _Items:
                 output = item.output
                 if not isinstance(output, str):
                     output = [_input_part(part, self._dialect) for part in output]
-                return {
-                    "type": "function_call_output",
-                    "call_id": item.call_id,
-                    "output": output,
-                }
+                given: _Json = {"type": "function_call_output", "call_id": item.call_id, "output": output}
+                if item.status == "incomplete":
+                    given["status"] = "incomplete"
+                return given
             case Reasoning():
                 return self._reasoning(item)
             case Compaction():

@@ -107,3 +107,8 @@ def file_fields(part: InputFile) -> dict[str, str]:
     """The fields of an inline file that are set."""
     fields = {"filename": part.filename, "file_data": part.file_data}
     return {name: value for name, value in fields.items() if isinstance(value, str)}
+
+
+def tier_named(said: str | None) -> str | None:
+    """A provider's word for the tier that served a call, in OpenAI's: others call the default ``standard``."""
+    return "default" if said == "standard" else said
