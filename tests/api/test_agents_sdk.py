@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from agents.models.interface import Model
 
 Api = Literal["responses", "chat", "websocket"]
-APIS: tuple[Api, ...] = ("responses", "chat")
+_models: list[Model] = []
+APIS: tuple[Api, ...] = ("responses", "chat", "websocket")
 
 
 class Weather(BaseModel):
@@ -29,6 +30,9 @@ class Weather(BaseModel):
 async def client(server: Served) -> AsyncGenerator[openai.AsyncOpenAI]:
     async with server.async_openai() as made:
         yield made
+        # Over a WebSocket each model keeps its connection.
+        while _models:
+            await _models.pop().close()
 
 
 def model_of(client: openai.AsyncOpenAI, api: Api) -> Model:
@@ -40,7 +44,9 @@ def model_of(client: openai.AsyncOpenAI, api: Api) -> Model:
         "chat": OpenAIChatCompletionsModel,
         "websocket": OpenAIResponsesWSModel,
     }
-    return kinds[api](model=MODEL, openai_client=client)
+    model = kinds[api](model=MODEL, openai_client=client)
+    _models.append(model)
+    return model
 
 
 def agent_of(client: openai.AsyncOpenAI, api: Api = "responses", **fields: Any) -> Agent[None]:

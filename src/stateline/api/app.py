@@ -24,6 +24,7 @@ from stateline.api.operator import Operator
 from stateline.api.proxies import TrustedProxies
 from stateline.api.service import Service
 from stateline.api.table import ROUTES
+from stateline.api.websocket import Sockets
 from stateline.engine import Engine
 
 _PREFLIGHT_S = 600
@@ -72,8 +73,10 @@ def create_app(
             hot[route.method, route.path] = bound
     proxies = TrustedProxies(options.trusted_proxies)
 
+    sockets = Sockets(service, auth, access, proxies, options.cors_origins)
+
     def edge(inner: ASGIApp) -> ASGIApp:
-        outer = Edge(inner, auth=auth, hot=hot, proxies=proxies, metrics=metrics, access=access)
+        outer = Edge(inner, auth=auth, hot=hot, proxies=proxies, metrics=metrics, access=access, sockets=sockets)
         return _cors(outer, options.cors_origins) if options.cors_origins else outer
 
     @asynccontextmanager

@@ -30,6 +30,11 @@ _DIALECTS: dict[bytes | None, Dialect] = {
 _encode = msgspec.json.Encoder().encode
 
 
+def dialect_of(headers: Mapping[bytes, bytes]) -> Dialect | None:
+    """Whose names the client wants; None: it asks for a dialect that there is not."""
+    return _DIALECTS.get(headers.get(b"stateline-dialect"))
+
+
 class BodyTooLarge(StatelineError):
     code = "request_too_large"
     status = 413
@@ -80,7 +85,7 @@ class Call:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.query: bytes = scope["query_string"]
-        dialect = _DIALECTS.get(headers.get(b"stateline-dialect"))
+        dialect = dialect_of(headers)
         self.dialect: Dialect = dialect or "open-responses"
         self.dialect_is_known = dialect is not None
         self.durable = False

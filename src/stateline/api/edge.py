@@ -7,7 +7,6 @@ The busiest paths are found in a dict; the others go through Starlette's router.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from typing import cast
@@ -20,14 +19,13 @@ from stateline.api.auth import Authenticator
 from stateline.api.call import Call
 from stateline.api.errors import ClientGone, error_body, error_headers, internal_error
 from stateline.api.metrics import RequestMetrics
-from stateline.api.names import new_name
+from stateline.api.names import request_id as request_id_of
 from stateline.api.proxies import TrustedProxies
 from stateline.core.errors import BadRequest, Forbidden, NotFound, StatelineError
-from stateline.core.limits import QUERY_BYTES_MAX, REQUEST_ID_CHARS_MAX
+from stateline.core.limits import QUERY_BYTES_MAX
 
 Handler = Callable[[Call], Awaitable[None]]
 
-_SANE_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,%d}" % REQUEST_ID_CHARS_MAX)
 _CLIENT_CLOSED = 499
 _log = logging.getLogger("stateline.api")
 
@@ -78,7 +76,10 @@ class Bound:
 
 
 class Edge:
-    """The outermost layer. ``hot`` maps (method, path) to handlers that need no router."""
+    """The outermost layer. ``hot`` maps (method, path) to handlers that need no router.
+
+    ``sockets`` takes WebSockets.
+    """
 
     def __init__(
         self,
@@ -89,8 +90,10 @@ class Edge:
         proxies: TrustedProxies,
         metrics: RequestMetrics,
         access: AccessLog,
+        sockets: ASGIApp,
     ) -> None:
         self._app = app
+        self._sockets = sockets
         self._auth = auth
         self._hot = hot
         self._proxies = proxies
@@ -99,12 +102,10 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await (self._sockets if scope["type"] == "websocket" else self._app)(scope, receive, send)
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        sent_id = headers.get(b"x-request-id")
-        sane = sent_id is not None and _SANE_ID.fullmatch(sent_id)
-        request_id = sent_id.decode("ascii") if sent_id is not None and sane else new_name("req_", 12)
+        request_id = request_id_of(headers.get(b"x-request-id"))
         call = Call(scope, receive, send, request_id, headers)
         self._metrics.in_flight += 1
         try:

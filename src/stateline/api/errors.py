@@ -80,6 +80,19 @@ def error_event(error: StatelineError, dialect: Dialect, number: int) -> ErrorEv
     return ErrorEvent(type="error", sequence_number=number, error=payload(error, dialect))
 
 
+class WebSocketErrorEvent(msgspec.Struct, frozen=True):
+    """What goes wrong on a WebSocket. ``status`` is what HTTP would have answered."""
+
+    type: Literal["error"]
+    status: int
+    error: ErrorPayload
+
+
+def websocket_error(error: StatelineError, dialect: Dialect) -> bytes:
+    """Open Responses' ``WebSocketErrorEvent``, which is OpenAI's, too."""
+    return _encode(WebSocketErrorEvent("error", error.status, payload(error, dialect)))
+
+
 def internal_error(request_id: str) -> StatelineError:
     """What is said of a defect: nothing of its insides, only where the log has more."""
     return StatelineError(f"The server failed on this request. Its log has more under request id {request_id}.")

@@ -19,6 +19,7 @@ from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from stateline.api.joined import JoinedTransport
+from stateline.core.limits import BODY_BYTES_MAX
 
 if TYPE_CHECKING:
     from uvicorn._types import ASGI3Application
@@ -262,7 +263,10 @@ def server_config(app: Starlette, **options: Any) -> uvicorn.Config:
         http=LeanHttpProtocol,
         interface="asgi3",
         loop="none",
-        ws="none",
+        ws=cast(Any, _websocket_protocol),
+        ws_max_size=BODY_BYTES_MAX,
+        # Compressing each event costs more than sending it, and a window of memory a connection.
+        ws_per_message_deflate=False,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -270,6 +274,13 @@ def server_config(app: Starlette, **options: Any) -> uvicorn.Config:
         timeout_graceful_shutdown=2,
         **options,
     )
+
+
+def _websocket_protocol(**parts: Any) -> asyncio.Protocol:
+    """The protocol of a connection that is upgraded. Its library is loaded by the first one: most servers see none."""
+    from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+    return WebSocketsSansIOProtocol(**parts)
 
 
 def _unquoted(raw: bytes) -> str:

@@ -16,6 +16,7 @@ class RequestMetrics:
 
     def __init__(self) -> None:
         self.in_flight = 0
+        self.websockets = 0
         self._counts: dict[tuple[str, str, int], int] = {}
         self._durations: dict[str, list[float]] = {}
 
@@ -38,6 +39,8 @@ class RequestMetrics:
         """
         lines = ["# TYPE stateline_http_requests_in_flight gauge"]
         lines.append(f"stateline_http_requests_in_flight {self.in_flight}")
+        lines.append("# TYPE stateline_websockets_open gauge")
+        lines.append(f"stateline_websockets_open {self.websockets}")
         lines.append("# TYPE stateline_http_requests_total counter")
         for (route, method, status), count in sorted(self._counts.items()):
             labels = f'route="{route}",method="{method}",status="{status}"'

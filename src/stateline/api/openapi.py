@@ -10,7 +10,8 @@ import msgspec
 
 from stateline import __version__
 from stateline.api import item_params
-from stateline.api.params import Include
+from stateline.api.errors import WebSocketErrorEvent
+from stateline.api.params import Include, WebSocketResponseCreateEvent
 from stateline.core.limits import IDEMPOTENCY_KEY_CHARS_MAX, ITEM_ID_CHARS_MAX, PAGE_ITEMS_MAX
 from stateline.core.response import ErrorPayload
 
@@ -71,6 +72,7 @@ _IDEMPOTENCY_KEY = {
 def document(routes: Sequence[Route]) -> bytes:
     """The document as JSON."""
     types: list[Any] = [ErrorObject, AnthropicError, Include, *_ITEM_PARAMS]
+    types += [WebSocketResponseCreateEvent, WebSocketErrorEvent]
     for route in routes:
         types += [each for each in (route.body, route.answer) if each is not None and each not in types]
     shown, components = msgspec.json.schema_components(types, ref_template=_REF)
@@ -80,6 +82,12 @@ def document(routes: Sequence[Route]) -> bytes:
     for route in routes:
         path = re.sub(r":path}", "}", route.path)
         paths.setdefault(path, {})[route.method.lower()] = _operation(route, path, schemas)
+    # The extension is Open Responses' own: OpenAPI has no words for a WebSocket.
+    paths["/v1/responses"]["x-openresponses-websocket"] = {
+        "description": "A WebSocket: each message begins a response, whose streaming events come one a message.",
+        "clientMessage": schemas[id(WebSocketResponseCreateEvent)],
+        "errorMessage": schemas[id(WebSocketErrorEvent)],
+    }
     return msgspec.json.encode(
         {
             "openapi": "3.1.0",

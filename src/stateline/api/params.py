@@ -168,6 +168,14 @@ class CreateResponse(_ContextBody, frozen=True, kw_only=True):
     user: UserId | None = None
 
 
+class WebSocketResponseCreateEvent(CreateResponse, frozen=True, kw_only=True):
+    """``response.create`` on a WebSocket. What chooses the transport of an answer has no place in it."""
+
+    type: Literal["response.create"]
+    background: None = None
+    stream_options: None = None
+
+
 class CountInputTokens(_ContextBody, frozen=True, kw_only=True):
     """``POST /v1/responses/input_tokens``."""
 

@@ -32,6 +32,7 @@ B = TypeVar("B", bound=p.Body)
 Unresolved = list[Item | ItemReferenceParam]
 
 _create = msgspec.json.Decoder(p.CreateResponse)
+_create_event = msgspec.json.Decoder(p.WebSocketResponseCreateEvent)
 _count = msgspec.json.Decoder(p.CountInputTokens)
 _compact = msgspec.json.Decoder(p.CompactResponse)
 _create_conversation = msgspec.json.Decoder(p.CreateConversation)
@@ -56,7 +57,28 @@ def parse_create(body: bytes) -> ParsedTurn:
         BadRequest: the first thing that is wrong, with its code and its field.
         NotFound: a conversation id that cannot exist.
     """
-    params = decode_exact(_create, body)
+    return _turn(decode_exact(_create, body), body)
+
+
+def parse_create_event(message: bytes) -> ParsedTurn:
+    """``response.create`` on a WebSocket, which is always a stream.
+
+    Raises:
+        BadRequest, NotFound: as ``parse_create`` does, and for the fields that have no place here.
+    """
+    params = decode_exact(_create_event, message)
+    if params.stream is False:
+        # ``true`` asks for what is done anyway; openai-agents sends it, although the specification forbids it.
+        raise BadRequest(
+            "'stream' has no place on a WebSocket: every answer is streamed.",
+            code="unsupported_parameter",
+            param="stream",
+        )
+    parsed = _turn(params, message)
+    return msgspec.structs.replace(parsed, request=msgspec.structs.replace(parsed.request, stream=True))
+
+
+def _turn(params: p.CreateResponse, body: bytes) -> ParsedTurn:
     items = _context(params, body)
     background = params.background or False
     store = params.store is not False

@@ -46,6 +46,14 @@ PROXY_HOPS_MAX = 32
 """Addresses read from the end of one X-Forwarded-For."""
 PROXY_ADDRESSES_MAX = 4_096
 """Addresses of which it is remembered whether they are trusted proxies."""
+WEBSOCKETS_MAX = 1_000
+"""Open WebSockets of one node; past it a handshake is refused."""
+WEBSOCKET_AGE_S = 60 * 60.0
+"""A WebSocket is closed after this, between two responses; as long as OpenAI leaves one open."""
+WEBSOCKET_IDLE_S = 15 * 60.0
+"""A WebSocket on which no response runs and nothing comes is closed after this."""
+WEBSOCKET_WAITING_MAX = 4
+"""Messages of one WebSocket that wait while a response runs; one more is refused."""
 STREAM_KEEPALIVE_S = 15.0
 """Silence after which a comment is written into a server-sent stream."""
 JOINED_WRITE_BYTES_MAX = 64 * 1024

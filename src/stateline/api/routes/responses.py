@@ -8,10 +8,11 @@ from typing import Literal
 
 import msgspec
 
+from stateline.api.auth import Principal
 from stateline.api.call import Call, WhileConnected
 from stateline.api.item_params import ItemReferenceParam
 from stateline.api.names import new_name
-from stateline.api.parse import Unresolved, parse_compact, parse_count, parse_create
+from stateline.api.parse import ParsedTurn, Unresolved, parse_compact, parse_count, parse_create
 from stateline.api.query import Query, paginate
 from stateline.api.service import Service
 from stateline.api.stream import send_events
@@ -51,19 +52,9 @@ async def create(service: Service, call: Call) -> None:
     body = await call.body()
     parsed = parse_create(body)
     engine = service.engine
-    items = await resolve(service, call.tenant, parsed.items, "input")
     request = parsed.request
-    accepted = await engine.submit(
-        Submission(
-            tenant=call.tenant,
-            principal=call.principal.id,
-            request=request,
-            input=items,
-            conversation=parsed.conversation,
-            digest=digest(body),
-            idempotency_key=call.idempotency_key(),
-            retry=call.is_retry(),
-        )
+    accepted = await submit(
+        service, call.principal, parsed, body, idempotency_key=call.idempotency_key(), retry=call.is_retry()
     )
     call.durable = request.store
     if request.stream:
@@ -72,6 +63,30 @@ async def create(service: Service, call: Call) -> None:
         await call.reply_json(await engine.response(call.tenant, accepted.response_id, call.dialect))
     else:
         await call.reply_json(await engine.wait(accepted, call.dialect))
+
+
+async def submit(
+    service: Service,
+    principal: Principal,
+    parsed: ParsedTurn,
+    body: bytes,
+    *,
+    idempotency_key: str | None = None,
+    retry: bool = False,
+) -> Accepted:
+    """Post a turn, however it came. See ``Engine.submit`` for what it raises."""
+    return await service.engine.submit(
+        Submission(
+            tenant=principal.tenant,
+            principal=principal.id,
+            request=parsed.request,
+            input=await resolve(service, principal.tenant, parsed.items, "input"),
+            conversation=parsed.conversation,
+            digest=digest(body),
+            idempotency_key=idempotency_key,
+            retry=retry,
+        )
+    )
 
 
 async def retrieve(service: Service, call: Call) -> None:
