@@ -7,7 +7,7 @@ An adapter implements one of these and imports nothing of the engine. Two stores
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -301,6 +301,20 @@ class StoreStatus(msgspec.Struct, frozen=True, kw_only=True):
 
 Progress = Callable[[int, int], None]
 """Told ``(done, total)`` in bytes, from whatever thread works."""
+
+
+class PlacedPage(NamedTuple):
+    """A piece of all logs, for ``core.placed.Placements``: one session after the other, each event once.
+
+    Attributes:
+        events: those that say where calls went; a fork's shared prefix is with its parent alone.
+        sessions: how many have been looked through so far.
+        newer: how many of them only a newer release can read; they have no events here.
+    """
+
+    events: list[Event]
+    sessions: int
+    newer: int
 
 
 class Maintenance(Protocol):
