@@ -30,10 +30,8 @@ AT_MS = 1_773_800_000_000  # 2026-03-18
 
 
 def place(name: str, cloud: str = "", **options: Any) -> Deployment:
-    return Deployment(
-        name=name, cloud=cloud or name, upstream_model=name,
-        **{"model": "m", "format": "openai-chat", "base_url": "", "vendor": "openai", **options},
-    )  # fmt: skip
+    given: dict[str, Any] = {"model": "m", "format": "openai-chat", "base_url": "", "vendor": "openai", **options}
+    return Deployment(name=name, cloud=cloud or name, upstream_model=name, **given)
 
 
 AWS, AZURE, GOOGLE = place("aws", priority=1), place("azure", priority=2), place("google", priority=3)
