@@ -7,7 +7,7 @@ An adapter implements one of these and imports nothing of the engine. Two stores
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -18,7 +18,7 @@ from stateline.core.facts import ModelFacts
 from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
 from stateline.core.origin import origin
-from stateline.core.placing import Ruling
+from stateline.core.placing import CallFacts, Ruling
 
 # -- the store ---------------------------------------------------------------------------------
 
@@ -303,6 +303,20 @@ Progress = Callable[[int, int], None]
 """Told ``(done, total)`` in bytes, from whatever thread works."""
 
 
+class PlacedPage(NamedTuple):
+    """A piece of all logs, for ``core.placed.Placements``: one session after the other, each event once.
+
+    Attributes:
+        events: those that say where calls went; a fork's shared prefix is with its parent alone.
+        sessions: how many have been looked through so far.
+        newer: how many of them only a newer release can read; they have no events here.
+    """
+
+    events: list[Event]
+    sessions: int
+    newer: int
+
+
 class Maintenance(Protocol):
     """What an operator asks of a store. No part of ``Store``: the engine never needs it."""
 
@@ -405,23 +419,6 @@ class ModelClient(Protocol):
 
 
 # -- contracts -------------------------------------------------------------------------------------
-
-
-class CallFacts(NamedTuple):
-    """What a clause may ask of a call, whatever its deployment.
-
-    Attributes:
-        user: whose key it was: a key's id, or ``anonymous``.
-        workload: ``stateful`` where its input or output is kept in a session.
-        interface: ``responses``, ``chat``, ``messages`` or ``embeddings``.
-        service_tier: as the request names it; None: the deployment's.
-    """
-
-    tenant: str
-    user: str
-    workload: Literal["stateless", "stateful"]
-    interface: str
-    service_tier: str | None = None
 
 
 class Judge(Protocol):

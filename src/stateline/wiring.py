@@ -39,7 +39,7 @@ from stateline.models.facts import facts_of
 from stateline.models.facts.places import knows_region
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
-from stateline.ports import Clock, Deployment, KeptStore, Product, Store
+from stateline.ports import Clock, Deployment, KeptStore, PlacedPage, Product, Store
 from stateline.stores.clock import SystemClock
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
@@ -86,8 +86,11 @@ class Clients:
             await self._local.close()
 
 
-def deployments(config: settings.Config) -> list[Deployment]:
-    """What the configuration names, with its secrets; the local model where it names nothing.
+def deployments(config: settings.Config, *, secrets: bool = True) -> list[Deployment]:
+    """What the configuration names; the local model where it names nothing.
+
+    Args:
+        secrets: whether keys are read; what calls nobody needs none.
 
     Raises:
         ConfigError: a secret is not where the configuration says.
@@ -111,7 +114,7 @@ def deployments(config: settings.Config) -> list[Deployment]:
                 format=item.format,
                 base_url=item.base_url or "",
                 upstream_model=item.upstream_model,
-                api_key=settings.api_key(item, os.environ),
+                api_key=settings.api_key(item, os.environ) if secrets else None,
                 priority=item.priority,
                 weight=item.weight,
                 timeout_s=item.timeout_s,
@@ -181,14 +184,56 @@ async def open_store(store: settings.Store, clock: SystemClock) -> KeptStore:
     """
     if store.path is not None:
         return await open_sqlite(store.path, clock=clock)
-    if importlib.util.find_spec("asyncpg") is None:
-        raise StoreUnavailable(
-            "PostgreSQL's driver is missing; install stateline[postgres]", code="store_driver_missing"
-        )
+    need_driver()
     from stateline.stores.postgres import open_postgres
 
     # Several machines meet in one database, so its clock is everybody's.
     return await open_postgres(settings.store_url(store, os.environ))
+
+
+def need_driver() -> None:
+    """Say in one line that PostgreSQL cannot be spoken to, where that is so.
+
+    Raises:
+        StoreUnavailable: ``store_driver_missing``.
+    """
+    if importlib.util.find_spec("asyncpg") is None:
+        raise StoreUnavailable(
+            "PostgreSQL's driver is missing; install stateline[postgres]", code="store_driver_missing"
+        )
+
+
+async def count_sessions(store: settings.Store) -> int:
+    """How many sessions the configured store holds; it may be served at the same time.
+
+    Raises:
+        StoreUnavailable: it is not there, or cannot be read.
+    """
+    if store.path is not None:
+        from stateline.stores.sqlite import placed as of_file
+
+        return await of_file.count_sessions(store.path)
+    need_driver()
+    from stateline.stores.postgres import placed
+
+    return await placed.count_sessions(settings.store_url(store, os.environ))
+
+
+def read_placed(store: settings.Store, since_ms: int, until_ms: int) -> AsyncGenerator[PlacedPage]:
+    """Where the calls of all sessions went, read without writing; the store may be served at the same time.
+
+    Args:
+        since_ms: sessions in which nothing happened since are left out (Unix time); so are those made after
+            ``until_ms``. Of the others all comes.
+    """
+    if store.path is not None:
+        from stateline.stores.sqlite import placed as of_file
+
+        return of_file.read_placed(store.path, since_ms, until_ms)
+    need_driver()
+    from stateline.stores.postgres import placed
+
+    return placed.read_placed(settings.store_url(store, os.environ), since_ms, until_ms)
 
 
 Load = Callable[[], settings.Config]

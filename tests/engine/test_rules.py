@@ -14,15 +14,16 @@ from tests.unit.contracts.build import clause, contract, loaded
 
 from stateline.contracts import Contracts, Document, load, parse_at
 from stateline.contracts.facts import micros
+from stateline.contracts.placing import deployment_facts, placement_facts
 from stateline.core.calls import ModelParams, ModelRequest
 from stateline.core.errors import ModelError
 from stateline.core.limits import RULING_SERIES_MAX, RULINGS_KEPT_MAX
-from stateline.core.placing import Passed, Ruling, Said
+from stateline.core.placing import CallFacts, Passed, Ruling, Said
 from stateline.engine.health import Monitor
 from stateline.engine.place import place, standings
-from stateline.engine.rules import ContractRules, deployment_facts, placement_facts
+from stateline.engine.rules import ContractRules
 from stateline.models.catalogue import Catalogue
-from stateline.ports import CallFacts, Deployment, Product
+from stateline.ports import Deployment, Product
 
 SEED = 20260318
 CLOUDS = ("azure", "aws", "google", "openai")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stateline.cli._options import JsonOption, command_app, print_json
+from stateline.cli._options import ConfigOption, JsonOption, command_app, load_config, print_json
 
 if TYPE_CHECKING:
     from stateline.contracts import Facts, Verdict
@@ -145,6 +145,43 @@ def report(contracts: ContractsOption, at: AtOption, as_json: JsonOption = False
         print_json(found)
     else:
         sys.stdout.write(_contracts_print.report(found))
+
+
+@app.command()
+def replay(
+    *,
+    config: ConfigOption = None,
+    contracts: Annotated[
+        Path | None,
+        typer.Option("--contracts", help="Another folder of contracts, such as a draft. Default: contracts.path."),
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", help="Judge all at this date or RFC 3339 time. Default: each at its own.")
+    ] = None,
+    posture: Annotated[
+        str | None, typer.Option("--posture", help="Another posture: strict, or a holder. Default: contracts.posture.")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--since", help="Only what was placed at or after this time.")] = None,
+    until: Annotated[str | None, typer.Option("--until", help="Only what was placed before this time.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="List what stays as it was, too.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what would have become of the calls that were placed, under other contracts, on another date or posture.
+
+    It reads the configured store, also while a server runs on it, and changes nothing. Any result is an answer: exit 0.
+
+    \b
+    Examples:
+      stateline contracts replay --at 2027-01-01
+      stateline contracts replay --posture microsoft --since 2026-11-01
+      stateline contracts replay --contracts draft/ --json > replay.json
+    """
+    from stateline.cli import _replay
+
+    if posture is not None:
+        _check_posture(posture)
+    asked = _replay.Asked(contracts, at, posture, since, until)
+    _replay.run(load_config(config), asked, every=every, as_json=as_json)
 
 
 @app.command()

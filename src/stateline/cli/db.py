@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 from stateline.cli._options import ConfigOption, JsonOption, command_app, load_config, print_json
+from stateline.cli._progress import progress_bar
 from stateline.core.errors import BadRequest
 from stateline.ops.asking import Shown, ask_server
 
@@ -80,7 +80,7 @@ def backup(
     """
     store = load_config(config).store
     target = target.absolute()
-    with _progress_bar("Backing up") as progress:
+    with progress_bar("Backing up") as progress:
         # A PostgreSQL database is copied from here, whichever nodes run on it.
         made = None if store.path is None else _backup_by_server(store.path, target, progress, force=force)
         if made is None:
@@ -114,7 +114,7 @@ def restore(
     import msgspec
 
     store = load_config(config).store
-    with _progress_bar("Restoring") as progress:
+    with progress_bar("Restoring") as progress:
         done = _restore(store, source, progress, force=force)
     _print_backup(msgspec.to_builtins(done), "restored", as_json=as_json)
 
@@ -214,25 +214,6 @@ def _on_database(where: Store, work: Callable[[KeptStore], Coroutine[Any, Any, _
 
 
 # -- what is shown -------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _progress_bar(what: str) -> Generator[Progress | None]:
-    """A bar on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def show(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield show
 
 
 def _print_backup(done: Shown, verb: str, *, as_json: bool) -> None:

@@ -75,6 +75,10 @@ RULINGS_KEPT_MAX = 1_024
 """Verdicts on one deployment that are kept to be given again, by the facts of calls."""
 PLACEMENT_SESSIONS_MAX = 100
 """Sessions that one page of placements looks through."""
+REPLAY_SESSIONS_MAX = 500
+"""Sessions that one reading of recorded placements looks at, so that a reader never holds a picture for long."""
+REPLAY_ROWS_SHOWN_MAX = 100
+"""Changed placements that the table of a replay shows; ``--json`` has the others."""
 RULING_SERIES_MAX = 2_000
 """Series of the counter of verdicts; further clauses are counted together as ``other``."""
 DENIALS_TOLD_MAX = 5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from stateline.core.errors import BadRequest, Forbidden, NoDeployment
+from stateline.core.ids import digest
 from stateline.core.limits import DENIAL_TEXT_CHARS_MAX, DENIALS_TOLD_MAX
 
 Why = Literal[
@@ -79,6 +81,28 @@ class Refused(NamedTuple):
     ruling: Ruling
 
 
+class CallFacts(NamedTuple):
+    """What a clause may ask of a call, whatever its deployment.
+
+    Attributes:
+        user: whose key it was: a key's id, or ``anonymous``.
+        workload: ``stateful`` where its input or output is kept in a session.
+        interface: ``responses``, ``chat``, ``messages`` or ``embeddings``.
+        service_tier: as the request names it; None: the deployment's.
+    """
+
+    tenant: str
+    user: str
+    workload: Literal["stateless", "stateful"]
+    interface: str
+    service_tier: str | None = None
+
+
+def responses_call(tenant: str, user: str, *, stateful: bool, service_tier: str | None) -> CallFacts:
+    """What clauses may ask of a call of a turn."""
+    return CallFacts(tenant, user, "stateful" if stateful else "stateless", "responses", service_tier)
+
+
 class Passed(NamedTuple):
     """A candidate that did not get the call. ``until_ms`` is Unix time, None where no time is known."""
 
@@ -112,6 +136,19 @@ class Choice(NamedTuple):
     until_ms: int | None = None
     ruling: Ruling | None = None
     refused: tuple[Refused, ...] = ()
+
+
+def order_of(name: str, priority: int, weight: float, affinity: str) -> tuple[int, float]:
+    """What a model's deployments are sorted by: the priority; among equal ones a hash of what is to stay together.
+
+    By weighted rendezvous hashing the highest score wins as often as its weight's share.
+
+    Args:
+        affinity: such as a session's id.
+    """
+    hashed = int(digest(affinity.encode(), name.encode()), 16)
+    unit = (hashed + 1) / ((1 << 128) + 1)
+    return priority, weight / math.log(unit)
 
 
 def choose(standings: Sequence[Standing]) -> Choice:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from stateline.core.placed import Placed
 from stateline.engine.facade import Engine
-from stateline.engine.placements import Placed
 from stateline.engine.types import Accepted, Conversation, Submission
 
 __all__ = ["Accepted", "Conversation", "Engine", "Placed", "Submission"]

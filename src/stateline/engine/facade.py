@@ -284,7 +284,7 @@ class Engine(Node):
     def relay(
         self, tenant: str, principal: str, request: ModelRequest, interface: str = "chat"
     ) -> AsyncGenerator[list[ModelDelta], None]:
-        """A bare model call: placed, and retried until its first delta. ``interface`` as in ``ports.CallFacts``."""
+        """A bare model call: placed, and retried until its first delta. ``interface`` as in ``CallFacts``."""
         return relay(self, tenant, principal, request, interface)
 
     async def compact(self, tenant: str, principal: str, request: ModelRequest) -> Compacted:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
@@ -18,12 +17,11 @@ import msgspec
 from stateline.core.calls import ModelRequest
 from stateline.core.compaction import opened
 from stateline.core.errors import BadRequest
-from stateline.core.ids import digest
-from stateline.core.placing import Passed, Refused, Ruling, Standing, choose
+from stateline.core.placing import Passed, Refused, Ruling, Standing, choose, order_of, responses_call
 from stateline.core.session import Session
 from stateline.core.tokens import estimate_tokens, needs
 from stateline.engine.health import Monitor, Permit
-from stateline.ports import CallFacts, Deployment, Judge, Rules
+from stateline.ports import Deployment, Judge, Rules
 
 
 class Catalogue(Protocol):
@@ -106,8 +104,8 @@ def judge_of(rules: Rules | None, session: Session) -> Judge | None:
     turn = session.turn
     if rules is None or turn is None:
         return None
-    workload = "stateful" if turn.stateful else "stateless"
-    return rules.judge(CallFacts(session.ref.tenant, turn.principal, workload, "responses", turn.request.service_tier))
+    tier = turn.request.service_tier
+    return rules.judge(responses_call(session.ref.tenant, turn.principal, stateful=turn.stateful, service_tier=tier))
 
 
 def weighed(candidates: Sequence[Deployment]) -> bool:
@@ -148,7 +146,7 @@ def _look(
     """How they stand, in the order in which they are tried; and the tokens that the call may take."""
     ordered = candidates
     if len(candidates) > 1:
-        ordered = sorted(candidates, key=lambda each: (each.priority, -_score(each, affinity)))
+        ordered = sorted(candidates, key=lambda each: order_of(each.name, each.priority, each.weight, affinity))
     asked: ModelRequest | None = None
     tokens, wanted, now_ms = 0, frozenset[str](), monitor.now_ms()
     if any(each.tpm is not None or each.lacks for each in ordered):
@@ -176,13 +174,6 @@ def model_not_found(model: str, known: Sequence[str]) -> BadRequest:
     names = ", ".join(sorted(known)[:20]) or "none yet: configure [[deployments]]"
     message = f"the model {model!r} is not served here; models: {names}"
     return BadRequest(message, code="model_not_found", param="model", status=404)
-
-
-def _score(deployment: Deployment, affinity: str) -> float:
-    """Weighted rendezvous hashing: the highest score wins as often as its weight's share."""
-    hashed = int(digest(affinity.encode(), deployment.name.encode()), 16)
-    unit = (hashed + 1) / ((1 << 128) + 1)
-    return -deployment.weight / math.log(unit)
 
 
 def fitted(request: ModelRequest, deployment: Deployment) -> ModelRequest:

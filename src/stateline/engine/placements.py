@@ -5,34 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import NamedTuple
 
-from stateline.core import events as e
 from stateline.core.errors import BadRequest, NotFound
-from stateline.core.ids import SessionRef, effect_key
+from stateline.core.ids import SessionRef
 from stateline.core.limits import PLACEMENT_SESSIONS_MAX
-from stateline.core.placing import Passed, Refused, Ruling
+from stateline.core.placed import Placed, Placements
 from stateline.ports import SessionMissing, Store
-
-
-class Placed(NamedTuple):
-    """One placement of a step.
-
-    Attributes:
-        id: the step's key, ``session/turn/step``.
-        at_ms: when it was decided, in Unix time.
-        deployment: None where the call went nowhere, and the turn waited.
-        verdict: on the deployment; None where there were no contracts.
-        passed: the other candidates, and why each did not get the call.
-        refused: the verdicts on those that a contract kept out.
-    """
-
-    id: str
-    response_id: str
-    at_ms: int
-    model: str
-    deployment: str | None
-    verdict: Ruling | None
-    passed: tuple[Passed, ...]
-    refused: tuple[Refused, ...]
 
 
 class PlacedPage(NamedTuple):
@@ -101,30 +78,17 @@ async def _listed(store: Store, ref: SessionRef, below: tuple[int, int] | None, 
 async def _of(store: Store, ref: SessionRef, below: tuple[int, int] | None, limit: int) -> list[Placed]:
     """The last ``limit`` placements of a session before the step ``below``, the newest first."""
     found: deque[Placed] = deque(maxlen=limit)
-    response_id = model = ""
+    placements = Placements()
     async for event in store.read(ref):
-        body = event.body
         if event.session != ref:
             # A fork's prefix: it is listed where it was placed.
             continue
-        if isinstance(body, e.TurnRequested):
-            response_id, model = body.response_id, body.request.model
-        elif isinstance(body, e.ModelCallStarted) or (isinstance(body, e.TimerSet) and body.passed):
-            if below is not None and (body.turn, body.step) >= below:
-                break
-            started = isinstance(body, e.ModelCallStarted)
-            found.append(
-                Placed(
-                    id=effect_key(ref.id, body.turn, body.step),
-                    response_id=response_id,
-                    at_ms=event.at_ms,
-                    model=model,
-                    deployment=body.deployment if started else None,
-                    verdict=body.verdict if started else None,
-                    passed=body.passed,
-                    refused=body.refused,
-                )
-            )
+        placed = placements.see(event)
+        if placed is None:
+            continue
+        if below is not None and (placed.turn, placed.step) >= below:
+            break
+        found.append(placed)
     return list(reversed(found))
 
 

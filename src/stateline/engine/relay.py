@@ -10,13 +10,13 @@ from stateline.core.calls import Finish, ModelDelta, ModelRequest
 from stateline.core.errors import BadRequest, ModelError
 from stateline.core.ids import nonce
 from stateline.core.limits import NO_DEPLOYMENT_WAIT_MS_MAX, RELAY_RETRIES_MAX, RETRY_AFTER_RELAY_MS_MAX
-from stateline.core.placing import nowhere
+from stateline.core.placing import CallFacts, nowhere
 from stateline.core.turn import backoff_ms
 from stateline.engine.failover import not_carried
 from stateline.engine.health import Permit, movable
 from stateline.engine.node import Node
 from stateline.engine.place import Placement, fitted, place, standings
-from stateline.ports import CallFacts, Judge
+from stateline.ports import Judge
 
 
 async def relay(

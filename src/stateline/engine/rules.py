@@ -8,19 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Any
 
-from stateline.contracts import Contracts, Verdict
-from stateline.contracts.facts import EPOCH, Facts
-from stateline.contracts.model import ClauseVerdict, Mode
+from stateline.contracts import Contracts
+from stateline.contracts.facts import EPOCH
+from stateline.contracts.model import Mode
+from stateline.contracts.placing import deployment_facts, observed_of, placement_facts, ruling_of
 from stateline.core.limits import RULING_SERIES_MAX, RULINGS_KEPT_MAX
-from stateline.core.origin import family
-from stateline.core.placing import Ruling, Said
-from stateline.ports import CallFacts, Deployment, Judge
-
-_RANK = ("deny", "contested", "unknown", "allow")
-DEFAULT_TIER = "default"
-"""What a call has that names no service tier, at a deployment that names none."""
+from stateline.core.placing import CallFacts, Ruling
+from stateline.ports import Deployment, Judge
 
 _Key = tuple[str, str, str | None, str, str]
 
@@ -58,7 +53,7 @@ class ContractRules:
     ) -> None:
         self.contracts = contracts
         self.posture = posture
-        self._observed = frozenset(one.contract for one in contracts.contracts if (one.mode or mode) == "observe")
+        self._observed = observed_of(contracts, mode)
         self._texts = {
             f"{one.contract}/{clause.id}": clause.text for one in contracts.contracts for clause in one.clauses
         }
@@ -99,25 +94,7 @@ class ContractRules:
     def _evaluate(self, known: _Known, call: CallFacts, at_ms: int) -> Ruling:
         facts = placement_facts(known.facts, known.deployment, call)
         at = EPOCH + timedelta(milliseconds=at_ms)
-        return self._ruling(self.contracts.evaluate(facts, at, self.posture))
-
-    def _ruling(self, verdict: Verdict) -> Ruling:
-        denying = [clause for clause in verdict.clauses if clause.resolved == "deny"]
-        blocking = [clause for clause in denying if clause.id.partition("/")[0] not in self._observed]
-        speaking = [clause for clause in verdict.clauses if clause.outcome != "allow"]
-        decided: ClauseVerdict | None = min(
-            blocking or denying or speaking, key=lambda clause: _RANK.index(clause.outcome), default=None
-        )
-        if decided is None:
-            return Ruling(outcome=verdict.outcome, resolved=verdict.resolved, posture=verdict.posture)
-        return Ruling(
-            outcome=verdict.outcome,
-            resolved=verdict.resolved,
-            posture=decided.posture or verdict.posture,
-            clause=decided.id,
-            readings=tuple(Said(one.id, one.outcome) for one in decided.readings),
-            observed=bool(denying) and not blocking,
-        )
+        return ruling_of(self.contracts.evaluate(facts, at, self.posture), self._observed)
 
     def text_of(self, clause: str) -> str:
         """A clause's own words; empty where it has none."""
@@ -154,41 +131,3 @@ class _Judge:
 
     def text_of(self, clause: str) -> str:
         return self._rules.text_of(clause)
-
-
-def deployment_facts(deployment: Deployment) -> Facts:
-    """What clauses may ask of a deployment; what is not known is left out."""
-    name = family(deployment.upstream_model, deployment.model)
-    facts: dict[str, dict[str, Any]] = {
-        "model": {"name": deployment.model, "vendor": deployment.vendor, "family": None if name == "other" else name},
-        "deployment": {
-            "name": deployment.name,
-            "cloud": deployment.cloud,
-            "host": deployment.host or deployment.cloud,
-            "region": deployment.region,
-            "data_zone": deployment.data_zone,
-            "accelerator": deployment.accelerator,
-        },
-        "product": {},
-        "workload": {"channel": deployment.channel},
-    }
-    product = deployment.product
-    if product is not None:
-        facts["product"] = {
-            "name": product.name,
-            "shipped_on": list(product.shipped_on),
-            "declined_by": list(product.declined_by),
-        }
-    return {root: {name: value for name, value in each.items() if value is not None} for root, each in facts.items()}
-
-
-def placement_facts(known: Facts, deployment: Deployment, call: CallFacts) -> Facts:
-    """A deployment's facts and a call's together. No agent makes a call as yet, so its name is known to be none."""
-    tier = call.service_tier or deployment.service_tier or DEFAULT_TIER
-    return {
-        "model": known["model"],
-        "deployment": {**known["deployment"], "service_tier": tier},
-        "product": known["product"],
-        "workload": {**known["workload"], "kind": call.workload, "interface": call.interface},
-        "principal": {"tenant": call.tenant, "agent": "", "user": call.user},
-    }

@@ -11,6 +11,7 @@ from stateline.core.errors import BadRequest, Conflict, NotFound, Overloaded, St
 from stateline.core.ids import SessionRef
 from stateline.core.items import Item
 from stateline.core.limits import DEDUP_TTL_S, RETRY_DEDUP_TTL_S
+from stateline.core.placing import CallFacts, responses_call
 from stateline.core.session import Session, new_session
 from stateline.core.turn import unanswered_calls
 from stateline.core.view import NO_EVENTS, TurnView
@@ -19,7 +20,7 @@ from stateline.engine.node import Node
 from stateline.engine.place import model_not_found, weighed
 from stateline.engine.types import Accepted, Submission
 from stateline.engine.work import with_ids
-from stateline.ports import CallFacts, Duplicate, Fenced, HeadMoved, SessionMissing
+from stateline.ports import Duplicate, Fenced, HeadMoved, SessionMissing
 
 _TRIES = 5
 """How often a submission looks again when somebody else moved the session under it."""
@@ -73,8 +74,8 @@ async def submit(node: Node, s: Submission) -> Accepted:
 
 
 def _facts(s: Submission) -> CallFacts:
-    workload = "stateful" if s.request.store or s.from_session else "stateless"
-    return CallFacts(s.tenant, s.principal, workload, "responses", s.request.service_tier)
+    stateful = s.request.store or s.from_session
+    return responses_call(s.tenant, s.principal, stateful=stateful, service_tier=s.request.service_tier)
 
 
 async def _try(node: Node, s: Submission) -> Accepted | None:

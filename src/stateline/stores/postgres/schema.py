@@ -13,14 +13,14 @@ from __future__ import annotations
 from stateline.stores import retention
 
 
-def _tagged(tags: tuple[str, ...]) -> str:
+def tagged(tags: tuple[str, ...]) -> str:
     """The condition that an event has one of these tags, which an index may have for its own."""
     head = f"substring(body FROM 1 FOR {retention.TAG_BYTES_MAX})"
     return "(" + " OR ".join(f"position('\"{tag}/'::bytea IN {head}) > 0" for tag in tags) + ")"
 
 
-DELETING = _tagged(retention.DELETING)
-TELLING = _tagged(retention.TELLING)
+DELETING = tagged(retention.DELETING)
+TELLING = tagged(retention.TELLING)
 _RECORDS = """
     tenant integer NOT NULL,
     session bigint NOT NULL,

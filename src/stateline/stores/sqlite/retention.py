@@ -9,6 +9,7 @@ finds it any more, then its content, some rows at a time.
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from stateline.core.blobs import MARK
@@ -29,8 +30,14 @@ _DELETED = (
     " WHERE d.session < ? AND d.at_ms <= ? ORDER BY d.session DESC LIMIT ?"
 )
 _ALL = f"{_COLUMNS} sessions s LEFT JOIN deletions d ON d.session = s.n WHERE s.n < ? ORDER BY s.n DESC LIMIT ?"
-_TELLING = " OR ".join(f"instr(substr(body, 1, {TAG_BYTES_MAX}), CAST('\"{tag}/' AS BLOB))" for tag in TELLING)
-_BODIES = f"SELECT body FROM events WHERE tenant = ? AND session = ? AND ({_TELLING}) ORDER BY seq"
+
+
+def tagged(tags: Iterable[str]) -> str:
+    """The condition that an event has one of these tags."""
+    return "(" + " OR ".join(f"instr(substr(body, 1, {TAG_BYTES_MAX}), CAST('\"{tag}/' AS BLOB))" for tag in tags) + ")"
+
+
+_BODIES = f"SELECT body FROM events WHERE tenant = ? AND session = ? AND {tagged(TELLING)} ORDER BY seq"
 
 
 class Survey(NamedTuple):
