@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-formats bench-shared failover soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-shared failover soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,10 @@ bench: ## Measure CPU per request and durable turns per second
 
 bench-formats: ## CPU of a stored stream in every wire format; writes bench/results/formats.json
 	$(RUN) python -m bench.formats $(ARGS)
+
+bench-contracts: ## CPU that contracts add to a call, and of a verdict over 50 clauses; writes bench/results/contracts.json
+	$(RUN) python -m bench.contracts $(ARGS)
+	$(RUN) python -m bench.verdicts
 
 bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams
 	$(RUN) python -m bench.shared $(ARGS)

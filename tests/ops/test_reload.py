@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
-from openai import NotFoundError
+from openai import NotFoundError, PermissionDeniedError
 from tests.crash.harness import Server, running_server, until
 from tests.ops.server import admin, status_of
 
@@ -211,3 +211,72 @@ async def until_true(holds: Callable[[], bool]) -> None:
     async with asyncio.timeout(60):
         while not await asyncio.to_thread(holds):  # noqa: ASYNC110 - What is looked at is in another process.
             await asyncio.sleep(0.05)
+
+
+CONTRACT = """contract: c
+clauses:
+  - id: {clause}
+    text: This vendor's models go nowhere else.
+    kind: exclusivity
+    readings:
+      - {{id: all, held_by: [a], deny: 'model.vendor == "lab"'}}
+      - {{id: some, held_by: [b], deny: '{deny}'}}
+"""
+NOBODY = 'model.vendor == "nobody"'
+
+
+@pytest.mark.parametrize(
+    ("broken", "code", "line"),
+    [
+        (CONTRACT.format(clause="b", deny='model.vendr == "lab"'), "contract_predicate", "contracts/c.yaml:8"),
+        (CONTRACT.format(clause="b", deny='model.vendor == "lab"') + "partys: [a]\n", "contract_invalid", "partys"),
+        ("contract: [", "contract_syntax", "contracts/c.yaml"),
+        (
+            CONTRACT.format(clause="b", deny='model.vendor == "lab"')
+            + "    effective: {from: 2026-02-01, until: 2026-01-01}\n",
+            "contract_invalid",
+            "contracts/c.yaml:9",
+        ),
+        (
+            CONTRACT.format(clause="b", deny='model.vendor == "lab"') + "    amount: {exact: '38', unit: ''}\n",
+            "contract_invalid",
+            "is no ISO 4217 currency",
+        ),
+    ],
+)
+async def test_contracts_that_do_not_validate_leave_those_in_force(
+    house: House, broken: str, code: str, line: str
+) -> None:
+    config = house.server.config
+    config.write_text(
+        re.sub(r"^cloud = ", 'vendor = "lab"\ncloud = ', config.read_text(), flags=re.M)
+        + '[contracts]\npath = "contracts"\nposture = "b"\n'
+    )
+    folder = config.parent / "contracts"
+    folder.mkdir()
+    file = folder / "c.yaml"
+    file.write_text(CONTRACT.format(clause="a", deny=NOBODY))
+    await house.reload()
+    assert (await house.ask()).stateline["verdict"]["clause"] == "c/a"
+    gate = house.script.gate = Gate()
+    gate.step(2)
+    asking = asyncio.create_task(house.ask())
+    async with asyncio.timeout(30):
+        await gate.held()
+
+    file.write_text(broken)
+    status, body = await admin(house.server, "POST", "/v1/admin/reload")
+    assert (status, body["error"]["code"]) == (400, code)
+    assert line in body["error"]["message"]
+    assert "\n" not in body["error"]["message"]
+    house.server.signal(SIGHUP)
+    await until(lambda: "the configuration was not reloaded" in house.server.log.read_text())
+    gate.open()
+    assert (await asking).status == "completed"
+    house.script.gate = None
+    assert (await house.ask()).stateline["verdict"]["clause"] == "c/a"
+
+    file.write_text(CONTRACT.format(clause="b", deny='model.vendor == "lab"'))
+    await house.reload()
+    with pytest.raises(PermissionDeniedError, match="c/b"):
+        await house.ask()
