@@ -124,9 +124,15 @@ def _series(args: argparse.Namespace) -> int:
     gc.freeze()
     with multiprocessing.Pool(args.jobs) as pool, Progress(*columns, console=_console) as progress:
         bar = progress.add_task("seeds", total=len(jobs))
+        tenths = 0
         for outcome in pool.imap_unordered(_one, jobs):
             _add(totals, hits, outcome)
             progress.advance(bar)
+            if not _console.is_terminal and totals.seeds * 10 // len(jobs) > tenths:
+                # A bar shows nothing in a file.
+                tenths = totals.seeds * 10 // len(jobs)
+                took_s = time.perf_counter() - began_s
+                progress.print(f"{totals.seeds} of {len(jobs)} seeds in {took_s:.0f} s, {len(totals.failed)} broke")
             if outcome.report is None:
                 progress.print(_how_to_replay(outcome, args.steps))
                 if args.stop:
