@@ -172,4 +172,6 @@ def test_a_deployments_service_tier_fills_in_where_the_request_names_none() -> N
     assert fitted(asked, flex).params.service_tier == "flex"
     named = ModelRequest(params=ModelParams(model="m", service_tier="priority"), items=[], key="k")
     assert fitted(named, flex).params.service_tier == "priority"
+    left_to_us = ModelRequest(params=ModelParams(model="m", service_tier="auto"), items=[], key="k")
+    assert fitted(left_to_us, flex).params.service_tier == "flex"
     assert fitted(asked, deployment("plain")) is asked

@@ -232,6 +232,9 @@ def test_what_clauses_ask_of_a_call_parts_verdicts() -> None:
         assert found in ([True, False, True], [False, True, False]), text
     tiered = ContractRules(loaded(contract(clause("x", 'deployment.service_tier == "flex"'))), [AWS])
     assert tiered.ruling(AWS, CALL._replace(service_tier="flex"), 0).blocks
+    flex = msgspec.structs.replace(AWS, service_tier="flex")
+    its_own = ContractRules(loaded(contract(clause("x", 'deployment.service_tier == "flex"'))), [flex])
+    assert its_own.ruling(flex, CALL._replace(service_tier="auto"), 0).blocks
     assert not tiered.ruling(AWS, CALL, 0).blocks
 
 

@@ -12,7 +12,7 @@ from stateline.contracts.evaluate import Contracts
 from stateline.contracts.facts import Facts
 from stateline.contracts.model import ClauseVerdict, Mode, Verdict
 from stateline.core.origin import family
-from stateline.core.placing import CallFacts, Ruling, Said
+from stateline.core.placing import CallFacts, Ruling, Said, asked_tier
 
 _RANK = ("deny", "contested", "unknown", "allow")
 DEFAULT_TIER = "default"
@@ -87,7 +87,7 @@ def deployment_facts(deployment: Place) -> Facts:
 
 def placement_facts(known: Facts, deployment: Place, call: CallFacts) -> Facts:
     """A deployment's facts and a call's together. No agent makes a call as yet, so its name is known to be none."""
-    tier = call.service_tier or deployment.service_tier or DEFAULT_TIER
+    tier = asked_tier(call.service_tier) or deployment.service_tier or DEFAULT_TIER
     return {
         "model": known["model"],
         "deployment": {**known["deployment"], "service_tier": tier},

@@ -88,7 +88,7 @@ class CallFacts(NamedTuple):
         user: whose key it was: a key's id, or ``anonymous``.
         workload: ``stateful`` where its input or output is kept in a session.
         interface: ``responses``, ``chat``, ``messages`` or ``embeddings``.
-        service_tier: as the request names it; None: the deployment's.
+        service_tier: as the request names it; None, or ``auto``: the deployment's.
     """
 
     tenant: str
@@ -96,6 +96,11 @@ class CallFacts(NamedTuple):
     workload: Literal["stateless", "stateful"]
     interface: str
     service_tier: str | None = None
+
+
+def asked_tier(service_tier: str | None) -> str | None:
+    """What a request asks for; ``auto`` leaves it to whoever set the deployment up, as with OpenAI's projects."""
+    return None if service_tier == "auto" else service_tier
 
 
 def responses_call(tenant: str, user: str, *, stateful: bool, service_tier: str | None) -> CallFacts:

@@ -17,7 +17,7 @@ import msgspec
 from stateline.core.calls import ModelRequest
 from stateline.core.compaction import opened
 from stateline.core.errors import BadRequest
-from stateline.core.placing import Passed, Refused, Ruling, Standing, choose, order_of, responses_call
+from stateline.core.placing import Passed, Refused, Ruling, Standing, asked_tier, choose, order_of, responses_call
 from stateline.core.session import Session
 from stateline.core.tokens import estimate_tokens, needs
 from stateline.engine.health import Monitor, Permit
@@ -181,7 +181,7 @@ def fitted(request: ModelRequest, deployment: Deployment) -> ModelRequest:
     items = opened(request.items)
     if items is not request.items:
         request = msgspec.structs.replace(request, items=items)
-    if deployment.service_tier is None or request.params.service_tier is not None:
+    if deployment.service_tier is None or asked_tier(request.params.service_tier) is not None:
         return request
     params = msgspec.structs.replace(request.params, service_tier=deployment.service_tier)
     return msgspec.structs.replace(request, params=params)
