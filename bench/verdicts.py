@@ -52,8 +52,14 @@ def p50_us(loaded: Contracts) -> float:
 
 def main() -> None:
     direct = ' && deployment.region != "rNUMBER"'
-    binding = ' && !deployment.region.startsWith("rNUMBER")'
-    rows = [("alike", ""), ("their own", direct), ("their own, by the binding", binding)]
+    starts = ' && !deployment.region.startsWith("rNUMBER")'
+    binding = ' && !deployment.region.matches("^rNUMBER")'
+    rows = [
+        ("alike", ""),
+        ("their own", direct),
+        ("their own, with startsWith", starts),
+        ("their own, by the binding", binding),
+    ]
     for kind, own in rows:
         for speaking, readings in ((1, 2), (10, 2), (CLAUSES, 1), (CLAUSES, 2)):
             cost = p50_us(contracts(speaking, readings, own))

@@ -13,19 +13,33 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from stateline.core.limits import FACT_VALUES_KEPT_MAX
+
 Run = Callable[[Mapping[str, Any]], "bool | None"]
 
 _ORDERS: Mapping[str, Callable[[Any, Any], bool]] = {
     "==": operator.eq, "!=": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge,
 }  # fmt: skip
 
+METHODS: Mapping[str, Callable[[str, str], bool]] = {
+    "startsWith": str.startswith, "endsWith": str.endswith, "contains": str.__contains__,
+}  # fmt: skip
+
 
 class Test(NamedTuple):
-    """Whether a fact is one of some texts, or none of them."""
+    """Whether a fact is one of some texts (or, by one of `METHODS`, like one of them), or none."""
 
     fact: str
     texts: frozenset[str]
     wanted: bool
+    method: str = ""
+
+    def passes(self, value: str) -> bool:
+        """Whether it holds of a value of its fact."""
+        if not self.method:
+            return (value in self.texts) is self.wanted
+        compare = METHODS[self.method]
+        return any(compare(value, text) for text in self.texts) is self.wanted
 
 
 class Part(NamedTuple):
@@ -39,11 +53,11 @@ class Part(NamedTuple):
 def _part(tests: tuple[Test, ...], others: tuple[Run, ...]) -> Part:
     def run(known: Mapping[str, Any]) -> bool | None:
         value: bool | None = True
-        for fact, texts, wanted in tests:
-            text = known.get(fact)
+        for test in tests:
+            text = known.get(test.fact)
             if text is None:  # Facts are never None, so this is one that is not known.
                 value = None
-            elif (text in texts) is not wanted:
+            elif not test.passes(text):
                 return False
         for other in others:
             said = other(known)
@@ -76,6 +90,11 @@ def holds(fact: str, text: str) -> Part:
     return _part((), (run,))
 
 
+def like(fact: str, method: str, text: str) -> Part:
+    """`fact.startsWith("text")`, and the others of `METHODS`."""
+    return _part((Test(fact, frozenset((text,)), True, method),), ())
+
+
 def ordered(sign: str, moment: datetime) -> Part:
     """`at < timestamp("…")`, and the other comparisons."""
     compare = _ORDERS[sign]
@@ -85,8 +104,8 @@ def ordered(sign: str, moment: datetime) -> Part:
 def negated(inner: Part) -> Part:
     """`!inner`."""
     if len(inner.tests) == 1 and not inner.others:
-        fact, texts, wanted = inner.tests[0]
-        return among(fact, texts, not wanted)
+        test = inner.tests[0]
+        return _part((test._replace(wanted=not test.wanted),), ())
 
     def run(known: Mapping[str, Any]) -> bool | None:
         value = inner.run(known)
@@ -135,25 +154,30 @@ class Masks:
             for test in tests:
                 mask |= self._bits.setdefault(test, 1 << len(self._bits))
             self.of[text] = mask
-        # fact -> the bits of all its tests; those that fail for a text that no test names; and for each that one does.
-        self._facts: list[tuple[str, int, int, dict[str, int]]] = []
+        # fact -> the bits of all its tests, those tests, and of each value that was seen the bits of those that fail.
+        self._facts: list[tuple[str, int, dict[Test, int], dict[str, int]]] = []
         for fact in dict.fromkeys(test.fact for test in self._bits):
             named = {test: bit for test, bit in self._bits.items() if test.fact == fact}
-            texts = {text for test in named for text in test.texts}
-            failing = {
-                text: sum(bit for test, bit in named.items() if (text in test.texts) is not test.wanted)
-                for text in texts
-            }
-            other = sum(bit for test, bit in named.items() if test.wanted)
-            self._facts.append((fact, sum(named.values()), other, failing))
+            self._facts.append((fact, sum(named.values()), named, {}))
 
     def read(self, known: Mapping[str, Any]) -> tuple[int, int]:
         """The bits of the tests that fail, and of those whose fact is not known."""
         false = unknown = 0
-        for fact, every, other, failing in self._facts:
+        for fact, every, named, seen in self._facts:
             value = known.get(fact)
             if value is None:
                 unknown |= every
-            else:
-                false |= failing.get(value, other)
+                continue
+            failing = seen.get(value)
+            if failing is None:
+                failing = sum(bit for test, bit in named.items() if not test.passes(value))
+                if len(seen) >= FACT_VALUES_KEPT_MAX:
+                    seen.clear()
+                seen[value] = failing
+            false |= failing
         return false, unknown
+
+    @property
+    def values_kept(self) -> int:
+        """Of how many values of facts it is kept what the tests say of them."""
+        return sum(len(seen) for _, _, _, seen in self._facts)

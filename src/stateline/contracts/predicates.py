@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import cel
 
 from stateline.contracts.direct import (
+    METHODS,
     Part,
     Run,
     Test,
@@ -23,6 +24,7 @@ from stateline.contracts.direct import (
     constant,
     either,
     holds,
+    like,
     negated,
     ordered,
 )
@@ -259,8 +261,11 @@ class _Reader:
             return self._macro(value, name)
         if name not in _METHODS:
             raise PredicateError(f'there is no function "{name}"{nearest(name, [*_METHODS, *_MACROS])}')
+        begun = self.next
         self._list(")")
-        return Value(_METHODS[name])
+        text = self._sole_text(begun)
+        ours = name in METHODS and value.kind == "string" and value.path and text is not None
+        return Value(_METHODS[name], run=like(value.path, name, text) if ours and text is not None else None)
 
     def _macro(self, value: Value, name: str) -> Value:
         variable = self._name()
@@ -344,13 +349,18 @@ class _Reader:
 
     def _moment(self, begun: int) -> datetime | None:
         """The instant of a timestamp whose only argument is written out, to the microsecond."""
-        kind, text = self.tokens[begun]
-        if kind != "string" or self.next != begun + 2 or not _MOMENT.fullmatch(_unquote(text)):
+        text = self._sole_text(begun)
+        if text is None or not _MOMENT.fullmatch(text):
             return None
         try:
-            return datetime.fromisoformat(_unquote(text))
+            return datetime.fromisoformat(text)
         except ValueError:
             return None  # No such day: the binding says so when it is evaluated.
+
+    def _sole_text(self, begun: int) -> str | None:
+        """What is written out as the only argument of a call whose arguments were just read."""
+        kind, text = self.tokens[begun]
+        return _unquote(text) if kind == "string" and self.next == begun + 2 else None
 
 
 def _guard(left: Value, right: Value) -> tuple[str, str] | None:

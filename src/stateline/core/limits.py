@@ -69,6 +69,8 @@ CONTRACT_NODES_MAX = 200_000
 """Values in one file of contracts; a few lines of YAML aliases would else grow without end."""
 CONTRACT_DEPTH_MAX = 32
 """Nesting of one file of contracts."""
+FACT_VALUES_KEPT_MAX = 1_024
+"""Values of one fact of which it is kept what the contracts' tests say of them."""
 VERDICTS_KEPT_MAX = 256
 """Verdicts of one clause that are kept to be given again, by outcomes and posture."""
 RULINGS_KEPT_MAX = 1_024

@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from stateline.contracts.direct import Masks
 from stateline.contracts.facts import FIELDS
 from stateline.contracts.predicates import compile_predicate
+from stateline.core.limits import FACT_VALUES_KEPT_MAX
 
-_TEXTS = st.sampled_from(["x", "y", ""])
+_TEXTS = st.sampled_from(["x", "y", "", "xy"])
+_PARTS = st.sampled_from(["", "x", "y", "xy", "yx"])
 _FACTS = st.sampled_from(["model.vendor", "model.family", "deployment.region"])
 _LISTS = st.sampled_from(["product.shipped_on", "product.declined_by"])
 _SIGNS = st.sampled_from(["==", "!=", "<", "<=", ">", ">="])
@@ -27,6 +29,9 @@ _ATOMS = st.one_of(
     st.tuples(_TEXTS, st.sampled_from(["==", "!="]), _FACTS).map(lambda each: '"{}" {} {}'.format(*each)),
     st.tuples(_FACTS, st.lists(_TEXTS, min_size=1, max_size=3)).map(
         lambda each: f"{each[0]} in [{', '.join(map(repr, each[1]))}]"
+    ),
+    st.tuples(_FACTS, st.sampled_from(["startsWith", "endsWith", "contains"]), _PARTS).map(
+        lambda each: '{}.{}("{}")'.format(*each)
     ),
     st.tuples(_TEXTS, _LISTS).map(lambda each: '"{}" in {}'.format(*each)),
     st.tuples(_SIGNS, _MOMENTS).map(lambda each: 'at {} timestamp("{}")'.format(*each)),
@@ -75,6 +80,9 @@ def test_our_own_evaluation_is_the_bindings(text: str, known: dict[str, Any], da
 _TESTS = st.one_of(
     st.tuples(_FACTS, st.sampled_from(["==", "!="]), _TEXTS).map(lambda each: '{} {} "{}"'.format(*each)),
     st.tuples(_FACTS, st.lists(_TEXTS, min_size=1, max_size=2)).map(lambda each: f"!({each[0]} in {each[1]!r})"),
+    st.tuples(_FACTS, st.sampled_from(["startsWith", "endsWith", "contains"]), _PARTS).map(
+        lambda each: '!{}.{}("{}")'.format(*each)
+    ),
 )
 
 
@@ -88,6 +96,16 @@ def test_one_look_at_each_fact_decides_all_conjunctions(rows: list[list[str]], k
         mask = masks.of[one.text]
         found = False if mask & false else None if mask & unknown else True
         assert found is by_the_binding(one.text, known, datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def test_what_is_kept_of_values_is_bounded() -> None:
+    one = compile_predicate('deployment.region.startsWith("r1") && model.vendor == "x"')
+    masks = Masks({one.text: one.tests})
+    for number in range(FACT_VALUES_KEPT_MAX + 10):
+        false, _ = masks.read({"deployment.region": f"r{number}", "model.vendor": "x"})
+        assert (false == 0) is str(number).startswith("1")
+        assert masks.values_kept <= FACT_VALUES_KEPT_MAX + 1
+    assert masks.values_kept == 11
 
 
 @pytest.mark.parametrize(
