@@ -54,7 +54,7 @@ class Provider:
         if name == "titan":
             return web.json_response({"embedding": VECTORS[0], "inputTextTokenCount": 3})
         if name == "cohere":
-            headers = {"X-Amzn-Bedrock-Input-Token-Count": "8"}
+            headers = {} if "uncounted" in body["texts"] else {"X-Amzn-Bedrock-Input-Token-Count": "8"}
             return web.json_response({"embeddings": {"float": VECTORS}, "id": "x"}, headers=headers)
         return web.json_response({"message": "no such path"}, status=404)
 
@@ -104,6 +104,12 @@ async def test_the_sdk_gets_the_vectors_of_its_texts(
     assert [path for path, _, _ in provider.seen] == [PATHS[name]] * 3
     authorization = provider.seen[0][2].get("authorization", "")
     assert authorization.startswith(f"AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/") is signed
+
+
+async def test_an_answer_that_does_not_say_its_tokens_has_none(served: tuple[Server, Provider]) -> None:
+    async with served[0].client(max_retries=0) as client:
+        found = await client.embeddings.create(model="cohere", input=["uncounted", "two"])
+    assert (len(found.data), found.usage.prompt_tokens) == (2, 0)
 
 
 async def test_titan_gets_one_text_and_more_are_refused_by_name(served: tuple[Server, Provider]) -> None:
