@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import msgspec
 
-from stateline.core.calls import ModelDelta, ModelRequest, Usage
+from stateline.core.calls import Finish, ModelDelta, ModelRequest, Usage
 from stateline.core.errors import BadRequest, Blame, ModelError
 from stateline.core.limits import (
     ANSWER_BYTES_MAX,
@@ -33,9 +33,9 @@ from stateline.core.limits import (
     UPSTREAM_ROUTES_MAX,
     UPSTREAM_STALL_S,
 )
-from stateline.models.clouds import CLOUDS
+from stateline.models.clouds import CLOUDS, google
 from stateline.models.clouds.cloud import Keyring
-from stateline.models.formats import EMBEDDINGS, Decoder, WireFormat, wire_of
+from stateline.models.formats import Decoder, WireFormat, embedding_of, wire_of
 from stateline.models.http1 import Pool, TransportError, Trouble
 from stateline.models.routes import Proxies, Route, prepare
 from stateline.ports import Deployment
@@ -132,7 +132,7 @@ class HttpModelClient:
         """
         wire = _wire(deployment)
         if request.embed is not None:
-            wire = _embedding(deployment)
+            wire = _embedding(deployment, request)
         tier: Mapping[str, str] = {}
         if request.params.service_tier is not None:
             request, tier = _tiered(deployment, request)
@@ -141,7 +141,7 @@ class HttpModelClient:
         decoder: Decoder | None = None
         signed: Mapping[str, str] = {}
         try:
-            route = self._route(deployment, wire)
+            route = self._route(deployment, wire, embeds=request.embed is not None)
             signed = await _sign(route, body, stream=request.stream)
             answer = await self._ask(route, request, body, {**signed, **tier} if tier else signed)
             if answer.status != 200:
@@ -150,7 +150,8 @@ class HttpModelClient:
                     route.signer.rejected()
                 raise refusal
             if not _streams(answer, wire, asked=request.stream):
-                yield wire.decode_response(await _read(answer))
+                deltas = wire.decode_response(await _read(answer))
+                yield _counted(deltas, answer.header(wire.tokens_header)) if wire.tokens_header else deltas
                 return
             answer.allow_silence(deployment.stall_s or self._timeouts.stall_s)
             decoder, length = wire.stream_decoder(), 0
@@ -225,8 +226,8 @@ class HttpModelClient:
             self._pool = Pool(UPSTREAM_CONNECTIONS_MAX, UPSTREAM_KEEPALIVE_S)
         return self._pool
 
-    def _route(self, deployment: Deployment, wire: WireFormat) -> Route:
-        name = deployment.name if wire is not EMBEDDINGS else f"{deployment.name} embeddings"
+    def _route(self, deployment: Deployment, wire: WireFormat, *, embeds: bool = False) -> Route:
+        name = deployment.name if not embeds else f"{deployment.name} embeddings"
         route = self._routes.get(name)
         if route is None or route.deployment is not deployment:
             if len(self._routes) >= UPSTREAM_ROUTES_MAX:
@@ -271,6 +272,7 @@ async def _sign(route: Route, body: bytes, *, stream: bool) -> Mapping[str, str]
 _HIDDEN = "[hidden]"
 _SECRET_CHARS_MIN = 8
 _SECRET_PART = re.compile(r"[A-Za-z0-9]{16,}")
+_COUNT = re.compile(r"[0-9]{1,15}")
 
 
 def secrets_of(deployment: Deployment, signed: Mapping[str, str]) -> list[str]:
@@ -307,16 +309,26 @@ def _wire(deployment: Deployment) -> WireFormat:
     return wire
 
 
-def _embedding(deployment: Deployment) -> WireFormat:
+def _embedding(deployment: Deployment, request: ModelRequest) -> WireFormat:
     """How a deployment is asked for vectors.
 
     Raises:
-        BadRequest: it speaks no format that has them.
+        BadRequest: neither its format nor its model has them.
     """
-    if not deployment.format.startswith("openai-"):
-        message = f"deployment {deployment.name!r} speaks {deployment.format}, which has no embeddings"
+    vertex = deployment.cloud == "google" and google.on_vertex(deployment)
+    wire = embedding_of(deployment.format, deployment.upstream_model, request, vertex=vertex)
+    if wire is None:
+        message = f"deployment {deployment.name!r} speaks {deployment.format}, which has no embeddings of its model"
         raise BadRequest(message, code="unsupported_parameter", param="model")
-    return EMBEDDINGS
+    return wire
+
+
+def _counted(deltas: list[ModelDelta], tokens: str) -> list[ModelDelta]:
+    """The deltas of an answer whose input tokens are in a header, where its body had none."""
+    last = deltas[-1]
+    if type(last) is not Finish or last.usage is not None or not _COUNT.fullmatch(tokens):
+        return deltas
+    return [*deltas[:-1], msgspec.structs.replace(last, usage=Usage(input_tokens=int(tokens)))]
 
 
 def _streams(answer: _Answer, wire: WireFormat, *, asked: bool) -> bool:

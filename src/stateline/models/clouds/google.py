@@ -79,10 +79,15 @@ class GoogleKeyring:
         return None if deployment.auth != "adc" else BearerSigner(self._tokens)
 
 
+def on_vertex(deployment: Deployment) -> bool:
+    """Whether it leads to a project on Vertex AI."""
+    return _PROJECT.search((deployment.base_url or BASE_URL).rstrip("/")) is not None
+
+
 def locate(deployment: Deployment, path: str) -> str:
     """The URL of ``path`` at the Gemini API, at a project on Vertex, or at a gateway."""
     base = (deployment.base_url or BASE_URL).rstrip("/")
-    if not _PROJECT.search(base):
+    if not on_vertex(deployment):
         return base + path
     region = deployment.region or GLOBAL
     if region != GLOBAL and base.startswith(_HOST):
@@ -97,7 +102,7 @@ def tier_headers(deployment: Deployment, tier: str) -> Mapping[str, str] | None:
     Raises:
         BadRequest: ``unsupported_parameter``: Vertex does not know it, or not for this model.
     """
-    if not _PROJECT.search((deployment.base_url or BASE_URL).rstrip("/")):
+    if not on_vertex(deployment):
         return None
     headers = _TIERS.get(tier)
     if headers is None or (headers and deployment.format == CLAUDE):

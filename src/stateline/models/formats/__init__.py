@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from stateline.core.calls import ModelDelta, ModelRequest
@@ -11,11 +12,14 @@ from stateline.models.formats import (
     anthropic_invoke,
     anthropic_messages,
     bedrock_converse,
+    bedrock_embeddings,
     gemini,
+    gemini_embeddings,
     openai_chat,
     openai_embeddings,
     openai_responses,
 )
+from stateline.models.formats.embeddings import NoStream
 from stateline.models.formats.errors import decode_error
 
 
@@ -36,6 +40,7 @@ class WireFormat(NamedTuple):
         path: ``{model}`` in it stands for the deployment's upstream model, quoted.
         stream_path: where streams are asked at another one; else empty.
         stream_type: the content type of a stream.
+        tokens_header: the header of an answer that says its input tokens, where the body may not; else empty.
         streams_json: whether a stream may come as JSON too, which its decoder then knows by its first byte.
     """
 
@@ -47,6 +52,7 @@ class WireFormat(NamedTuple):
     stream_path: str = ""
     stream_type: str = "text/event-stream"
     streams_json: bool = False
+    tokens_header: bytes = b""
 
 
 FORMATS: dict[str, WireFormat] = {
@@ -113,10 +119,46 @@ EMBEDDINGS = WireFormat(
     "/embeddings",
     openai_embeddings.encode_request,
     openai_embeddings.decode_response,
-    openai_embeddings.NoStream,
+    NoStream,
     decode_error,
 )
 """Vectors, which are asked for in OpenAI's way wherever its formats are spoken."""
+
+
+def embedding_of(wire_format: str, upstream_model: str, request: ModelRequest, *, vertex: bool) -> WireFormat | None:
+    """How vectors are asked for where a format is spoken; None where they are not.
+
+    ``request`` is one for vectors, and the answer is decoded as it wants them. ``vertex``: the format is
+    spoken at Vertex AI.
+    """
+    if wire_format.startswith("openai-"):
+        return EMBEDDINGS
+    embed = request.embed
+    assert embed is not None
+    if wire_format == "gemini":
+        if vertex and gemini_embeddings.predicts(upstream_model):
+            decode = partial(gemini_embeddings.decode_predict, embed)
+            encode = gemini_embeddings.encode_predict
+            return WireFormat("/models/{model}:predict", encode, decode, NoStream, gemini.decode_error)
+        decode = partial(gemini_embeddings.decode_batch, embed)
+        encode = gemini_embeddings.encode_vertex_batch if vertex else gemini_embeddings.encode_batch
+        return WireFormat("/models/{model}:batchEmbedContents", encode, decode, NoStream, gemini.decode_error)
+    family = bedrock_embeddings.family_of(upstream_model, request.params.model)
+    if wire_format != "bedrock-converse" or family is None:
+        return None
+    encode, decode = (
+        (bedrock_embeddings.encode_titan, bedrock_embeddings.decode_titan)
+        if family == "titan"
+        else (bedrock_embeddings.encode_cohere, bedrock_embeddings.decode_cohere)
+    )
+    return WireFormat(
+        "/model/{model}/invoke",
+        encode,
+        partial(decode, embed),
+        NoStream,
+        bedrock_converse.decode_error,
+        tokens_header=bedrock_embeddings.TOKENS_HEADER,
+    )
 
 
 def wire_of(wire_format: str, cloud: str) -> WireFormat | None:

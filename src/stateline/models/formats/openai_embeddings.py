@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from stateline.core.calls import Finish, ModelDelta, ModelRequest, Usage
-from stateline.core.errors import ModelError
 from stateline.models.formats.errors import ErrorBody, translate
 from stateline.models.formats.openai_shared import malformed
 
@@ -63,19 +62,3 @@ def decode_response(body: bytes) -> list[ModelDelta]:
     usage = Usage(input_tokens=answer.usage.prompt_tokens or 0) if answer.usage else None
     vectors = msgspec.Raw(msgspec.json.encode(answer.data))
     return [Finish(reason="stop", usage=usage, upstream_model=answer.model, embeddings=vectors)]
-
-
-class NoStream:
-    """Of vectors there is no stream; a server that sends one does not speak the format."""
-
-    done = False
-
-    def feed(self, data: bytes) -> list[ModelDelta]:
-        raise _no_stream()
-
-    def eof(self) -> list[ModelDelta]:
-        raise _no_stream()
-
-
-def _no_stream() -> ModelError:
-    return malformed("a stream where vectors were asked for", code="malformed_response")
