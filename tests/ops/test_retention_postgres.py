@@ -6,7 +6,7 @@ import asyncio
 
 import msgspec
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tests.ops.histories import DAY_MS, Writing
 from tests.ops.test_retention import ACTS, Act, Model, do, keep, over
@@ -73,6 +73,8 @@ async def opened(postgres: PostgresServer, clock: ManualClock) -> tuple[str, Pos
     deleted=st.integers(0, 100),
     idle=st.one_of(st.none(), st.integers(1, 100)),
 )
+# One that is both deleted and idle is counted once.
+@example(acts=[Act("begin", 0, 0), Act("begin", 0, 0), Act("delete", 0, 0)], deleted=0, idle=1)
 def test_any_history_loses_what_is_over_and_nothing_else(
     postgres: PostgresServer, acts: list[Act], deleted: int, idle: int | None
 ) -> None:

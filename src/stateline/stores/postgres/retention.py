@@ -76,6 +76,9 @@ async def idle(db: Connection, cutoffs: Cutoffs, below: int, gone: set[int]) -> 
     rows = await db.fetch(_IDLE, below, cutoffs.idle_ms)
     over: list[Over] = []
     for number, head, _, tenant, name in rows:
+        if number in gone:
+            # It was deleted as well, and found to be over for that.
+            continue
         last = await db.fetchval(_LAST, number)
         if (last is not None and last > cutoffs.idle_ms) or not await _stands_alone(db, number, gone):
             continue
