@@ -14,6 +14,9 @@ import msgspec
 
 from stateline.core.limits import ACCESS_LOG_DELAY_S, ACCESS_LOG_LINES_MAX
 
+CLIENT_CLOSED = 499
+"""In a line, where the client went before it was answered. Nobody is sent it."""
+
 _encode = msgspec.json.Encoder().encode
 _log = logging.getLogger("stateline.access")
 

@@ -14,7 +14,7 @@ from typing import cast
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from stateline.api.access import AccessLine, AccessLog, now_s
+from stateline.api.access import CLIENT_CLOSED, AccessLine, AccessLog, now_s
 from stateline.api.auth import Authenticator
 from stateline.api.call import Call
 from stateline.api.errors import ClientGone, error_body, error_headers, internal_error
@@ -26,7 +26,6 @@ from stateline.core.limits import QUERY_BYTES_MAX
 
 Handler = Callable[[Call], Awaitable[None]]
 
-_CLIENT_CLOSED = 499
 _log = logging.getLogger("stateline.api")
 
 
@@ -111,7 +110,7 @@ class Edge:
         try:
             await self._dispatch(call)
         except ClientGone:
-            call.status = call.status or _CLIENT_CLOSED
+            call.status = call.status or CLIENT_CLOSED
         except StatelineError as error:
             await self._refuse(call, error)
         except HTTPException as error:

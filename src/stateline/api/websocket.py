@@ -17,7 +17,7 @@ from time import perf_counter
 import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
-from stateline.api.access import AccessLine, AccessLog, now_s
+from stateline.api.access import CLIENT_CLOSED, AccessLine, AccessLog, now_s
 from stateline.api.auth import SCOPE_API, Authenticator, Principal
 from stateline.api.call import dialect_of
 from stateline.api.errors import Header, error_body, error_headers, internal_error, websocket_error
@@ -33,7 +33,6 @@ from stateline.engine import Accepted
 
 PATH = "/v1/responses"
 _METHOD = "WEBSOCKET"
-_CLIENT_CLOSED = 499
 _NORMAL, _GOING_AWAY = 1000, 1001
 _encode = msgspec.json.Encoder().encode
 _log = logging.getLogger("stateline.api")
@@ -258,7 +257,7 @@ class Socket:
             status = error.status
             await self._write(websocket_error(error, self._dialect))
         except OSError:
-            status = _CLIENT_CLOSED
+            status = CLIENT_CLOSED
             raise
         except Exception:
             _log.exception("request %s failed: a message on a WebSocket", name)
@@ -278,7 +277,7 @@ class Socket:
                 events.cancel()
                 await asyncio.wait((events,))
         if events.cancelled():
-            return _CLIENT_CLOSED
+            return CLIENT_CLOSED
         events.result()
         return 200
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol, cast
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import asyncpg  # pyright: ignore[reportMissingTypeStubs]
 from asyncpg import exceptions as pg  # pyright: ignore[reportMissingTypeStubs]
 
-from stateline.core.errors import StoreUnavailable
+from stateline.core.errors import StatelineError, StoreUnavailable
 from stateline.core.limits import CONNECT_TIMEOUT_S, LOCK_WAIT_S
 
 SERVER_MIN = 140_000
@@ -154,6 +154,24 @@ async def connect(place: Place) -> Connection:
             db.terminate()
             raise unreachable(place, error) from error
     return db
+
+
+@contextlib.asynccontextmanager
+async def apart(place: Place) -> AsyncGenerator[Connection]:
+    """A connection of its own, for what takes long or has transactions.
+
+    Raises:
+        StoreUnavailable: it cannot be made, or something fails on it.
+    """
+    db = await connect(place)
+    try:
+        yield db
+    except StatelineError:
+        raise
+    except Exception as error:
+        raise unavailable(error) from error
+    finally:
+        await close(db)
 
 
 async def close(db: Connection) -> None:

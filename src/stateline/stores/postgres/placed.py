@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 
 from stateline.core.blobs import MARK
-from stateline.core.errors import StatelineError, StoreUnavailable
+from stateline.core.errors import StoreUnavailable
 from stateline.core.events import READER_VERSION, Event, decode_body
 from stateline.core.ids import SessionRef
 from stateline.core.limits import READ_PAGE_BYTES_MAX, READ_PAGE_EVENTS_MAX, REPLAY_SESSIONS_MAX
@@ -42,13 +42,8 @@ async def count_sessions(url: str) -> int:
     place = connecting.place_of(url)
     if not await opening.version_at(url):
         raise StoreUnavailable(f"the database at {place.shown} is empty; see store.url", code="store_missing")
-    db = await connecting.connect(place)
-    try:
+    async with connecting.apart(place) as db:
         return await db.fetchval("SELECT count(*) FROM stateline_sessions")
-    except Exception as error:
-        raise connecting.unavailable(error) from error
-    finally:
-        await connecting.close(db)
 
 
 async def read_placed(url: str, since_ms: int, until_ms: int) -> AsyncGenerator[PlacedPage]:
@@ -57,18 +52,11 @@ async def read_placed(url: str, since_ms: int, until_ms: int) -> AsyncGenerator[
     Raises:
         StoreUnavailable: the database cannot be read.
     """
-    db = await connecting.connect(connecting.place_of(url))
     at: Seen | None = Seen()
-    try:
+    async with connecting.apart(connecting.place_of(url)) as db:
         while at is not None:
             page, at = await _page(db, at, since_ms, until_ms)
             yield page
-    except StatelineError:
-        raise
-    except Exception as error:
-        raise connecting.unavailable(error) from error
-    finally:
-        await connecting.close(db)
 
 
 async def _page(db: Connection, at: Seen, since_ms: int, until_ms: int) -> tuple[PlacedPage, Seen | None]:

@@ -321,16 +321,8 @@ class PostgresStore:
     # -- housekeeping --------------------------------------------------------------------------------------
 
     async def _apart(self, job: Callable[[Connection], Awaitable[_T]]) -> _T:
-        """Run a job on a connection of its own: it takes long, or has transactions."""
-        db = await connecting.connect(self._place)
-        try:
+        async with connecting.apart(self._place) as db:
             return await job(db)
-        except StatelineError:
-            raise
-        except Exception as error:
-            raise connecting.unavailable(error) from error
-        finally:
-            await connecting.close(db)
 
     async def tend(self) -> None:
         """Make partitions ahead of their time, and clear keys whose time is over.

@@ -1,13 +1,20 @@
-"""Where calls went, read from PostgreSQL: each event once, page by page, whatever session it lies in."""
+"""Where calls went, read from each store: each event once, page by page, whatever session it lies in."""
 
 from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 from tests.ops.histories import Writing, words
 from tests.postgres import new_database
 
 from stateline.core import events as e
 from stateline.core.limits import READ_PAGE_EVENTS_MAX
-from stateline.stores.postgres import open_postgres, placed
+from stateline.ports import PlacedPage, Store
+from stateline.stores.postgres import open_postgres
+from stateline.stores.postgres import placed as in_postgres
+from stateline.stores.sqlite import open_sqlite
+from stateline.stores.sqlite import placed as in_sqlite
 from stateline.testing.postgres_server import PostgresServer
 
 STARTED = e.ModelCallStarted(turn=1, step=1, deployment="one", origin="o", model="up")
@@ -17,9 +24,10 @@ def turn(said: str) -> e.TurnRequested:
     return e.TurnRequested(response_id="r", turn=1, request=e.TurnRequest(model="m"), input=(words(said),))
 
 
-async def test_each_event_comes_once_over_sessions_forks_and_pages(postgres: PostgresServer) -> None:
-    url = await new_database(postgres)
-    store = await open_postgres(url)
+async def each_event_comes_once(
+    store: Store, count: Callable[[], Awaitable[int]], read: Callable[[int, int], AsyncIterator[PlacedPage]]
+) -> None:
+    """Over sessions, forks and pages."""
     try:
         writing = Writing(store)
         long = await writing.create("long")
@@ -31,12 +39,30 @@ async def test_each_event_comes_once_over_sessions_forks_and_pages(postgres: Pos
         await writing.append(other, 3000, turn("hi"), STARTED, e.TurnCompleted(response_id="r"))
     finally:
         await store.close()
-    assert await placed.count_sessions(url) == 3
-    pages = [page async for page in placed.read_placed(url, 0, 1 << 52)]
+    assert await count() == 3
+    pages = [page async for page in read(0, 1 << 52)]
     seen = [(each.session, each.seq) for page in pages for each in page.events]
     assert len(seen) == len(set(seen)) == READ_PAGE_EVENTS_MAX + 2 + 4
     assert list(dict.fromkeys(ref for ref, _ in seen)) == [long, fork, other]
     assert len(pages) > 1
     assert (pages[-1].sessions, pages[-1].newer) == (3, 0)
     # Nothing happened since, or it was not there yet.
-    assert [page.events for page in [p async for p in placed.read_placed(url, 1 << 50, 1 << 52)]] == [[]]
+    assert [page.events for page in [p async for p in read(1 << 50, 1 << 52)]] == [[]]
+
+
+async def test_each_event_comes_once_from_postgres(postgres: PostgresServer) -> None:
+    url = await new_database(postgres)
+    await each_event_comes_once(
+        await open_postgres(url),
+        lambda: in_postgres.count_sessions(url),
+        lambda since_ms, until_ms: in_postgres.read_placed(url, since_ms, until_ms),
+    )
+
+
+async def test_each_event_comes_once_from_sqlite(tmp_path: Path) -> None:
+    path = tmp_path / "stateline.db"
+    await each_event_comes_once(
+        await open_sqlite(path),
+        lambda: in_sqlite.count_sessions(path),
+        lambda since_ms, until_ms: in_sqlite.read_placed(path, since_ms, until_ms),
+    )
