@@ -7,12 +7,13 @@ An adapter implements one of these and imports nothing of the engine. Two stores
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from stateline.core.calls import ModelDelta, ModelRequest
-from stateline.core.errors import StatelineError
+from stateline.core.errors import Blame, StatelineError
 from stateline.core.events import Event
 from stateline.core.facts import ModelFacts
 from stateline.core.ids import SessionRef
@@ -64,11 +65,48 @@ class Watch(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     post: int | None = None
 
 
-class Hold(msgspec.Struct, frozen=True, kw_only=True):
-    """Money to set aside in the same transaction as an append."""
+class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """How an append moves a shared balance, in its own transaction: money of a budget, or whatever is counted.
+
+    Attributes:
+        budget: the balance's name; one that is not known stands at zero.
+        held: what is set aside (or, below zero, given back).
+        spent: what is used up.
+        limit: the append is refused where ``spent + held`` of the balance would be above it afterwards; None:
+            never. Those of one append count one after the other.
+        expires_ms: Unix time from which on the balance may be forgotten; None: never.
+    """
 
     budget: str
-    amount: str
+    held: Decimal = Decimal(0)
+    spent: Decimal = Decimal(0)
+    limit: Decimal | None = None
+    expires_ms: int | None = None
+
+
+class Balance(NamedTuple):
+    """What a balance stands at."""
+
+    held: Decimal = Decimal(0)
+    spent: Decimal = Decimal(0)
+
+
+class BudgetExceeded(StatelineError):
+    """A hold that its limit does not allow. Nothing was written.
+
+    Attributes:
+        budget: the balance's name.
+        left: how much of its limit is neither spent nor held.
+    """
+
+    code = "insufficient_quota"
+    status = 429
+    blame: Blame = "client"
+
+    def __init__(self, budget: str, left: Decimal) -> None:
+        super().__init__(f"the budget {budget} has {max(left, Decimal(0))} left")
+        self.budget = budget
+        self.left = left
 
 
 class SessionExists(StatelineError):
@@ -166,7 +204,12 @@ class Store(Protocol):
             HeadMoved: the head is elsewhere, or an adoption or a release found (other) inbox rows.
             Duplicate: a dedup key without ``replace`` exists.
             SessionMissing: it was erased, or never created.
+            BudgetExceeded: a hold is above its limit. Whatever else would be refused is found before.
         """
+        ...
+
+    async def balances(self, names: Sequence[str]) -> dict[str, Balance]:
+        """What is committed of these balances; one that is not known is left out."""
         ...
 
     def read(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from stateline.core.billing import Charge, Reserved, Tariff
 from stateline.core.calls import FinishReason, ModelParams, Usage
 from stateline.core.carrying import Dropped
 from stateline.core.ids import SessionRef
@@ -156,6 +157,7 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     did not get the call. A model with one deployment has none. ``verdict`` is what the contracts say of the
     deployment, where there are contracts, and ``refused`` what they say of those that they keep out.
     ``dropped`` names what of the context the call does not get, because its format or origin cannot take it.
+    ``reserved`` is the most that it may cost, where a price is known.
     """
 
     turn: int
@@ -168,6 +170,7 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     verdict: Ruling | None = None
     refused: tuple[Refused, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    reserved: Reserved | None = None
 
 
 class Chunk(_Body, tag="chunk/1", frozen=True, gc=False, kw_only=True):
@@ -185,7 +188,8 @@ class Chunk(_Body, tag="chunk/1", frozen=True, gc=False, kw_only=True):
 class ModelCallFinished(_Body, tag="model_call_finished/1", frozen=True, gc=False, kw_only=True):
     """The model's answer. ``marks`` numbers the structural stream events of ``items``.
 
-    ``output_index`` is the first item's; ``next_number`` is the sequence number after the last.
+    ``output_index`` is the first item's; ``next_number`` is the sequence number after the last. ``charge`` is what
+    it cost, where a price is known.
     """
 
     turn: int
@@ -200,13 +204,15 @@ class ModelCallFinished(_Body, tag="model_call_finished/1", frozen=True, gc=Fals
     upstream_id: str | None = None
     upstream_model: str | None = None
     service_tier: str | None = None
+    charge: Charge | None = None
 
 
 class ModelCallFailed(_Body, tag="model_call_failed/1", frozen=True, gc=False, kw_only=True):
     """A call that gave no answer, or was lost with its worker (code ``worker_lost``).
 
     Items that it had opened are closed as incomplete and are no part of the final output. ``elsewhere``:
-    another deployment takes the call at once. ``usage`` is what is known of what the attempt used.
+    another deployment takes the call at once. ``usage`` is what is known of what the attempt used. ``unbilled``:
+    nothing was sent, or the provider refused it, so that it has used nothing.
     """
 
     turn: int
@@ -222,6 +228,8 @@ class ModelCallFailed(_Body, tag="model_call_failed/1", frozen=True, gc=False, k
     next_number: int = 0
     elsewhere: bool = False
     usage: Usage | None = None
+    unbilled: bool = False
+    charge: Charge | None = None
 
 
 class TimerSet(_Body, tag="timer_set/1", frozen=True, gc=False, kw_only=True):
@@ -257,6 +265,42 @@ class Snapshot(_Body, tag="snapshot/1", frozen=True, gc=False, kw_only=True):
 
     fold: int
     state: msgspec.Raw
+
+
+# -- money ------------------------------------------------------------------------------------------------
+
+
+class TariffRecorded(_Body, tag="tariff_recorded/1", frozen=True, gc=False, kw_only=True):
+    """A price as it is applied from now on; recorded before the first event that names it."""
+
+    tariff: Tariff
+
+
+class StatelessCallStarted(_Body, tag="stateless_call_started/1", frozen=True, gc=False, kw_only=True):
+    """A call that is kept in no session was placed; without content. ``id`` is its own in the whole store.
+
+    ``interface`` as in ``CallFacts``; ``passed``, ``verdict``, ``refused`` and ``reserved`` as in ModelCallStarted.
+    """
+
+    id: str
+    tenant: str
+    principal: str
+    interface: str
+    deployment: str
+    model: str
+    passed: tuple[Passed, ...] = ()
+    verdict: Ruling | None = None
+    refused: tuple[Refused, ...] = ()
+    reserved: Reserved | None = None
+
+
+class StatelessCallEnded(_Body, tag="stateless_call_ended/1", frozen=True, gc=False, kw_only=True):
+    """It ended, well where there is no ``code``. The code ``node_lost``: its node was lost during the call."""
+
+    id: str
+    usage: Usage | None = None
+    code: str | None = None
+    charge: Charge | None = None
 
 
 # -- identity ---------------------------------------------------------------------------------------------
@@ -300,6 +344,9 @@ Body = (
     | TimerFired
     | DeadlinePassed
     | Snapshot
+    | TariffRecorded
+    | StatelessCallStarted
+    | StatelessCallEnded
     | KeyCreated
     | KeyRevoked
 )

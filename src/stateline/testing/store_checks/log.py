@@ -255,7 +255,7 @@ async def check_what_is_too_much_for_one_append_is_refused(rig: Rig) -> None:
 
 async def check_a_hold_on_an_unknown_budget_appends_nothing(rig: Rig) -> None:
     own = await rig.session()
-    holds = [Hold(budget="none", amount="1")]
+    holds = [Hold(budget="none", held=Decimal(1))]
     await raises(StatelineError, rig.store.append(own, 0, texts(own.session, 1, 1), holds))
     assert await rig.read(own.session) == []
 

@@ -1,0 +1,151 @@
+"""What a call is billed by, as it is recorded. Amounts are decimals, strings in JSON, never floats.
+
+A *tariff* is a price as it was applied to one deployment. It is recorded once, and events name it by its id, so
+that what a call cost can be computed again when the configuration has long moved on.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+from decimal import Decimal
+
+import msgspec
+
+from stateline.core.calls import Usage
+
+ZERO = Decimal(0)
+DEFAULT_TIER = "default"
+_DEFAULT_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
+
+
+def tier_of(service_tier: str | None) -> str:
+    """A service tier by the name that prices have it under: clouds have several for the one that is not named."""
+    return DEFAULT_TIER if service_tier is None or service_tier in _DEFAULT_TIERS else service_tier
+
+
+class Rates(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """Prices of a million tokens each.
+
+    Attributes:
+        above: they hold for calls with more input tokens than this, and then for all tokens of the call.
+        cached, cache_write: of input read from a cache and written to one; None: as ``input``.
+        reasoning: None: as ``output``.
+    """
+
+    input: Decimal
+    output: Decimal = ZERO
+    cached: Decimal | None = None
+    cache_write: Decimal | None = None
+    reasoning: Decimal | None = None
+    above: int = 0
+
+
+class Price(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """One row of a price book.
+
+    Attributes:
+        cloud, model: whose row it is; ``model`` as the cloud calls it.
+        region: None: wherever no row names the region.
+        service_tier: as ``tier_of`` gives it; a row is never another tier's.
+        currency: ISO 4217.
+        rates: by ``above``, ascending; the first has 0.
+        per_call: what a call costs beside its tokens.
+        since, until: the first day on which it holds, and the first on which it no longer does (UTC).
+        source: whose word it is, for a person.
+    """
+
+    cloud: str
+    model: str
+    region: str | None = None
+    service_tier: str = DEFAULT_TIER
+    currency: str
+    rates: tuple[Rates, ...]
+    per_call: Decimal = ZERO
+    since: date | None = None
+    until: date | None = None
+    source: str = ""
+
+
+class Tariff(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """A price as it was applied to one deployment, with what a bill says of that.
+
+    Attributes:
+        id: a digest of all the rest.
+        model: as requests name it; ``upstream_model``: as the cloud does.
+        host: whose infrastructure (FOCUS HostProviderName).
+        price: its ``service_tier`` is the tier that was asked for, or that the cloud says it served.
+    """
+
+    id: str
+    deployment: str
+    model: str
+    upstream_model: str
+    cloud: str
+    host: str
+    price: Price
+    vendor: str = ""
+    region: str = ""
+    billing_account: str = ""
+    accelerator: str = ""
+    channel: str = "direct"
+
+
+class Held(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What one budget has set aside for a call: the budget's row, and the amount in the budget's currency."""
+
+    budget: str
+    amount: Decimal
+
+
+class Reserved(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """The most that a call may cost, set aside before it is sent.
+
+    Attributes:
+        tariff: by which it was computed.
+        amount: in the tariff's currency.
+        held: by each budget that covers the call.
+        output_tokens: the output limit that it can pay for, where the call is held to it; None: its own.
+    """
+
+    tariff: str
+    amount: Decimal
+    currency: str
+    held: tuple[Held, ...] = ()
+    output_tokens: int | None = None
+
+
+class Charge(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a call cost.
+
+    Attributes:
+        estimated: its usage never came, so it is the whole reservation, and may be too much.
+    """
+
+    tariff: str
+    amount: Decimal
+    currency: str
+    estimated: bool = False
+
+
+class Metered(msgspec.Struct, frozen=True, kw_only=True):
+    """One call as a bill sees it, wherever it was recorded.
+
+    Attributes:
+        id: the effect's key, or the ledger's number of a stateless call.
+        at_ms: when it ended (Unix time).
+        charge: None where no price was known.
+        status: ``ok``, or the stable code of its failure.
+    """
+
+    id: str
+    at_ms: int
+    tenant: str
+    principal: str
+    session: str
+    model: str
+    deployment: str
+    interface: str
+    workload: str
+    charge: Charge | None
+    usage: Usage | None = None
+    status: str = "ok"

@@ -1,0 +1,95 @@
+"""What a call cost, and the most that it may cost (DESIGN §9, Money)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Literal, NamedTuple
+
+from stateline.core.billing import ZERO, Price, Rates
+from stateline.core.calls import Usage
+
+_MILLION = Decimal(1_000_000)
+
+TokenType = Literal["input", "cached_input", "cache_write", "output", "reasoning", "call"]
+
+
+class Line(NamedTuple):
+    """One kind of token of a call: how many, what a million of them costs, and what these do.
+
+    ``call`` is the fee of the call itself: one, at its own price.
+    """
+
+    kind: TokenType
+    count: int
+    per_mtok: Decimal
+    amount: Decimal
+
+
+def rates_for(price: Price, input_tokens: int) -> Rates:
+    """The rates of a call with so many input tokens, cached ones included."""
+    found = price.rates[0]
+    for each in price.rates[1:]:
+        if input_tokens > each.above:
+            found = each
+    return found
+
+
+def lines_of(price: Price, usage: Usage) -> Iterator[Line]:
+    """What a call comes to, by kind of token; kinds without any are left out.
+
+    Cached and cache-write tokens are parts of input, reasoning of output; a provider that says more of a part than
+    of the whole is believed in the part.
+    """
+    rates = rates_for(price, usage.input_tokens)
+    plain_input = max(0, usage.input_tokens - usage.cached_tokens - usage.cache_write_tokens)
+    plain_output = max(0, usage.output_tokens - usage.reasoning_tokens)
+    counted: tuple[tuple[TokenType, int, Decimal], ...] = (
+        ("input", plain_input, rates.input),
+        ("cached_input", usage.cached_tokens, rates.input if rates.cached is None else rates.cached),
+        ("cache_write", usage.cache_write_tokens, rates.input if rates.cache_write is None else rates.cache_write),
+        ("output", plain_output, rates.output),
+        ("reasoning", usage.reasoning_tokens, rates.output if rates.reasoning is None else rates.reasoning),
+    )
+    for kind, count, per_mtok in counted:
+        if count:
+            yield Line(kind, count, per_mtok, count * per_mtok / _MILLION)
+    if price.per_call:
+        yield Line("call", 1, price.per_call, price.per_call)
+
+
+def cost_of(price: Price, usage: Usage) -> Decimal:
+    """What a call cost, exactly."""
+    return sum((line.amount for line in lines_of(price, usage)), ZERO)
+
+
+def worst_case(price: Price, input_tokens: int, output_tokens: int) -> Decimal:
+    """The most that a call with up to so many tokens may cost.
+
+    Whatever of the input is cached, written to a cache or neither, whatever of the output is reasoning, and
+    whichever of the bands up to that input it falls into.
+    """
+    reached = [each for each in price.rates if input_tokens > each.above or not each.above]
+    dearest_input = max(_dearest_input(each) for each in reached)
+    dearest_output = max(_dearest_output(each) for each in reached)
+    return (input_tokens * dearest_input + output_tokens * dearest_output) / _MILLION + price.per_call
+
+
+def output_affordable(price: Price, input_tokens: int, amount: Decimal) -> int:
+    """The most output tokens whose worst case, with that input, is no more than ``amount``.
+
+    Below zero where not even the input can be paid for. A price without a price of output pays for any number.
+    """
+    left = amount - worst_case(price, input_tokens, 0)
+    if left < 0:
+        return -1
+    per_mtok = (worst_case(price, input_tokens, 1_000_000) - worst_case(price, input_tokens, 0)) or None
+    return 2**31 if per_mtok is None else int(left * _MILLION / per_mtok)
+
+
+def _dearest_input(rates: Rates) -> Decimal:
+    return max(rates.input, rates.cached or ZERO, rates.cache_write or ZERO)
+
+
+def _dearest_output(rates: Rates) -> Decimal:
+    return max(rates.output, rates.reasoning or ZERO)
