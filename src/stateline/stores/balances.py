@@ -5,7 +5,7 @@ Sums are exact: a context of so many digits never rounds what ``check`` lets in,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 from typing import NamedTuple
 
@@ -97,3 +97,32 @@ def refused(hold: Hold, before: Standing | None) -> BudgetExceeded:
     assert hold.limit is not None
     left = hold.limit if before is None else minus(hold.limit, plus(before.held, before.spent))
     return BudgetExceeded(hold.budget, left)
+
+
+class Sum(NamedTuple):
+    """What many holds of one balance come to.
+
+    All of them fit, one after the other, where it stands at ``room`` or less; None: wherever.
+    """
+
+    held: Decimal
+    spent: Decimal
+    room: Decimal | None
+    expires_ms: int | None
+
+
+def summed(holds: Iterable[Hold]) -> dict[str, Sum]:
+    """Holds in their order, a sum for each balance."""
+    out: dict[str, Sum] = {}
+    for hold in holds:
+        before = out.get(hold.budget)
+        if before is None:
+            held, spent, room, expires_ms = hold.held, hold.spent, None, hold.expires_ms
+        else:
+            held, spent = plus(before.held, hold.held), plus(before.spent, hold.spent)
+            room, expires_ms = before.room, later(before.expires_ms, hold.expires_ms)
+        if hold.limit is not None:
+            mine = minus(hold.limit, plus(held, spent))
+            room = mine if room is None else min(room, mine)
+        out[hold.budget] = Sum(held, spent, room, expires_ms)
+    return out

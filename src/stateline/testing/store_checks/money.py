@@ -281,6 +281,25 @@ async def check_appends_with_and_without_holds_share_a_commit(rig: Rig) -> None:
     assert await stands(rig) == ("10", "0")
 
 
+async def check_an_append_keeps_its_place_however_its_session_came(rig: Rig) -> None:
+    """Just claimed, known, or new: what a store remembers of them differs."""
+    await rig.alive("a")
+    for name in ("claimed", "known"):
+        await rig.released(name)
+    await rig.store.post(SessionRef("t", "claimed"), text(SessionRef("t", "claimed"), 0))
+    claimed = (await rig.claim("a"))["claimed"]
+    known = Ownership(session=SessionRef("t", "known"), owner="a", epoch=2, head=1)
+    new = Ownership(session=SessionRef("t", "new"), owner="a", epoch=1, head=0)
+    results = await outcomes(
+        add(rig, claimed, 2, take("6")),
+        add(rig, known, 2, take("6")),
+        rig.store.append(new, 0, texts(new.session, 1, 1), [take("3")], create=True),
+        add(rig, claimed, 3, take("1")),
+    )
+    assert [type(result) for result in results] == [int, BudgetExceeded, int, int]
+    assert await stands(rig) == ("10", "0")
+
+
 async def check_new_sessions_of_one_commit_share_a_balance(rig: Rig) -> None:
     owns = [Ownership(session=SessionRef("t", f"n{n}"), owner="a", epoch=1, head=0) for n in range(4)]
     results = await outcomes(
