@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import tempfile
+from collections.abc import Awaitable
 from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
@@ -94,7 +95,8 @@ async def play(batches: list[list[Asked]], store: Store) -> None:
     for number in range(SESSIONS):
         await store.create(sessions.own(number).session)
     for batch in batches:
-        calls, expected = [], []
+        calls: list[Awaitable[int]] = []
+        expected: list[int | type[BudgetExceeded]] = []
         for asked in batch:
             number = asked.session
             own, head = sessions.own(number), sessions.heads[number]
@@ -108,7 +110,7 @@ async def play(batches: list[list[Asked]], store: Store) -> None:
             # What is asked for is what would be right: those before it have been decided on.
             calls.append(store.append(own, head, events, asked.holds, release=asked.release))
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        assert [type(a) if isinstance(a, Exception) else a for a in answers] == expected
+        assert [type(a) if isinstance(a, BaseException) else a for a in answers] == expected
         assert await store.balances(NAMES) == model.balances
     for number, head in enumerate(sessions.heads):
         read = [event.seq async for event in store.read(sessions.own(number).session)]
