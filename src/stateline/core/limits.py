@@ -135,6 +135,10 @@ RETRY_DEDUP_TTL_S = 600
 # -- the store --------------------------------------------------------------------------------------
 EVENT_BYTES_MAX = 64 * 1024 * 1024
 APPEND_EVENTS_MAX = 1_000
+HOLDS_MAX = 64
+"""Balances that one append moves: a call is covered by a few budgets."""
+AMOUNT_DIGITS_MAX = 40
+"""Digits of an amount before and after its point; what is within them adds up without rounding."""
 BATCH_REQUESTS_MAX = 512
 """Requests that one group commit carries."""
 STORE_QUEUE_MAX = 100_000
@@ -174,7 +178,7 @@ TAIL_EVENTS_MAX = 10_000
 TAIL_READS_MAX = 256
 """Sessions that one ``tail`` looks up on the disk; the rest waits for the next call."""
 EXPIRED_ROWS_MAX = 200
-"""Expired dedup keys, or sessions of a dead owner, that one transaction clears."""
+"""Expired dedup keys or balances, or sessions of a dead owner, that one transaction clears."""
 BLOB_GRACE_S = 3600
 """A blob without a reference is deleted once nothing has touched it for this long."""
 WAL_BYTES_MAX = 16 * 1024 * 1024
