@@ -23,7 +23,7 @@ class Line(NamedTuple):
     """
 
     kind: TokenType
-    count: int
+    count: int  # pyright: ignore[reportIncompatibleMethodOverride]
     per_mtok: Decimal
     amount: Decimal
 

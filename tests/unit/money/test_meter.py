@@ -67,9 +67,7 @@ FULL = price(
 
 
 def test_each_kind_of_token_has_its_own_price() -> None:
-    usage = Usage(
-        input_tokens=1000, cached_tokens=400, cache_write_tokens=100, output_tokens=200, reasoning_tokens=150
-    )
+    usage = Usage(input_tokens=1000, cached_tokens=400, cache_write_tokens=100, output_tokens=200, reasoning_tokens=150)
     assert list(lines_of(FULL, usage)) == [
         Line("input", 500, D("3"), D("0.0015")),
         Line("cached_input", 400, D("0.3"), D("0.00012")),
@@ -82,9 +80,7 @@ def test_each_kind_of_token_has_its_own_price() -> None:
 
 
 def test_what_has_no_price_of_its_own_costs_what_the_whole_does() -> None:
-    usage = Usage(
-        input_tokens=1000, cached_tokens=400, cache_write_tokens=100, output_tokens=200, reasoning_tokens=150
-    )
+    usage = Usage(input_tokens=1000, cached_tokens=400, cache_write_tokens=100, output_tokens=200, reasoning_tokens=150)
     assert cost_of(price(Rates(input=D(2), output=D(8))), usage) == D("0.0036")
 
 
