@@ -285,6 +285,16 @@ RATE_PER_MINUTE_MAX = 1_000_000_000
 NO_DEPLOYMENT_WAIT_MS_MAX = 10_000
 """A request that would wait longer than this for a deployment is refused with 503; background ones wait."""
 
+# -- money ----------------------------------------------------------------------------------------
+AMOUNT_MAX = 1_000_000_000
+"""Highest price, rate and limit of a budget, in units of its currency."""
+AMOUNT_PLACES_MAX = 15
+"""Digits behind the point of such an amount: what a call costs is exact in 28 digits."""
+PRICE_FILE_BYTES_MAX = 64 * 1024 * 1024
+"""One catalogue, or file of prices."""
+PRICE_ROWS_MAX = 200_000
+"""Rows of a price book."""
+
 # -- model calls ----------------------------------------------------------------------------------
 DEPLOYMENT_CALLS_MAX = 1_000
 """Calls under way at one deployment; ``max_concurrency`` of the deployment."""
