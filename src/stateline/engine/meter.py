@@ -69,6 +69,7 @@ class Meter:
                 self._by_id[tariff.id] = (tariff, tiers)
         self._covering: dict[Payer, Sequence[Budget]] = {}
         self._month = ("", 0, 0)
+        self._charged: dict[tuple[str, bool], Decimal] = {} if before is None else before._charged
 
     @property
     def tariffs(self) -> list[Tariff]:
@@ -102,6 +103,18 @@ class Meter:
             name = month_of(since_ms)
             self._month = (name, since_ms, since_ms + 3_600_000)
         return name
+
+    def count(self, charge: Charge | None) -> None:
+        """Count a recorded charge, for /metrics."""
+        if charge is not None:
+            key = (charge.currency, charge.estimated)
+            self._charged[key] = self._charged.get(key, Decimal(0)) + charge.amount
+
+    def counters(self) -> Mapping[str, float]:
+        return {
+            f'charged_total{{currency="{currency}",estimated="{str(estimated).lower()}"}}': float(amount)
+            for (currency, estimated), amount in self._charged.items()
+        }
 
     # -- what a call did ------------------------------------------------------------------------------
 
@@ -236,13 +249,6 @@ class Purse:
     def found_short(self, error: BudgetExceeded, tries: int, tries_max: int) -> None:
         """Remember what a budget has left. After the last try it counts as nothing."""
         self.short[error.budget] = error.left if tries < tries_max else Decimal(-1)
-
-    def explain(self, error: BudgetExceeded) -> BudgetExceeded:
-        """The error in words, where it came from the store."""
-        for budget in self._covering:
-            if error.budget.startswith(f"budget/{budget.name}/"):
-                return too_little(budget, error.left)
-        return error
 
 
 def too_little(budget: Budget, left: Decimal) -> BudgetExceeded:

@@ -113,7 +113,9 @@ class _Entry:
 
     def _end(self, charge: Charge | None, code: str | None, usage: Usage | None = None, *, sent: bool = True) -> None:
         if self._ledger is not None:
-            self._ledger.end(self._id, charge, code, usage, sent=sent)
+            charge = self._ledger.end(self._id, charge, code, usage, sent=sent)
+            if self._meter is not None:
+                self._meter.count(charge)
             self._ledger = None
 
 
