@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from stateline.core.billing import Price
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import Blame, StatelineError
 from stateline.core.events import Event
@@ -436,6 +437,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     accelerator: str | None = None
     channel: str = "direct"
     product: Product | None = None
+    billing_account: str | None = None
+    """Which of the cloud's accounts pays, as its bills call it."""
+    price: Price | None = None
+    """Its own, in the tier that it asks for; None: as price books have it."""
 
     @property
     def origin(self) -> str:

@@ -40,6 +40,7 @@ from stateline.models.facts.places import knows_region
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
 from stateline.ports import Clock, Deployment, KeptStore, PlacedPage, Product, Store
+from stateline.pricing import own_price
 from stateline.stores.clock import SystemClock
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
@@ -135,6 +136,8 @@ def deployments(config: settings.Config, *, secrets: bool = True) -> list[Deploy
                 accelerator=item.accelerator,
                 channel=item.channel,
                 product=products.get(item.product or ""),
+                billing_account=item.billing_account,
+                price=own_price(item),
             )
         )
     return out

@@ -12,8 +12,10 @@ from decimal import Decimal
 import msgspec
 
 from stateline.core.calls import Usage
+from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX
 
 ZERO = Decimal(0)
+ONE = Decimal(1)
 DEFAULT_TIER = "default"
 _DEFAULT_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 
@@ -21,6 +23,12 @@ _DEFAULT_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", 
 def tier_of(service_tier: str | None) -> str:
     """A service tier by the name that prices have it under: clouds have several for the one that is not named."""
     return DEFAULT_TIER if service_tier is None or service_tier in _DEFAULT_TIERS else service_tier
+
+
+def is_amount(value: Decimal) -> bool:
+    """Whether it is one that can be computed with exactly: AMOUNT_MAX at most, of AMOUNT_PLACES_MAX places at most."""
+    exponent = value.as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -AMOUNT_PLACES_MAX and 0 <= value <= AMOUNT_MAX
 
 
 class Rates(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -91,10 +99,16 @@ class Tariff(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
 
 
 class Held(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What one budget has set aside for a call: the budget's row, and the amount in the budget's currency."""
+    """What one budget has set aside for a call, in the budget's currency.
+
+    Attributes:
+        budget: the balance's name.
+        rate: what one unit of the tariff's currency is in the budget's.
+    """
 
     budget: str
     amount: Decimal
+    rate: Decimal = ONE
 
 
 class Reserved(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

@@ -10,18 +10,20 @@ from stateline.core.billing import ZERO, Price, Rates
 from stateline.core.calls import Usage
 
 _MILLION = Decimal(1_000_000)
+OUTPUT_UNLIMITED = 2**31
+"""More tokens than any model says in a call."""
 
 TokenType = Literal["input", "cached_input", "cache_write", "output", "reasoning", "call"]
 
 
 class Line(NamedTuple):
-    """One kind of token of a call: how many, what a million of them costs, and what these do.
+    """One kind of token of a call: how many of it, what a million of them costs, and what these do.
 
     ``call`` is the fee of the call itself: one, at its own price.
     """
 
     kind: TokenType
-    count: int
+    quantity: int
     per_mtok: Decimal
     amount: Decimal
 
@@ -78,13 +80,17 @@ def worst_case(price: Price, input_tokens: int, output_tokens: int) -> Decimal:
 def output_affordable(price: Price, input_tokens: int, amount: Decimal) -> int:
     """The most output tokens whose worst case, with that input, is no more than ``amount``.
 
-    Below zero where not even the input can be paid for. A price without a price of output pays for any number.
+    Below zero where not even the input can be paid for; never above OUTPUT_UNLIMITED, which is also what a price
+    without a price of output pays for.
     """
-    left = amount - worst_case(price, input_tokens, 0)
+    left = (amount - worst_case(price, input_tokens, 0)) * _MILLION
     if left < 0:
         return -1
-    per_mtok = (worst_case(price, input_tokens, 1_000_000) - worst_case(price, input_tokens, 0)) or None
-    return 2**31 if per_mtok is None else int(left * _MILLION / per_mtok)
+    per_mtok = worst_case(price, input_tokens, 1_000_000) - worst_case(price, input_tokens, 0)
+    if left >= per_mtok * OUTPUT_UNLIMITED:
+        return OUTPUT_UNLIMITED
+    # A quotient that is rounded could pay for one token too many.
+    return int(left // per_mtok)
 
 
 def _dearest_input(rates: Rates) -> Decimal:

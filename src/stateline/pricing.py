@@ -1,0 +1,60 @@
+"""What the configuration says of money, as the values that `money` works with."""
+
+from __future__ import annotations
+
+from stateline.config import Budget as BudgetSetting
+from stateline.config import Config, Deployment
+from stateline.core.billing import Price, Rates, tier_of
+from stateline.money.budgets import Budget, Rate
+
+OWN = "stateline.toml"
+"""The source of a deployment's own price."""
+
+
+def own_price(deployment: Deployment) -> Price | None:
+    """A deployment's own price, in the tier that it asks for; None where it has none."""
+    price = deployment.price
+    if price is None:
+        return None
+    return Price(
+        cloud=deployment.cloud,
+        model=deployment.upstream_model,
+        region=deployment.region,
+        service_tier=tier_of(deployment.service_tier),
+        currency=price.currency,
+        rates=(
+            Rates(
+                input=price.input_per_mtok,
+                output=price.output_per_mtok,
+                cached=price.cached_input_per_mtok,
+                cache_write=price.cache_write_per_mtok,
+                reasoning=price.reasoning_per_mtok,
+            ),
+        ),
+        per_call=price.per_call,
+        source=OWN,
+    )
+
+
+def budgets(config: Config) -> tuple[Budget, ...]:
+    """The configured budgets, in their order."""
+    return tuple(_budget(each) for each in config.budgets)
+
+
+def currency_rates(config: Config) -> tuple[Rate, ...]:
+    """The configured rates of exchange; `money.budgets.rates_on` says which hold on a day."""
+    return tuple(Rate(each.have, each.want, each.rate, each.on) for each in config.prices.rates)
+
+
+def _budget(setting: BudgetSetting) -> Budget:
+    return Budget(
+        name=setting.name,
+        limit=setting.usd_per_month,
+        currency="USD",
+        tenant=setting.tenant,
+        key=setting.key,
+        agent=setting.agent,
+        session=setting.session,
+        model=setting.model,
+        mode=setting.mode,
+    )
