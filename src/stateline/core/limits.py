@@ -407,3 +407,5 @@ LEDGER_DELAY_S = 0.05
 """How long an entry that nobody waits for may wait for others."""
 METER_PAYERS_MAX = 10_000
 """Payers of which it is remembered which budgets cover them."""
+PRICES_LOOK_S = 60.0
+"""How often it is looked whether another day's prices and rates hold."""
