@@ -156,8 +156,8 @@ async def check_what_is_no_amount_is_refused(rig: Rig) -> None:
             assert error.code == "hold_invalid"
     await raises(BadRequest, add(rig, own, 1, *[take("0")] * (HOLDS_MAX + 1)))
     assert await rig.store.balances([B]) == {}
-    await add(rig, own, 1, *[take("0.1")] * HOLDS_MAX)
-    assert await stands(rig) == ("6.4", "0")
+    await add(rig, own, 1, *[take("0.0001")] * HOLDS_MAX)
+    assert await stands(rig) == (_plain(HOLDS_MAX * Decimal("0.0001")), "0")
 
 
 # -- what is refused ---------------------------------------------------------------------------------
