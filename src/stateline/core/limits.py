@@ -135,8 +135,8 @@ RETRY_DEDUP_TTL_S = 600
 # -- the store --------------------------------------------------------------------------------------
 EVENT_BYTES_MAX = 64 * 1024 * 1024
 APPEND_EVENTS_MAX = 1_000
-HOLDS_MAX = 64
-"""Balances that one append moves: a call is covered by a few budgets."""
+HOLDS_MAX = 16_000
+"""Holds of one append, which may record as many calls as it has events, each of which a few budgets cover."""
 AMOUNT_DIGITS_MAX = 40
 """Digits of an amount before and after its point; what is within them adds up without rounding."""
 BATCH_REQUESTS_MAX = 512
