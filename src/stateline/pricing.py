@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from stateline.config import Budget as BudgetSetting
 from stateline.config import Config, Deployment
 from stateline.core.billing import Price, Rates, tier_of
+from stateline.money.book import PriceBook
 from stateline.money.budgets import Budget, Rate
+from stateline.money.tariffs import Deployed, names_of
+from stateline.price_files import load_folder, shipped
 
 OWN = "stateline.toml"
 """The source of a deployment's own price."""
@@ -34,6 +40,21 @@ def own_price(deployment: Deployment) -> Price | None:
         per_call=price.per_call,
         source=OWN,
     )
+
+
+def books(config: Config, deployments: Sequence[Deployed]) -> list[PriceBook]:
+    """The price books in force for these deployments, for `money.tariffs.tariffs`: one's own before the shipped.
+
+    Raises:
+        PriceError: a file of `prices.path` cannot be used; in one line, with its place.
+    """
+    prices = config.prices
+    out = [] if prices.path is None else [load_folder(Path(prices.path))]
+    if prices.shipped:
+        names = [(each.cloud, name) for each in deployments if each.cloud != "local" for name in names_of(each)]
+        if names:
+            out.append(PriceBook(shipped(names)))
+    return out
 
 
 def budgets(config: Config) -> tuple[Budget, ...]:

@@ -46,6 +46,10 @@ class PriceBook:
     def __len__(self) -> int:
         return sum(map(len, self._rows.values()))
 
+    def all(self) -> list[Price]:
+        """Every row."""
+        return [row for rows in self._rows.values() for row in rows]
+
     def rows(self, cloud: str, models: Iterable[str]) -> Sequence[Price]:
         """All rows of the first of ``models`` (names of one model) that has any.
 
