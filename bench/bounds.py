@@ -46,6 +46,7 @@ BOUNDS = (
     Bound("queries of 1000 readers/1", 1.2),
     Bound("undelivered to readers", 0),
     Bound("turns/s beside streams", 500, at_least=True),
+    Bound("appends of one budget/none", 0.5, at_least=True),
     Bound("failover added p50_ms", 300, unit="ms"),
     Bound("failover worst added p50_ms", 300, unit="ms"),
 )

@@ -135,6 +135,10 @@ RETRY_DEDUP_TTL_S = 600
 # -- the store --------------------------------------------------------------------------------------
 EVENT_BYTES_MAX = 64 * 1024 * 1024
 APPEND_EVENTS_MAX = 1_000
+HOLDS_MAX = 64
+"""Balances that one append moves: a call is covered by a few budgets."""
+AMOUNT_DIGITS_MAX = 40
+"""Digits of an amount before and after its point; what is within them adds up without rounding."""
 BATCH_REQUESTS_MAX = 512
 """Requests that one group commit carries."""
 STORE_QUEUE_MAX = 100_000
@@ -174,7 +178,7 @@ TAIL_EVENTS_MAX = 10_000
 TAIL_READS_MAX = 256
 """Sessions that one ``tail`` looks up on the disk; the rest waits for the next call."""
 EXPIRED_ROWS_MAX = 200
-"""Expired dedup keys, or sessions of a dead owner, that one transaction clears."""
+"""Expired dedup keys or balances, or sessions of a dead owner, that one transaction clears."""
 BLOB_GRACE_S = 3600
 """A blob without a reference is deleted once nothing has touched it for this long."""
 WAL_BYTES_MAX = 16 * 1024 * 1024
@@ -378,3 +382,28 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     deleted_s: Annotated[int, Meta(ge=0)] = DELETED_RETENTION_S
     idle_s: Annotated[int, Meta(ge=1)] | None = None
     snapshots_s: Annotated[int, Meta(ge=0)] = SNAPSHOTS_RETENTION_S
+
+
+# -- money -----------------------------------------------------------------------------------------
+OVERHEAD_TOKENS = 1_024
+"""Input tokens that a provider may add of its own: its chat template, and what it says of tools."""
+ITEM_OVERHEAD_TOKENS = 16
+"""And around each item."""
+IMAGE_TOKENS_MAX = 16_384
+"""The most input tokens that one image may take, at the highest detail of any provider."""
+OUTPUT_TOKENS_DEFAULT = 32_768
+"""Output that is reserved where neither the request nor what is known of the model bounds it."""
+OUTPUT_TOKENS_PAID_MIN = 16
+"""A call whose budget pays for less output than this, or than it asks for, is refused (OpenAI's least limit)."""
+BUDGET_TRIES_MAX = 4
+"""How often a call is fitted anew into what a budget has left, while others draw on it, too."""
+LEDGER_EVENTS_MAX = 10_000
+"""Events of one session of the ledger of stateless calls; then another is begun."""
+LEDGER_BATCH_MAX = 500
+"""Entries of that ledger that one append writes."""
+LEDGER_WAITING_MAX = 20_000
+"""Entries that wait to be written while the store is away; past it, new calls are refused."""
+LEDGER_DELAY_S = 0.05
+"""How long an entry that nobody waits for may wait for others."""
+METER_PAYERS_MAX = 10_000
+"""Payers of which it is remembered which budgets cover them."""

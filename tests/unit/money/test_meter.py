@@ -95,7 +95,7 @@ def test_kinds_without_tokens_are_left_out() -> None:
 
 def test_a_part_that_is_said_to_be_more_than_the_whole_is_believed() -> None:
     usage = Usage(input_tokens=10, cached_tokens=30, output_tokens=5, reasoning_tokens=9)
-    assert [(line.kind, line.count) for line in lines_of(FULL, usage)] == [
+    assert [(line.kind, line.quantity) for line in lines_of(FULL, usage)] == [
         ("cached_input", 30),
         ("reasoning", 9),
         ("call", 1),
