@@ -46,15 +46,13 @@ def genai_prices() -> list[dict[str, Any]]:
     return [_plain(each) for each in data.providers]
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Any:
     if isinstance(value, Decimal | str | int | bool) or value is None:
         return value
     if isinstance(value, date | time):
         return value.isoformat()
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in cast("list[Any]", value)]
-    if isinstance(value, dict):
-        return {key: _plain(each) for key, each in cast("dict[str, Any]", value).items()}
+        return [_plain(each) for each in cast("list[object]", value)]
     # Dataclasses, and the prices of a model, which are a plain object; `or_` is `or` in the file.
-    fields: dict[str, Any] = vars(value)
+    fields = cast("dict[str, object]", value if isinstance(value, dict) else vars(value))
     return {key.rstrip("_"): _plain(each) for key, each in fields.items() if each is not None and key[0] != "_"}

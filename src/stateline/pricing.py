@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
 
 from stateline.config import Budget as BudgetSetting
 from stateline.config import Config, Deployment
-from stateline.core.billing import Price, Rates, tier_of
+from stateline.core.billing import Price, Rates, Tariff, tier_of
 from stateline.money.book import PriceBook
 from stateline.money.budgets import Budget, Rate
-from stateline.money.tariffs import Deployed, names_of
+from stateline.money.tariffs import Deployed, names_of, tariffs
 from stateline.price_files import load_folder, shipped
 
 OWN = "stateline.toml"
@@ -55,6 +56,15 @@ def books(config: Config, deployments: Sequence[Deployed]) -> list[PriceBook]:
         if names:
             out.append(PriceBook(shipped(names)))
     return out
+
+
+def priced(config: Config, deployments: Sequence[Deployed], on: date) -> dict[str, dict[str, Tariff]]:
+    """The tariffs of each deployment on a day, by service tier; an unpriced one has none.
+
+    Raises:
+        PriceError: a file of `prices.path` cannot be used.
+    """
+    return tariffs(deployments, books(config, deployments), on)
 
 
 def budgets(config: Config) -> tuple[Budget, ...]:
