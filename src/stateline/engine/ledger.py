@@ -27,7 +27,7 @@ from stateline.core.limits import (
     LEDGER_WAITING_MAX,
 )
 from stateline.core.session import Session
-from stateline.engine.meter import settling, whole
+from stateline.engine.meter import costs, settling, whole
 from stateline.ports import BudgetExceeded, Clock, Fenced, HeadMoved, Hold, Ownership, SessionMissing, Store
 
 log = logging.getLogger("stateline.engine")
@@ -155,7 +155,7 @@ class Ledger:
                     reserved=body.reserved,
                 )
                 taken = [hold for hold in holds if hold.held > 0]
-                await self.start(started, taken, wait=body.reserved is not None)
+                await self.start(started, taken, wait=costs(body.reserved))
             elif type(body) is e.ModelCallFinished:
                 self.end(effect_key(event.session.id, body.turn, body.step), body.charge, usage=body.usage)
             elif type(body) is e.ModelCallFailed:

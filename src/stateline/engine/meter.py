@@ -138,6 +138,11 @@ class Meter:
         return Charge(tariff=tariff.id, amount=amount, currency=tariff.price.currency)
 
 
+def costs(reserved: Reserved | None) -> bool:
+    """Whether a call may cost anything, as far as is known."""
+    return reserved is not None and reserved.amount > 0
+
+
 def whole(reserved: Reserved) -> Charge:
     """The charge of a call whose usage never came."""
     return Charge(tariff=reserved.tariff, amount=reserved.amount, currency=reserved.currency, estimated=True)
