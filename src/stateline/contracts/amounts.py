@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 from itertools import pairwise
 
+from stateline.contracts.eligible import Applicability
 from stateline.contracts.model import Amount, Commitment
 
 _DECIMAL = re.compile(r"\d{1,30}(\.\d{1,18})?")
@@ -52,8 +53,9 @@ def check_amount(amount: Amount) -> None:
 
 
 def check_commitment(commitment: Commitment) -> None:
-    """Raises ValueError unless its decimals are such and its schedule goes forward."""
+    """Raises ValueError unless its decimals are such, its schedule goes forward, and its scope is FOCUS's."""
     decimal(commitment.shortfall_rate)
+    Applicability(commitment.applicability)
     for instalment in commitment.schedule:
         decimal(instalment.amount)
     days = [instalment.until for instalment in commitment.schedule]
