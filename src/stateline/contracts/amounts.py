@@ -34,6 +34,12 @@ def decimal(value: str | int) -> Decimal:
     return Decimal(value)
 
 
+def stated(amount: Amount) -> Decimal:
+    """The value that sums take: the exact one, else about, else the least, else the greatest."""
+    given = (amount.exact, amount.about, amount.min, amount.max)
+    return decimal(next(one for one in given if one is not None))
+
+
 def check_amount(amount: Amount) -> None:
     """Raises ValueError unless the unit is known and the bounds agree."""
     if amount.unit not in CURRENCIES and amount.unit not in MEASURES:

@@ -13,9 +13,9 @@ from stateline.contracts.amounts import check_amount, check_commitment
 from stateline.contracts.errors import ContractError, PredicateError
 from stateline.contracts.evaluate import Contracts, Gate, Held
 from stateline.contracts.facts import nearest
-from stateline.contracts.model import Clause, Contract, Determination, Effective, EventDate, Reading
+from stateline.contracts.model import Clause, Contract, Determination, Reading
 from stateline.contracts.predicates import Predicate, compile_predicate
-from stateline.contracts.spans import Span, Terms, spans_of
+from stateline.contracts.spans import Span, Terms, bounds, spans_of
 
 T = TypeVar("T")
 
@@ -186,22 +186,13 @@ def _spans(placed: Mapping[str, _Placed], days: Mapping[str, date]) -> dict[str,
         old = tuple(
             _refer(one, f"supersedes[{index}]", other, placed) for index, other in enumerate(one.clause.supersedes)
         )
-        since, until = _bounds(one.clause.effective, days)
+        since, until = bounds(one.clause.effective, days)
         terms[name] = Terms(since, until, old)
     spans, circle = spans_of(terms)
     if circle is not None:
         one = placed[circle]
         one.document.refuse(f"{one.key}.supersedes", f'"{circle}" supersedes itself, by way of others')
     return spans
-
-
-def _bounds(effective: Effective, days: Mapping[str, date]) -> tuple[date, date]:
-    """First day, and first day after. A beginning that is not determined has not come, nor has such an end."""
-    since, until = effective.since or date.min, effective.until or date.max
-    return (
-        days.get(since.event, date.max) if isinstance(since, EventDate) else since,
-        days.get(until.event, date.max) if isinstance(until, EventDate) else until,
-    )
 
 
 def _gates(placed: Mapping[str, _Placed], spans: Mapping[str, Span]) -> tuple[Gate, ...]:
