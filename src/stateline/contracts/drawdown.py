@@ -279,8 +279,8 @@ def _walk(terms: Terms, days: Mapping[date, Decimal], at: date) -> list[Interval
         for day, amount in days.items():
             if part.since <= day < until and day < at:
                 drawn = EXACT.add(drawn, amount)
-        steps = _steps(terms, part, until)
-        passed = _steps(terms, part, min(max(at, part.since), until))
+        steps = steps_of(terms, part.since, until)
+        passed = steps_of(terms, part.since, min(max(at, part.since), until))
         if passed:
             rate = EXACT.divide(drawn, Decimal(passed))
         status = "over" if until <= at else "running" if part.since <= at else "ahead"
@@ -314,8 +314,6 @@ def _left(terms: Terms, promised: Decimal, carried: Decimal, drawn: Decimal) -> 
     return EXACT.subtract(whole, drawn)
 
 
-def _steps(terms: Terms, part: Part, until: date) -> int:
-    """Days, or bills that close, in an interval before a day."""
-    if terms.commitment.accrues == "use":
-        return (until - part.since).days
-    return close_days(terms.parts[0].since, part.since, until)
+def steps_of(terms: Terms, since: date, until: date) -> int:
+    """Days, or bills that close, from a day until another; what use accrues in."""
+    return (until - since).days if terms.commitment.accrues == "use" else close_days(terms.parts[0].since, since, until)

@@ -41,8 +41,13 @@ _NONE, _ALL = Fractions(ZERO, ZERO), Fractions(ONE, ONE)
 
 class _Rule(NamedTuple):
     dimension: str
-    holds: Callable[[str | None], bool]
+    test: Callable[[str | None, tuple[str, ...]], bool]
+    words: tuple[str, ...]
     part: Fractions | None
+
+    def holds(self, columns: Columns) -> bool:
+        found = columns.get(self.dimension)
+        return self.test(found.lower() if found else None, self.words)
 
 
 class Applicability:
@@ -82,10 +87,10 @@ class Applicability:
         """
         if self.complex:
             return _NONE
-        found = [each.holds(_value(columns, each.dimension)) for each in self._inclusions]
+        found = [each.holds(columns) for each in self._inclusions]
         if found and not (all(found) if self._all_of else any(found)):
             return _NONE
-        out = [each.holds(_value(columns, each.dimension)) for each in self._exclusions]
+        out = [each.holds(columns) for each in self._exclusions]
         if out and (all(out) if self._not_all_of else any(out)):
             return _NONE
         parts = [each.part for each, held in zip(self._inclusions, found, strict=True) if held and each.part]
@@ -107,11 +112,6 @@ def party(name: str) -> str:
 
 
 # -- reading the object --------------------------------------------------------------------------
-
-
-def _value(columns: Columns, dimension: str) -> str | None:
-    found = columns.get(dimension)
-    return found.lower() if found else None
 
 
 def _known(value: object, names: frozenset[str], what: str) -> None:
@@ -182,8 +182,7 @@ def _rule(value: object, name: str) -> _Rule:
             raise ValueError(f'the Values of {operator} are ["*"]')
     elif _ANY in words and operator not in ("In", "Contains"):
         raise ValueError(f'"*" is no value of {operator}')
-    test = _TESTS[operator]
-    return _Rule(dimension, lambda found: test(found, words), _part(table.get("Applicability")))
+    return _Rule(dimension, _TESTS[operator], words, _part(table.get("Applicability")))
 
 
 def _in(found: str | None, words: tuple[str, ...]) -> bool:

@@ -64,7 +64,7 @@ def load(documents: Sequence[Document], determinations: Document | None = None) 
     placed: dict[str, _Placed] = {}
     files: dict[str, str] = {}
     for document in documents:
-        contract = _convert(document, document.value, Contract)
+        contract = convert(document, document.value, Contract)
         _check_names(document, contract)
         if contract.contract in files:
             document.refuse("contract", f'"{contract.contract}" is the contract of {files[contract.contract]} already')
@@ -85,7 +85,8 @@ def load(documents: Sequence[Document], determinations: Document | None = None) 
 # -- shapes --------------------------------------------------------------------------------------
 
 
-def _convert(document: Document, value: object, type_: type[T]) -> T:
+def convert(document: Document, value: object, type_: type[T]) -> T:
+    """What a document says, as a type; raises ContractError with the place."""
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
@@ -174,7 +175,7 @@ def _determined(document: Document | None) -> dict[str, date]:
     if document is None or document.value is None:
         return {}
     days: dict[str, date] = {}
-    for index, one in enumerate(_convert(document, document.value, tuple[Determination, ...])):
+    for index, one in enumerate(convert(document, document.value, tuple[Determination, ...])):
         if days.setdefault(one.event, one.on) != one.on:
             document.refuse(f"[{index}].on", f'"{one.event}" is determined already, on {days[one.event]}')
     return days
