@@ -68,6 +68,13 @@ def _rest(scoped: Scoped, pins: dict[int, int]) -> Fraction | None:
         limit = task.capacity[place][quarter]
         if limit is not None:
             rows.add(dict(terms), "<", limit - units)
+    for cap in scoped.caps:
+        for quarter, limit in enumerate(cap.limits):
+            if limit is not None:
+                together: Terms = {}
+                for place in cap.deployments:
+                    together |= used[place, quarter][0]
+                rows.add(together, "<", limit - sum(used[place, quarter][1] for place in cap.deployments))
     _commitments(scoped, used, rows)
     found = minimise(rows)
     return None if found is None else fixed + found

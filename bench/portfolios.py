@@ -25,6 +25,8 @@ def small(seed: int) -> tuple[Task, Contracts]:
     workloads = [_workload(rng, number, quarters, 20) for number in range(rng.randint(1, 5))]
     clauses = [_denial(rng, number) for number in range(rng.randint(0, 2))]
     if rng.random() < 0.25:
+        for one in (*sites, *workloads):
+            one["unit"] = "GW"
         clauses.append(_cap(rng, rng.randint(20, 120)))
     clauses += [_commitment(rng, cloud, 20, 400) for cloud in rng.sample(CLOUDS, rng.randint(0, 3))]
     return _made(sites, workloads, clauses, quarters)
@@ -45,7 +47,8 @@ def large(seed: int, workloads: int = 60, sites: int = 12, quarters: int = 8) ->
         share = rng.uniform(0.25, 0.5)
         amount = int(spend * share * (0.3 if model == "prepaid" else 1))
         interval = rng.choice(("annual", "quarterly"))
-        clauses.append(_clause(cloud, model, amount, interval, rng.random() < 0.5, rng.choice(("0.5", "1.0")), "use"))
+        rollover, rate = rng.random() < 0.5, rng.choice(("0.5", "1.0"))
+        clauses.append(_clause(cloud, model, amount, interval=interval, rollover=rollover, rate=rate, accrues="use"))
     return _made(places, works, clauses, quarters)
 
 
@@ -103,7 +106,6 @@ def _denial(rng: random.Random, number: int) -> dict[str, Any]:
 
 
 def _cap(rng: random.Random, units: int) -> dict[str, Any]:
-    """Deployments sell mtok here, which no contract counts; a capacity clause of GW binds nothing, and must not."""
     return {
         "id": "cap",
         "kind": "capacity",
@@ -118,15 +120,15 @@ def _commitment(rng: random.Random, cloud: str, least: int, most: int) -> dict[s
         cloud,
         rng.choice(("minimum", "minimum", "prepaid", "reserved", "option")),
         rng.randint(least, most),
-        rng.choice(("monthly", "quarterly", "annual", "full")),
-        rng.random() < 0.5,
-        rng.choice(("0.25", "0.5", "1.0")),
-        rng.choice(("use", "invoice")),
+        interval=rng.choice(("monthly", "quarterly", "annual", "full")),
+        rollover=rng.random() < 0.5,
+        rate=rng.choice(("0.25", "0.5", "1.0")),
+        accrues=rng.choice(("use", "invoice")),
     )
 
 
 def _clause(
-    cloud: str, model: str, amount: int, interval: str, rollover: bool, rate: str, accrues: str
+    cloud: str, model: str, amount: int, *, interval: str, rollover: bool, rate: str, accrues: str
 ) -> dict[str, Any]:
     return {
         "id": f"{cloud}-commitment",

@@ -36,6 +36,9 @@ class Planner:
         Raises:
             StatelineError: ``plan_unsolved``: no answer within the time limit.
         """
+        if not program.columns:
+            empty = all((row.lower or 0) <= 0 <= (row.upper or 0) for row in program.rows)
+            return Answer({}, (), ["basic"] * len(program.rows), 0.0) if empty else None
         integers = [index for index, column in enumerate(program.columns) if column.integer]
         gap, chosen = 0.0, dict[int, int]()
         if integers:
@@ -103,7 +106,7 @@ class Planner:
             for index in integers:
                 kinds[index] = highs.HighsVarType.kInteger
             model.integrality_ = kinds
-        solver = highs.Highs()
+        solver = _quiet(highs)
         for name, value in (
             ("output_flag", False),
             ("threads", 1),
@@ -120,3 +123,13 @@ class Planner:
         solver.passModel(model)
         solver.run()
         return solver
+
+
+def _quiet(highs: Any) -> highspy.Highs:
+    """A solver that prints no banner: the binding prints one as it sets up callbacks, which nobody asks for here."""
+
+    class Quiet(highs.Highs):
+        def __init__(self) -> None:
+            super(highs.Highs, self).__init__()
+
+    return Quiet()
