@@ -359,6 +359,10 @@ FETCH_STALLS_MAX = 5
 """Broken downloads in a row, none of which brought a byte, before the next source is tried."""
 FETCH_TIMEOUT_S = 10.0
 """To connect to a model hub, and for each silence in its answer."""
+COMMITMENT_INTERVALS_MAX = 1200
+"""Intervals of one commitment: a century of months."""
+PLAN_PLACEMENTS_MAX = 100_000
+"""Workloads times deployments times quarters of one plan."""
 
 
 class TurnLimits(msgspec.Struct, frozen=True, kw_only=True):
