@@ -78,7 +78,7 @@ RULINGS_KEPT_MAX = 1_024
 PLACEMENT_SESSIONS_MAX = 100
 """Sessions that one page of placements looks through."""
 REPLAY_SESSIONS_MAX = 500
-"""Sessions that one reading of recorded placements looks at, so that a reader never holds a picture for long."""
+"""Sessions that one reading of many logs looks at, so that a reader never holds a picture for long."""
 REPLAY_ROWS_SHOWN_MAX = 100
 """Changed placements that the table of a replay shows; ``--json`` has the others."""
 RULING_SERIES_MAX = 2_000
