@@ -14,6 +14,7 @@ import msgspec
 from stateline.core.calls import Usage
 
 ZERO = Decimal(0)
+ONE = Decimal(1)
 DEFAULT_TIER = "default"
 _DEFAULT_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 
@@ -91,10 +92,16 @@ class Tariff(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
 
 
 class Held(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What one budget has set aside for a call: the budget's row, and the amount in the budget's currency."""
+    """What one budget has set aside for a call, in the budget's currency.
+
+    Attributes:
+        budget: the balance's name.
+        rate: what one unit of the tariff's currency is in the budget's.
+    """
 
     budget: str
     amount: Decimal
+    rate: Decimal = ONE
 
 
 class Reserved(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

@@ -368,3 +368,28 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     deleted_s: Annotated[int, Meta(ge=0)] = DELETED_RETENTION_S
     idle_s: Annotated[int, Meta(ge=1)] | None = None
     snapshots_s: Annotated[int, Meta(ge=0)] = SNAPSHOTS_RETENTION_S
+
+
+# -- money -----------------------------------------------------------------------------------------
+OVERHEAD_TOKENS = 1_024
+"""Input tokens that a provider may add of its own: its chat template, and what it says of tools."""
+ITEM_OVERHEAD_TOKENS = 16
+"""And around each item."""
+IMAGE_TOKENS_MAX = 16_384
+"""The most input tokens that one image may take, at the highest detail of any provider."""
+OUTPUT_TOKENS_DEFAULT = 32_768
+"""Output that is reserved where neither the request nor what is known of the model bounds it."""
+OUTPUT_TOKENS_PAID_MIN = 16
+"""A call whose budget pays for less output than this, or than it asks for, is refused (OpenAI's least limit)."""
+BUDGET_TRIES_MAX = 4
+"""How often a call is fitted anew into what a budget has left, while others draw on it, too."""
+LEDGER_EVENTS_MAX = 10_000
+"""Events of one session of the ledger of stateless calls; then another is begun."""
+LEDGER_BATCH_MAX = 500
+"""Entries of that ledger that one append writes."""
+LEDGER_WAITING_MAX = 20_000
+"""Entries that wait to be written while the store is away; past it, new calls are refused."""
+LEDGER_DELAY_S = 0.05
+"""How long an entry that nobody waits for may wait for others."""
+METER_PAYERS_MAX = 10_000
+"""Payers of which it is remembered which budgets cover them."""

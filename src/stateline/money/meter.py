@@ -15,13 +15,13 @@ TokenType = Literal["input", "cached_input", "cache_write", "output", "reasoning
 
 
 class Line(NamedTuple):
-    """One kind of token of a call: how many, what a million of them costs, and what these do.
+    """One kind of token of a call: how many of it, what a million of them costs, and what these do.
 
     ``call`` is the fee of the call itself: one, at its own price.
     """
 
     kind: TokenType
-    count: int
+    quantity: int
     per_mtok: Decimal
     amount: Decimal
 
