@@ -90,9 +90,9 @@ class Group(NamedTuple):
 
 
 class Sum(NamedTuple):
-    """``count`` is tokens, or calls where the kind is ``call``; ``calls`` those that have a part in it."""
+    """``quantity`` is tokens, or calls where the kind is ``call``; ``calls`` those that have a part in it."""
 
-    count: int
+    quantity: int
     amount: Decimal
     calls: int
 
@@ -160,7 +160,7 @@ class Bill:
                 raise BadRequest(message, code="usage_too_large")
             self._groups[key] = Sum(count, amount, 1)
         else:
-            self._groups[key] = Sum(found.count + count, found.amount + amount, found.calls + 1)
+            self._groups[key] = Sum(found.quantity + count, found.amount + amount, found.calls + 1)
 
     def groups(self) -> Iterator[tuple[Group, Sum, Tariff]]:
         """All that was added up, by day."""
@@ -280,10 +280,10 @@ def _priced(key: Group, each: Sum, tariff: Tariff) -> dict[str, str]:
         consumed, quantity, unit = (str(each.calls), "Requests"), each.amount, tariff.price.currency
     elif key.kind == "call":
         words = "calls"
-        consumed, quantity, unit = (str(each.count), "Requests"), Decimal(each.count), "Requests"
+        consumed, quantity, unit = (str(each.quantity), "Requests"), Decimal(each.quantity), "Requests"
     else:
         words = _METERS[key.kind].lower()
-        consumed, quantity, unit = (str(each.count), "Tokens"), Decimal(each.count) / 1_000_000, "1000000 Tokens"
+        consumed, quantity, unit = (str(each.quantity), "Tokens"), Decimal(each.quantity) / 1_000_000, "1000000 Tokens"
     return {
         "ChargeDescription": f"{tariff.model} on {tariff.cloud}: {words}",
         "ConsumedQuantity": consumed[0],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 VERSION = "1.4"
 
-COST_AND_USAGE = tuple(
+COST_AND_USAGE: tuple[str, ...] = tuple(
     """AllocatedMethodDetails AllocatedMethodId AllocatedResourceId AllocatedResourceName AllocatedTags
     AvailabilityZone BilledCost BillingAccountId BillingAccountName BillingAccountType BillingCurrency
     BillingPeriodEnd BillingPeriodStart CapacityReservationId CapacityReservationStatus ChargeCategory ChargeClass
@@ -19,7 +19,7 @@ COST_AND_USAGE = tuple(
 )
 """Of the dataset Cost and Usage: all 65."""
 
-OWN = ("x_stateline_estimate", "x_stateline_reason", "x_stateline_model", "x_stateline_calls")
+OWN: tuple[str, ...] = ("x_stateline_estimate", "x_stateline_reason", "x_stateline_model", "x_stateline_calls")
 """Behind those of Cost and Usage.
 
 ``x_stateline_estimate`` is true in each row: no invoice says it. ``x_stateline_reason`` says why the row is what was
@@ -27,7 +27,7 @@ set aside for calls and not what they used. ``x_stateline_calls`` are those that
 row of each kind of its tokens.
 """
 
-CONTRACT_COMMITMENT = tuple(
+CONTRACT_COMMITMENT: tuple[str, ...] = tuple(
     """BillingCurrency ContractCommitmentApplicability ContractCommitmentBenefitCategory ContractCommitmentCategory
     ContractCommitmentCost ContractCommitmentCreated ContractCommitmentDescription
     ContractCommitmentDiscountPercentage ContractCommitmentDurationType ContractCommitmentFulfillmentInterval
@@ -58,7 +58,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
 """The values that a column of Contract Commitment may have, where the specification lists them."""
 NUMBERS = ("ContractCommitmentCost", "ContractCommitmentQuantity", "PricingCurrencyContractCommitmentCost")
 FRACTIONS = ("ContractCommitmentDiscountPercentage", "ContractCommitmentPaymentUpfrontPercentage")
-TIMES = tuple(name for name in CONTRACT_COMMITMENT if name.endswith(("Start", "End", "Created", "LastUpdated")))
+TIMES: tuple[str, ...] = tuple(
+    name for name in CONTRACT_COMMITMENT if name.endswith(("Start", "End", "Created", "LastUpdated"))
+)
 NULLABLE = frozenset(
     {
         "BillingCurrency", "ContractCommitmentCost", "ContractCommitmentDescription",

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import date, datetime
 from decimal import Decimal, InvalidOperation
 from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -152,7 +152,7 @@ def _text(one: Promised, name: str, value: Any) -> str:
     if name == "ContractCommitmentApplicability":
         if not isinstance(value, dict):
             raise _invalid(one, name, "it is a table of inclusions and exclusions")
-        return _json(value)
+        return _json(cast("dict[str, Any]", value))
     if not isinstance(value, str):
         raise _invalid(one, name, f"{value!r} is no text")
     return value
