@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
+from pathlib import Path
 
 from stateline.config import Budget as BudgetSetting
 from stateline.config import Config, ConfigError, Deployment
-from stateline.core.billing import Price, Rates, tier_of
+from stateline.core.billing import Price, Rates, Tariff, tier_of
 from stateline.engine.meter import Meter
 from stateline.money.book import PriceBook
 from stateline.money.budgets import Budget, Rate, rates_on
-from stateline.money.tariffs import tariffs
-from stateline.ports import Deployment as Deployed
+from stateline.money.tariffs import Deployed, names_of, tariffs
+from stateline.price_files import load_folder, shipped
 
 OWN = "stateline.toml"
 """The source of a deployment's own price."""
@@ -43,6 +44,30 @@ def own_price(deployment: Deployment) -> Price | None:
     )
 
 
+def books(config: Config, deployments: Sequence[Deployed]) -> list[PriceBook]:
+    """The price books in force for these deployments, for `money.tariffs.tariffs`: one's own before the shipped.
+
+    Raises:
+        PriceError: a file of `prices.path` cannot be used; in one line, with its place.
+    """
+    prices = config.prices
+    out = [] if prices.path is None else [load_folder(Path(prices.path))]
+    if prices.shipped:
+        names = [(each.cloud, name) for each in deployments if each.cloud != "local" for name in names_of(each)]
+        if names:
+            out.append(PriceBook(shipped(names)))
+    return out
+
+
+def priced(config: Config, deployments: Sequence[Deployed], on: date) -> dict[str, dict[str, Tariff]]:
+    """The tariffs of each deployment on a day, by service tier; an unpriced one has none.
+
+    Raises:
+        PriceError: a file of `prices.path` cannot be used.
+    """
+    return tariffs(deployments, books(config, deployments), on)
+
+
 def budgets(config: Config) -> tuple[Budget, ...]:
     """The configured budgets, in their order."""
     return tuple(_budget(each) for each in config.budgets)
@@ -60,12 +85,12 @@ def meter_of(config: Config, found: Sequence[Deployed], on: date, before: Meter 
         PriceError: a price cannot be used.
         ConfigError: a budget cannot be held against a price, whose currency has no rate.
     """
-    priced = tariffs(found, price_books(config), on)
+    tariffs_now = priced(config, found, on)
     held = budgets(config)
-    if not held and not any(priced.values()):
+    if not held and not any(tariffs_now.values()):
         return None
     rates = rates_on(currency_rates(config), on)
-    currencies = {tariff.price.currency for tiers in priced.values() for tariff in tiers.values()}
+    currencies = {tariff.price.currency for tiers in tariffs_now.values() for tariff in tiers.values()}
     for budget in held:
         for currency in sorted(currencies - {budget.currency}):
             if (currency, budget.currency) not in rates:
@@ -75,12 +100,7 @@ def meter_of(config: Config, found: Sequence[Deployed], on: date, before: Meter 
                     f"and no rate leads to {budget.currency}",
                     f'add [[prices.rates]] with from = "{currency}", to = "{budget.currency}", a rate and a day',
                 )
-    return Meter(priced, held, rates, unpriced=config.prices.unpriced, before=before)
-
-
-def price_books(config: Config) -> Sequence[PriceBook]:
-    """The price books that the configuration names, those first that go before others."""
-    return ()
+    return Meter(tariffs_now, held, rates, unpriced=config.prices.unpriced, before=before)
 
 
 def day_of(at_ms: int) -> date:

@@ -41,8 +41,9 @@ from stateline.models.facts.places import knows_region
 from stateline.money.budgets import balance_name
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
-from stateline.ports import Balance, Clock, Deployment, KeptStore, PlacedPage, Product, Store
+from stateline.ports import Balance, Clock, Deployment, KeptStore, LogPage, Product, Store
 from stateline.stores.clock import SystemClock
+from stateline.stores.logs import Wanted
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
 
@@ -214,30 +215,25 @@ async def count_sessions(store: settings.Store) -> int:
         StoreUnavailable: it is not there, or cannot be read.
     """
     if store.path is not None:
-        from stateline.stores.sqlite import placed as of_file
+        from stateline.stores.sqlite import logs as of_file
 
         return await of_file.count_sessions(store.path)
     need_driver()
-    from stateline.stores.postgres import placed
+    from stateline.stores.postgres import logs
 
-    return await placed.count_sessions(settings.store_url(store, os.environ))
+    return await logs.count_sessions(settings.store_url(store, os.environ))
 
 
-def read_placed(store: settings.Store, since_ms: int, until_ms: int) -> AsyncGenerator[PlacedPage]:
-    """Where the calls of all sessions went, read without writing; the store may be served at the same time.
-
-    Args:
-        since_ms: sessions in which nothing happened since are left out (Unix time); so are those made after
-            ``until_ms``. Of the others all comes.
-    """
+def read_logs(store: settings.Store, wanted: Wanted) -> AsyncGenerator[LogPage]:
+    """Events of all sessions, read without writing; the store may be served at the same time."""
     if store.path is not None:
-        from stateline.stores.sqlite import placed as of_file
+        from stateline.stores.sqlite import logs as of_file
 
-        return of_file.read_placed(store.path, since_ms, until_ms)
+        return of_file.read_logs(store.path, wanted)
     need_driver()
-    from stateline.stores.postgres import placed
+    from stateline.stores.postgres import logs
 
-    return placed.read_placed(settings.store_url(store, os.environ), since_ms, until_ms)
+    return logs.read_logs(settings.store_url(store, os.environ), wanted)
 
 
 Load = Callable[[], settings.Config]

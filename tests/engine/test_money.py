@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
@@ -37,7 +37,7 @@ class Paid(Lab):
         self.limits = seen = list[int | None]()
 
         class Model(ScriptedModel):
-            def call(self, deployment: Deployment, request: ModelRequest) -> AsyncIterator[list[ModelDelta]]:
+            def call(self, deployment: Deployment, request: ModelRequest) -> AsyncGenerator[list[ModelDelta], None]:
                 seen.append(request.params.max_output_tokens)
                 return super().call(deployment, request)
 
@@ -76,11 +76,12 @@ async def balance(engine: Engine, of: Budget) -> Balance:
 
 async def settled(engine: Engine, of: Budget, *, tries: int = 100) -> Balance:
     """The balance once nothing is held."""
+    found = await balance(engine, of)
     for _ in range(tries):
-        found = await balance(engine, of)
         if not found.held:
             return found
         await asyncio.sleep(0.02)
+        found = await balance(engine, of)
     raise AssertionError(f"still held: {found}")
 
 
@@ -114,6 +115,8 @@ async def test_a_call_reserves_its_worst_case_and_settles_what_it_cost(lab: Paid
         gate.open()
         response = await engine.wait(accepted, DIALECT)
         assert response.status == "completed"
+        assert response.stateline
+        assert [(each.amount, each.estimated) for each in response.stateline.cost] == [("0.012", False)]
         started = one(await log_of(engine, accepted.session), e.ModelCallStarted)
         assert started.reserved is not None
         assert started.reserved.output_tokens == 32_768

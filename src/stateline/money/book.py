@@ -46,6 +46,10 @@ class PriceBook:
     def __len__(self) -> int:
         return sum(map(len, self._rows.values()))
 
+    def all(self) -> list[Price]:
+        """Every row."""
+        return [row for rows in self._rows.values() for row in rows]
+
     def rows(self, cloud: str, models: Iterable[str]) -> Sequence[Price]:
         """All rows of the first of ``models`` (names of one model) that has any.
 
@@ -61,19 +65,17 @@ class PriceBook:
         """The prices of a model on a day by service tier.
 
         Args:
-            places: where it runs, by the names that rows may have it under, from the narrowest to the widest. A row of
-                a narrower place goes before one of a wider, and any of these before one that names none.
+            places: where it runs, by the names that rows may have it under, from the narrowest to the widest. The
+                narrowest that has a row decides: a tier that it lacks is not a wider place's. Rows that name no place
+                are the widest.
         """
         order = {place: rank for rank, place in enumerate(places)}
-        out: dict[str, tuple[int, Price]] = {}
+        found: dict[int, dict[str, Price]] = {}
         for row in self.rows(cloud, models):
-            rank = len(order) if row.region is None else order.get(row.region, -1)
-            if rank < 0 or not holds(row, on):
-                continue
-            known = out.get(row.service_tier)
-            if known is None or rank < known[0]:
-                out[row.service_tier] = (rank, row)
-        return {tier: row for tier, (_, row) in out.items()}
+            rank = len(order) if row.region is None else order.get(row.region)
+            if rank is not None and holds(row, on):
+                found.setdefault(rank, {})[row.service_tier] = row
+        return found[min(found)] if found else {}
 
 
 def holds(price: Price, on: date) -> bool:

@@ -45,6 +45,12 @@ def test_a_row_of_another_place_is_no_price() -> None:
     assert PriceBook([row(1, region="global")]).find("azure", ["gpt-5"], places=("eu",), on=DAY) == {}
 
 
+def test_a_tier_that_a_place_lacks_is_not_that_of_a_wider_one() -> None:
+    book = PriceBook([row(1), row(2, service_tier="batch"), row(3, region="us-gov-west-1")])
+    assert book.find("azure", ["gpt-5"], places=("us-gov-west-1",), on=DAY).keys() == {"default"}
+    assert book.find("azure", ["gpt-5"], places=("us-east-1",), on=DAY).keys() == {"default", "batch"}
+
+
 def test_the_first_name_that_is_known_is_asked_alone() -> None:
     book = PriceBook([row(1, model="gpt-5-2025"), row(2), row(3, service_tier="flex")])
     found = book.find("azure", ["mine", "gpt-5-2025", "gpt-5"], places=(), on=DAY)
