@@ -61,7 +61,7 @@ bench-contracts: ## CPU that contracts add to a call, and of a verdict over 50 c
 	$(RUN) python -m bench.contracts $(ARGS)
 	$(RUN) python -m bench.verdicts
 
-bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams
+bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams, one budget
 	$(RUN) python -m bench.shared $(ARGS)
 
 failover: ## 200 streams over three upstreams that break in turn; writes bench/results/failover.json
