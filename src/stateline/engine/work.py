@@ -232,15 +232,16 @@ class Worker:
             await asyncio.wait([self._answered, self.task], return_when=asyncio.FIRST_COMPLETED)
 
     async def _run(self) -> None:
+        recorded: Sequence[e.Event] = ()
         if self._first:
-            await self._record(self._first)
+            recorded = await self._record(self._first)
         else:
             self._begin()
             await self._resume()
         if self._released:
             self._home.retired(self)
             return
-        self._home.live.own(self.session.ref, self.session.seq, self._seen, self.deliver)
+        self._home.live.own(self.session.ref, self.session.seq, self._seen, self.deliver, recorded)
         while True:
             while self._inbox and not self._call_done():
                 await self._take_input()
@@ -285,8 +286,8 @@ class Worker:
 
     # -- recording -----------------------------------------------------------------------------------------
 
-    async def _record(self, bodies: Iterable[e.Body], post: int | None = None) -> None:
-        """Fold, decide and append what ``bodies`` and their consequences are; then perform.
+    async def _record(self, bodies: Iterable[e.Body], post: int | None = None) -> Sequence[e.Event]:
+        """Fold, decide and append what ``bodies`` and their consequences are; then perform. Returns what was appended.
 
         Placement is decided here, so that it is recorded with what asked for it.
         """
@@ -327,6 +328,7 @@ class Worker:
             await self._call.stop(stop.reason)
         if self._to_perform is not None:
             self._perform(*self._to_perform)
+        return events
 
     async def _append(self, session: Session, events: Sequence[e.Event]) -> None:
         """Append, and give the session back with the same commit where nothing is left to do."""
@@ -334,7 +336,7 @@ class Worker:
         create, self._create = self._create, False
         if session.turn is None and not self._inbox and not session.worth_snapshot:
             # The tailer is told first: an inbox that is nobody's would have to be looked for on the disk.
-            live.disown(session.ref)
+            live.disown(session.ref, appending=True)
             try:
                 await store.append(self._own, head, events, create=create, release=True)
             except HeadMoved:
