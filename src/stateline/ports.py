@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from stateline.core.billing import Price
+from stateline.core.billing import ZERO, Price
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import Blame, StatelineError
 from stateline.core.events import Event
@@ -79,8 +79,8 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """
 
     budget: str
-    held: Decimal = Decimal(0)
-    spent: Decimal = Decimal(0)
+    held: Decimal = ZERO
+    spent: Decimal = ZERO
     limit: Decimal | None = None
     expires_ms: int | None = None
 
@@ -88,8 +88,8 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class Balance(NamedTuple):
     """What a balance stands at."""
 
-    held: Decimal = Decimal(0)
-    spent: Decimal = Decimal(0)
+    held: Decimal = ZERO
+    spent: Decimal = ZERO
 
 
 class BudgetExceeded(StatelineError):
