@@ -61,6 +61,12 @@ bench-contracts: ## CPU that contracts add to a call, and of a verdict over 50 c
 	$(RUN) python -m bench.contracts $(ARGS)
 	$(RUN) python -m bench.verdicts
 
+bench-money: ## CPU that prices, the meter and budgets add to a call; writes bench/results/money.json
+	$(RUN) python -m bench.money $(ARGS)
+
+interleavings: ## 10,000 random interleavings of calls and crashes on each store; writes bench/results/interleavings.json
+	$(RUN) python -m bench.interleavings $(ARGS)
+
 bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams, one budget
 	$(RUN) python -m bench.shared $(ARGS)
 
