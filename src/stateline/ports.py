@@ -76,6 +76,9 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         limit: the append is refused where ``spent + held`` of the balance would be above it afterwards; None:
             never. Those of one append count one after the other.
         expires_ms: Unix time from which on the balance may be forgotten; None: never.
+
+    Amounts have AMOUNT_DIGITS_MAX digits at most on either side of the point, so that they add up exactly; others
+    are a BadRequest.
     """
 
     budget: str
