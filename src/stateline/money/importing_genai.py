@@ -188,18 +188,15 @@ def _spans(cloud: str, model: Mapping[str, Any], skipped: list[Remark]) -> Itera
         else:
             first = min(since for since, _ in overrides if since is not None)
             begins = [day for day in starts if day >= first]
-        held: _Span | None = None
+        spans: list[_Span] = []
         for index, since in enumerate(begins):
             until = begins[index + 1] if index + 1 < len(begins) else None
             prices = _on(since, base, overrides)
-            if held is not None and held.prices == prices:
-                held = held._replace(until=until)
-                continue
-            if held is not None:
-                yield held
-            held = _Span(tier, since, until, prices)
-        if held is not None:
-            yield held
+            if spans and spans[-1].prices == prices:
+                spans[-1] = spans[-1]._replace(until=until)
+            else:
+                spans.append(_Span(tier, since, until, prices))
+        yield from spans
 
 
 def _on(

@@ -194,8 +194,9 @@ def _lacks(bands: Mapping[int, _Parts], default: Mapping[int, _Parts]) -> str:
         if above not in default:
             return f"prices above {above} input tokens, where the default tier has none"
         for part in ("input", "output", "cached", "cache_write"):
-            # Nothing comes out of an embedding, in whatever tier.
-            if default[0].get(part) and part not in parts:
+            # Output that costs nothing is that of embeddings, in whatever tier.
+            said = default[0].get(part) if part == "output" else part in default[0]
+            if said and part not in parts:
                 return f"no price of {part}" + (f" above {above} input tokens" if above else "")
         if "reasoning" in default[0] and "reasoning" not in parts and default[0]["reasoning"] != default[0]["output"]:
             return "no price of reasoning"

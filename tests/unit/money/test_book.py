@@ -32,6 +32,7 @@ def test_the_narrowest_place_that_is_named_goes_first() -> None:
     anywhere, zone, region = row(1), row(2, region="eu"), row(3, region="swedencentral")
     book = PriceBook([anywhere, region, zone])
     assert len(book) == 3
+    assert book.all() == [anywhere, region, zone]
     for places, found in (
         (("swedencentral", "eu"), region),
         (("francecentral", "eu"), zone),
