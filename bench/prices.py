@@ -57,7 +57,7 @@ def main() -> None:
     genai = from_genai_prices(genai_prices(), Catalogue("genai-prices", asked.on))
     pairs = [(each._asdict(), each.found) for each in differences(litellm.prices, genai.prices, asked.on)]
     differ = [entry for entry, found in pairs if found == "differ"]
-    result = {
+    result: dict[str, Any] = {
         "on": str(asked.on),
         "seed": asked.seed,
         "litellm": {

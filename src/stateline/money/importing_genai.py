@@ -14,10 +14,9 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, NamedTuple, cast
 
-from stateline.core.billing import DEFAULT_TIER, ZERO, Price, Rates, tier_of
+from stateline.core.billing import DEFAULT_TIER, ZERO, Price, Rates, plain, tier_of
 from stateline.money.book import PriceError
 from stateline.money.importing import Catalogue, Imported, Remark, amount_of, sorted_rows, table_of, unusable
-from stateline.money.rows import plain
 from stateline.money.tariffs import GEMINI_API, GLOBAL
 
 _REGIONS: Mapping[str, str | None] = {

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from stateline.core.billing import DEFAULT_TIER, ZERO, Price, Rates
+from stateline.core.billing import DEFAULT_TIER, ZERO, Price, Rates, plain
 from stateline.money.book import PriceError
 from stateline.money.importing import Catalogue, Imported, Remark, amount_of, scaled, sorted_rows, table_of, unusable
-from stateline.money.rows import plain
 from stateline.money.tariffs import GEMINI_API, GLOBAL, VERTEX
 
 _MODES = frozenset({"chat", "responses", "completion", "embedding"})

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateline.core.billing import Price, Rates
+from stateline.core.billing import Price, Rates, plain
 from stateline.money.book import PriceError
-from stateline.money.rows import document_of, plain, prices_of
+from stateline.money.rows import document_of, prices_of
 
 D = Decimal
 
