@@ -1,4 +1,4 @@
-"""The configuration of money: prices, rates of exchange and budgets, and a refusal in one line for what cannot count."""
+"""The configuration of money: prices, rates of exchange and budgets, and one line for what cannot be counted."""
 
 from __future__ import annotations
 
