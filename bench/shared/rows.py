@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from bench.durable import CONCURRENCIES, POSTGRES, Series, fsync_floor, measure, new_place
 from bench.durable_systems import Turn, postgres_store
@@ -382,6 +383,7 @@ def budget(database: Database, effort: Effort) -> Found:
     """Appends of callers on two nodes that all move one balance, against the same appends that move none."""
     url = database.url()
     each = effort.holders // 2
+    answers: list[Values] = []
     rates: dict[bool, list[float]] = {True: [], False: []}
     times_ms: dict[bool, list[float]] = {True: [], False: []}
     cpu_ms: dict[bool, list[float]] = {True: [], False: []}
@@ -419,6 +421,9 @@ def budget(database: Database, effort: Effort) -> Found:
             name: [round(c, 4) for c in cpu_ms[h]] for h, name in ((True, "with"), (False, "without"))
         },
         "ratio": ratio,
+        # Whoever answers last has seen all that both have settled.
+        "spent": str(max(Decimal(a["spent"]) for a in answers)),
+        "settled": str(sum(Decimal(a["settled"]) for a in answers)),
     }
     found.promises = {"appends of one budget/none": ratio}
     return found

@@ -347,11 +347,11 @@ Progress = Callable[[int, int], None]
 """Told ``(done, total)`` in bytes, from whatever thread works."""
 
 
-class PlacedPage(NamedTuple):
-    """A piece of all logs, for ``core.placed.Placements``: one session after the other, each event once.
+class LogPage(NamedTuple):
+    """A piece of many logs: one session after the other, each event once.
 
     Attributes:
-        events: those that say where calls went; a fork's shared prefix is with its parent alone.
+        events: those of the tags that were asked for; a fork's shared prefix is with its parent alone.
         sessions: how many have been looked through so far.
         newer: how many of them only a newer release can read; they have no events here.
     """

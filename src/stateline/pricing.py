@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from stateline.config import Budget as BudgetSetting
-from stateline.config import Config, Deployment
+from stateline.config import Config, ConfigError, Deployment
 from stateline.core.billing import Price, Rates, Tariff, tier_of
+from stateline.engine.meter import Meter
 from stateline.money.book import PriceBook
-from stateline.money.budgets import Budget, Rate
+from stateline.money.budgets import Budget, Rate, rates_on
 from stateline.money.tariffs import Deployed, names_of, tariffs
 from stateline.price_files import load_folder, shipped
 
@@ -75,6 +76,36 @@ def budgets(config: Config) -> tuple[Budget, ...]:
 def currency_rates(config: Config) -> tuple[Rate, ...]:
     """The configured rates of exchange; `money.budgets.rates_on` says which hold on a day."""
     return tuple(Rate(each.have, each.want, each.rate, each.on) for each in config.prices.rates)
+
+
+def meter_of(config: Config, found: Sequence[Deployed], on: date, before: Meter | None = None) -> Meter | None:
+    """The prices that hold on a day, and the budgets; None where there are neither.
+
+    Raises:
+        PriceError: a price cannot be used.
+        ConfigError: a budget cannot be held against a price, whose currency has no rate.
+    """
+    tariffs_now = priced(config, found, on)
+    held = budgets(config)
+    if not held and not any(tariffs_now.values()):
+        return None
+    rates = rates_on(currency_rates(config), on)
+    currencies = {tariff.price.currency for tiers in tariffs_now.values() for tariff in tiers.values()}
+    for budget in held:
+        for currency in sorted(currencies - {budget.currency}):
+            if (currency, budget.currency) not in rates:
+                raise ConfigError(
+                    "config_invalid",
+                    f"budget {budget.name}: a deployment is priced in {currency}, "
+                    f"and no rate leads to {budget.currency}",
+                    f'add [[prices.rates]] with from = "{currency}", to = "{budget.currency}", a rate and a day',
+                )
+    return Meter(tariffs_now, held, rates, unpriced=config.prices.unpriced, before=before)
+
+
+def day_of(at_ms: int) -> date:
+    """The day of an instant in UTC: prices and rates hold from one to another."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).date()
 
 
 def _budget(setting: BudgetSetting) -> Budget:

@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 from itertools import pairwise
 
+from stateline.contracts.eligible import Applicability
 from stateline.contracts.model import Amount, Commitment
 
 _DECIMAL = re.compile(r"\d{1,30}(\.\d{1,18})?")
@@ -33,6 +34,12 @@ def decimal(value: str | int) -> Decimal:
     return Decimal(value)
 
 
+def stated(amount: Amount) -> Decimal:
+    """The value that sums take: the exact one, else about, else the least, else the greatest."""
+    given = (amount.exact, amount.about, amount.min, amount.max)
+    return decimal(next(one for one in given if one is not None))
+
+
 def check_amount(amount: Amount) -> None:
     """Raises ValueError unless the unit is known and the bounds agree."""
     if amount.unit not in CURRENCIES and amount.unit not in MEASURES:
@@ -52,8 +59,9 @@ def check_amount(amount: Amount) -> None:
 
 
 def check_commitment(commitment: Commitment) -> None:
-    """Raises ValueError unless its decimals are such and its schedule goes forward."""
+    """Raises ValueError unless its decimals are such, its schedule goes forward, and its scope is FOCUS's."""
     decimal(commitment.shortfall_rate)
+    Applicability(commitment.applicability)
     for instalment in commitment.schedule:
         decimal(instalment.amount)
     days = [instalment.until for instalment in commitment.schedule]

@@ -13,9 +13,9 @@ from stateline.contracts.amounts import check_amount, check_commitment
 from stateline.contracts.errors import ContractError, PredicateError
 from stateline.contracts.evaluate import Contracts, Gate, Held
 from stateline.contracts.facts import nearest
-from stateline.contracts.model import Clause, Contract, Determination, Effective, EventDate, Reading
+from stateline.contracts.model import Clause, Contract, Determination, Reading
 from stateline.contracts.predicates import Predicate, compile_predicate
-from stateline.contracts.spans import Span, Terms, spans_of
+from stateline.contracts.spans import Span, Terms, bounds, spans_of
 
 T = TypeVar("T")
 
@@ -64,7 +64,7 @@ def load(documents: Sequence[Document], determinations: Document | None = None) 
     placed: dict[str, _Placed] = {}
     files: dict[str, str] = {}
     for document in documents:
-        contract = _convert(document, document.value, Contract)
+        contract = convert(document, document.value, Contract)
         _check_names(document, contract)
         if contract.contract in files:
             document.refuse("contract", f'"{contract.contract}" is the contract of {files[contract.contract]} already')
@@ -85,7 +85,8 @@ def load(documents: Sequence[Document], determinations: Document | None = None) 
 # -- shapes --------------------------------------------------------------------------------------
 
 
-def _convert(document: Document, value: object, type_: type[T]) -> T:
+def convert(document: Document, value: object, type_: type[T]) -> T:
+    """What a document says, as a type; raises ContractError with the place."""
     try:
         return msgspec.convert(value, type_)
     except msgspec.ValidationError as error:
@@ -174,7 +175,7 @@ def _determined(document: Document | None) -> dict[str, date]:
     if document is None or document.value is None:
         return {}
     days: dict[str, date] = {}
-    for index, one in enumerate(_convert(document, document.value, tuple[Determination, ...])):
+    for index, one in enumerate(convert(document, document.value, tuple[Determination, ...])):
         if days.setdefault(one.event, one.on) != one.on:
             document.refuse(f"[{index}].on", f'"{one.event}" is determined already, on {days[one.event]}')
     return days
@@ -186,22 +187,13 @@ def _spans(placed: Mapping[str, _Placed], days: Mapping[str, date]) -> dict[str,
         old = tuple(
             _refer(one, f"supersedes[{index}]", other, placed) for index, other in enumerate(one.clause.supersedes)
         )
-        since, until = _bounds(one.clause.effective, days)
+        since, until = bounds(one.clause.effective, days)
         terms[name] = Terms(since, until, old)
     spans, circle = spans_of(terms)
     if circle is not None:
         one = placed[circle]
         one.document.refuse(f"{one.key}.supersedes", f'"{circle}" supersedes itself, by way of others')
     return spans
-
-
-def _bounds(effective: Effective, days: Mapping[str, date]) -> tuple[date, date]:
-    """First day, and first day after. A beginning that is not determined has not come, nor has such an end."""
-    since, until = effective.since or date.min, effective.until or date.max
-    return (
-        days.get(since.event, date.max) if isinstance(since, EventDate) else since,
-        days.get(until.event, date.max) if isinstance(until, EventDate) else until,
-    )
 
 
 def _gates(placed: Mapping[str, _Placed], spans: Mapping[str, Span]) -> tuple[Gate, ...]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from stateline.contracts.amounts import CURRENCIES, decimal
+from stateline.contracts.amounts import CURRENCIES, decimal, stated
 from stateline.contracts.evaluate import Contracts
 from stateline.contracts.facts import EPOCH, micros
 from stateline.contracts.model import Amount, Clause
@@ -241,26 +241,21 @@ def _day(instant: int) -> str | None:
     return None if day in (date.min.toordinal(), date.max.toordinal()) else date.fromordinal(day).isoformat()
 
 
-def _stated(amount: Amount) -> Decimal:
-    given = (amount.exact, amount.about, amount.min, amount.max)
-    return decimal(next(one for one in given if one is not None))
-
-
 def _sum(rows: Iterable[_Paid]) -> Sum:
     """Of one unit, one row at least."""
     some = list(rows)
-    stated = least = Decimal(0)
+    total = least = Decimal(0)
     most: Decimal | None = Decimal(0)
     for one in some:
         amount = one.amount
-        stated = _EXACT.add(stated, _stated(amount))
+        total = _EXACT.add(total, stated(amount))
         low = amount.exact if amount.exact is not None else amount.min
         high = amount.exact if amount.exact is not None else amount.max
         least = _EXACT.add(least, Decimal(0) if low is None else decimal(low))
         most = None if most is None or high is None else _EXACT.add(most, decimal(high))
     return Sum(
         unit=some[0].amount.unit,
-        stated=plain(stated),
+        stated=plain(total),
         least=plain(least),
         most=None if most is None else plain(most),
         clauses=tuple(one.id for one in some),
@@ -276,7 +271,7 @@ def _grouped(rows: Iterable[_Paid], *keys: str) -> dict[tuple[str, ...], list[_P
     groups: dict[tuple[str, ...], list[_Paid]] = {}
     for one in rows:
         groups.setdefault((*(getattr(one, key) for key in keys), one.amount.unit), []).append(one)
-    return {key: group for key, group in groups.items() if any(_stated(one.amount) for one in group)}
+    return {key: group for key, group in groups.items() if any(stated(one.amount) for one in group)}
 
 
 def _claimed(claims: Iterable[_Paid], ending: str, unit: str, *, payer: str = "", payee: str = "") -> Decimal | None:
@@ -286,7 +281,7 @@ def _claimed(claims: Iterable[_Paid], ending: str, unit: str, *, payer: str = ""
         for one in claims
         if one.clause.id.endswith(ending) and (one.payer, one.payee, one.amount.unit) == (payer, payee, unit)
     ]
-    value = _stated(max(found, key=lambda one: one.since).amount) if found else Decimal(0)
+    value = stated(max(found, key=lambda one: one.since).amount) if found else Decimal(0)
     return value or None
 
 
@@ -384,13 +379,13 @@ def _stakes(equity: list[_Paid], claims: list[_Paid]) -> Iterable[Stake]:
             ]
             if valuation is None or not given:
                 continue
-            value = _EXACT.divide(_EXACT.multiply(_stated(one.amount), valuation), Decimal(100))
+            value = _EXACT.divide(_EXACT.multiply(stated(one.amount), valuation), Decimal(100))
             invested = Decimal(_sum(given).stated)
             gain = _EXACT.subtract(value, invested)
             yield Stake(
                 holder=one.payer,
                 company=one.payee,
-                percent=plain(_stated(one.amount)),
+                percent=plain(stated(one.amount)),
                 valuation=plain(valuation),
                 value=plain(value),
                 invested=plain(invested),

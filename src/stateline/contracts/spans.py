@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from typing import NamedTuple
 
-from stateline.contracts.facts import micros
+from stateline.contracts.facts import EPOCH, micros
+from stateline.contracts.model import Effective, EventDate
+
+_DAY_US = 24 * 3600 * 1_000_000
 
 
 class Terms(NamedTuple):
@@ -53,6 +56,20 @@ def spans_of(terms: Mapping[str, Terms]) -> tuple[dict[str, Span], str | None]:
                 ready.append(old)
     circle = next((name for name in terms if name not in spans), None)
     return (spans, None) if circle is None else ({}, circle)
+
+
+def bounds(effective: Effective, determined: Mapping[str, date]) -> tuple[date, date]:
+    """First day, and first day after. A beginning that is not determined has not come, nor has such an end."""
+    since, until = effective.since or date.min, effective.until or date.max
+    return (
+        determined.get(since.event, date.max) if isinstance(since, EventDate) else since,
+        determined.get(until.event, date.max) if isinstance(until, EventDate) else until,
+    )
+
+
+def day_of(instant: int) -> date:
+    """The UTC day of a span's beginning or end (microseconds since 1970)."""
+    return date.fromordinal(EPOCH.toordinal() + instant // _DAY_US)
 
 
 def _start(day: date) -> int:

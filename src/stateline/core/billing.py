@@ -156,6 +156,7 @@ class Metered(msgspec.Struct, frozen=True, kw_only=True):
         at_ms: when it ended (Unix time).
         charge: None where no price was known.
         status: ``ok``, or the stable code of its failure.
+        unbilled: nothing of it was sent, or its provider refused it.
     """
 
     id: str
@@ -170,3 +171,4 @@ class Metered(msgspec.Struct, frozen=True, kw_only=True):
     charge: Charge | None
     usage: Usage | None = None
     status: str = "ok"
+    unbilled: bool = False

@@ -78,7 +78,15 @@ RULINGS_KEPT_MAX = 1_024
 PLACEMENT_SESSIONS_MAX = 100
 """Sessions that one page of placements looks through."""
 REPLAY_SESSIONS_MAX = 500
-"""Sessions that one reading of recorded placements looks at, so that a reader never holds a picture for long."""
+"""Sessions that one reading of many logs looks at, so that a reader never holds a picture for long."""
+USAGE_GROUPS_MAX = 1_000_000
+"""Rows that an export of usage adds up in memory, about 0.6 KB each."""
+RECONCILE_LINES_MAX = 1_000_000
+"""Lines, by day, account, model, currency and kind of token, that a reconciliation keeps of a cloud's export."""
+RECONCILE_FIELD_CHARS_MAX = 1_000_000
+"""One field of a cloud's export; a longer one is a file that is not what it should be."""
+RECONCILE_ROWS_SHOWN_MAX = 100
+"""Differences that the table of a reconciliation shows; ``--json`` has the others."""
 REPLAY_ROWS_SHOWN_MAX = 100
 """Changed placements that the table of a replay shows; ``--json`` has the others."""
 RULING_SERIES_MAX = 2_000
@@ -135,8 +143,8 @@ RETRY_DEDUP_TTL_S = 600
 # -- the store --------------------------------------------------------------------------------------
 EVENT_BYTES_MAX = 64 * 1024 * 1024
 APPEND_EVENTS_MAX = 1_000
-HOLDS_MAX = 64
-"""Balances that one append moves: a call is covered by a few budgets."""
+HOLDS_MAX = 16_000
+"""Holds of one append, which may record as many calls as it has events, each of which a few budgets cover."""
 AMOUNT_DIGITS_MAX = 40
 """Digits of an amount before and after its point; what is within them adds up without rounding."""
 BATCH_REQUESTS_MAX = 512
@@ -359,6 +367,10 @@ FETCH_STALLS_MAX = 5
 """Broken downloads in a row, none of which brought a byte, before the next source is tried."""
 FETCH_TIMEOUT_S = 10.0
 """To connect to a model hub, and for each silence in its answer."""
+COMMITMENT_INTERVALS_MAX = 1200
+"""Intervals of one commitment: a century of months."""
+PLAN_PLACEMENTS_MAX = 100_000
+"""Workloads times deployments times quarters of one plan."""
 
 
 class TurnLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -407,3 +419,5 @@ LEDGER_DELAY_S = 0.05
 """How long an entry that nobody waits for may wait for others."""
 METER_PAYERS_MAX = 10_000
 """Payers of which it is remembered which budgets cover them."""
+PRICES_LOOK_S = 60.0
+"""How often it is looked whether another day's prices and rates hold."""

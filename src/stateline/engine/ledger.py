@@ -27,7 +27,7 @@ from stateline.core.limits import (
     LEDGER_WAITING_MAX,
 )
 from stateline.core.session import Session
-from stateline.engine.meter import settling, whole
+from stateline.engine.meter import costs, settling, whole
 from stateline.ports import BudgetExceeded, Clock, Fenced, HeadMoved, Hold, Ownership, SessionMissing, Store
 
 log = logging.getLogger("stateline.engine")
@@ -104,21 +104,22 @@ class Ledger:
 
     def end(
         self, id_: str, charge: Charge | None, code: str | None = None, usage: Usage | None = None, *, sent: bool = True
-    ) -> None:
-        """A call has ended. What it did not use of its reservation is given back soon.
+    ) -> Charge | None:
+        """A call has ended; gives what it is charged. What it did not use of its reservation is given back soon.
 
         Args:
             charge: None: all that it reserved, or nothing where it was not ``sent``.
         """
         book = self._books.get(id_)
         if book is None:
-            return
+            return None
         reserved = book.open.get(id_)
         if charge is None and reserved is not None:
             charge = whole(reserved) if sent else _none(reserved)
         body = e.StatelessCallEnded(id=id_, usage=usage, code=code, charge=charge)
         book.put(_Entry(body, settling(reserved, charge), None))
         self._forget(id_)
+        return charge
 
     def _forget(self, id_: str) -> None:
         book = self._books.pop(id_, None)
@@ -154,7 +155,7 @@ class Ledger:
                     reserved=body.reserved,
                 )
                 taken = [hold for hold in holds if hold.held > 0]
-                await self.start(started, taken, wait=body.reserved is not None)
+                await self.start(started, taken, wait=costs(body.reserved))
             elif type(body) is e.ModelCallFinished:
                 self.end(effect_key(event.session.id, body.turn, body.step), body.charge, usage=body.usage)
             elif type(body) is e.ModelCallFailed:

@@ -69,6 +69,7 @@ class Meter:
                 self._by_id[tariff.id] = (tariff, tiers)
         self._covering: dict[Payer, Sequence[Budget]] = {}
         self._month = ("", 0, 0)
+        self._charged: dict[tuple[str, bool], Decimal] = {} if before is None else before._charged
 
     @property
     def tariffs(self) -> list[Tariff]:
@@ -103,6 +104,18 @@ class Meter:
             self._month = (name, since_ms, since_ms + 3_600_000)
         return name
 
+    def count(self, charge: Charge | None) -> None:
+        """Count a recorded charge, for /metrics."""
+        if charge is not None:
+            key = (charge.currency, charge.estimated)
+            self._charged[key] = self._charged.get(key, Decimal(0)) + charge.amount
+
+    def counters(self) -> Mapping[str, float]:
+        return {
+            f'charged_total{{currency="{currency}",estimated="{str(estimated).lower()}"}}': float(amount)
+            for (currency, estimated), amount in self._charged.items()
+        }
+
     # -- what a call did ------------------------------------------------------------------------------
 
     def charged(self, reserved: Reserved | None, usage: Usage | None, service_tier: str | None) -> Charge | None:
@@ -123,6 +136,11 @@ class Meter:
             tariff = served
         amount = cost_of(tariff.price, usage)
         return Charge(tariff=tariff.id, amount=amount, currency=tariff.price.currency)
+
+
+def costs(reserved: Reserved | None) -> bool:
+    """Whether a call may cost anything, as far as is known."""
+    return reserved is not None and reserved.amount > 0
 
 
 def whole(reserved: Reserved) -> Charge:
@@ -236,13 +254,6 @@ class Purse:
     def found_short(self, error: BudgetExceeded, tries: int, tries_max: int) -> None:
         """Remember what a budget has left. After the last try it counts as nothing."""
         self.short[error.budget] = error.left if tries < tries_max else Decimal(-1)
-
-    def explain(self, error: BudgetExceeded) -> BudgetExceeded:
-        """The error in words, where it came from the store."""
-        for budget in self._covering:
-            if error.budget.startswith(f"budget/{budget.name}/"):
-                return too_little(budget, error.left)
-        return error
 
 
 def too_little(budget: Budget, left: Decimal) -> BudgetExceeded:

@@ -501,9 +501,12 @@ class Node:
 
     def count(self, events: Iterable[e.Event]) -> None:
         """Count recorded events, for /metrics."""
-        recorded = self._recorded
+        recorded, meter = self._recorded, self.meter
         for event in events:
-            recorded[type(event.body)] += 1
+            body = event.body
+            recorded[type(body)] += 1
+            if meter is not None and (type(body) is e.ModelCallFinished or type(body) is e.ModelCallFailed):
+                meter.count(body.charge)
 
 
 def _same(seen: e.Body, posted: e.Body) -> bool:

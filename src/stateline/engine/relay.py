@@ -23,7 +23,7 @@ from stateline.core.turn import backoff_ms
 from stateline.engine.failover import not_carried
 from stateline.engine.health import Permit, movable
 from stateline.engine.ledger import Ledger
-from stateline.engine.meter import Meter, Quote
+from stateline.engine.meter import Meter, Quote, costs
 from stateline.engine.node import Node
 from stateline.engine.paying import paid
 from stateline.engine.perform import unbilled
@@ -113,7 +113,9 @@ class _Entry:
 
     def _end(self, charge: Charge | None, code: str | None, usage: Usage | None = None, *, sent: bool = True) -> None:
         if self._ledger is not None:
-            self._ledger.end(self._id, charge, code, usage, sent=sent)
+            charge = self._ledger.end(self._id, charge, code, usage, sent=sent)
+            if self._meter is not None:
+                self._meter.count(charge)
             self._ledger = None
 
 
@@ -200,7 +202,7 @@ class _Tries:
             refused=placement.refused,
             reserved=quote.reserved,
         )
-        await node.ledger.start(started, quote.holds, wait=quote.reserved is not None)
+        await node.ledger.start(started, quote.holds, wait=costs(quote.reserved))
         return _Entry(node.ledger, started.id, node.meter, quote.reserved)
 
     async def wait(self, placement: Placement) -> None:

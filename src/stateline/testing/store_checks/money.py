@@ -156,8 +156,8 @@ async def check_what_is_no_amount_is_refused(rig: Rig) -> None:
             assert error.code == "hold_invalid"
     await raises(BadRequest, add(rig, own, 1, *[take("0")] * (HOLDS_MAX + 1)))
     assert await rig.store.balances([B]) == {}
-    await add(rig, own, 1, *[take("0.1")] * HOLDS_MAX)
-    assert await stands(rig) == ("6.4", "0")
+    await add(rig, own, 1, *[take("0.0001")] * HOLDS_MAX)
+    assert await stands(rig) == (_plain(HOLDS_MAX * Decimal("0.0001")), "0")
 
 
 # -- what is refused ---------------------------------------------------------------------------------
@@ -225,11 +225,16 @@ async def check_whatever_else_is_wrong_is_said_before_the_budget(rig: Rig) -> No
 async def check_an_append_that_fails_otherwise_moves_no_balance(rig: Rig) -> None:
     owns = await spaced(rig, 2)
     stranger = Ownership(session=owns[0].session, owner="b", epoch=1, head=0)
+    there = Ownership(session=owns[0].session, owner="a", epoch=1, head=0)
     results = await outcomes(
-        add(rig, stranger, 1, take("4")), add(rig, owns[1], 1, take("3")), add(rig, owns[0], 4, take("-5"))
+        add(rig, stranger, 1, take("4")),
+        add(rig, owns[1], 1, take("3")),
+        add(rig, owns[0], 4, take("-5")),
+        rig.store.append(there, 0, texts(there.session, 1, 1), [take("2")], create=True),
+        add(rig, owns[1], 2, take("7")),
     )
-    assert [type(result) for result in results] == [Fenced, int, HeadMoved]
-    assert await stands(rig) == ("3", "0")
+    assert [type(result) for result in results] == [Fenced, int, HeadMoved, SessionExists, int]
+    assert await stands(rig) == ("10", "0")
 
 
 # -- several of one commit ---------------------------------------------------------------------------

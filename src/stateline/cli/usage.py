@@ -1,0 +1,67 @@
+"""`stateline usage`: what calls cost, for the tools that read clouds' bills."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stateline.cli._options import ConfigOption, command_app, load_config
+
+app = command_app("Export what calls cost, and compare it with a cloud's own export.")
+
+FromOption = Annotated[str | None, typer.Option("--from", help="The first day, UTC, as 2026-11-01. Default: all.")]
+ToOption = Annotated[str | None, typer.Option("--to", help="The last day, UTC. Default: all.")]
+
+
+class Dataset(Enum):
+    """The datasets of FOCUS 1.4 that can be exported."""
+
+    USAGE = "cost-and-usage"
+    COMMITMENTS = "contract-commitment"
+
+
+@app.callback()
+def _group() -> None:  # pyright: ignore[reportUnusedFunction]
+    """Export what calls cost, and compare it with a cloud's own export."""
+
+
+@app.command()
+def export(
+    *,
+    config: ConfigOption = None,
+    since: FromOption = None,
+    until: ToOption = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The file. Default: standard output.")] = None,
+    dataset: Annotated[Dataset, typer.Option("--dataset", help="Which rows.")] = Dataset.USAGE,
+    contracts: Annotated[
+        Path | None,
+        typer.Option("--contracts", help="The folder of contracts, for commitments. Default: contracts.path."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON; the rows go to --output.")] = False,
+) -> None:
+    """Write FOCUS 1.4 rows as CSV: what calls cost, or the commitments of the contracts.
+
+    The costs are this meter's own, marked as estimates. Load them beside the cloud's export, never into it.
+    It reads the configured store, also while a server runs on it, and changes nothing.
+
+    \b
+    Examples:
+      stateline usage export --from 2026-11-01 --to 2026-11-30 -o usage.csv
+      stateline usage export --dataset contract-commitment --contracts contracts/ -o commitments.csv
+      stateline usage export -o usage.csv --json
+    """
+    from stateline.cli import _usage_export
+    from stateline.cli._usage import parse_day
+    from stateline.core.errors import BadRequest
+
+    if as_json and output is None:
+        raise BadRequest("--json tells of the rows in a file; name it with --output", code="invalid_value")
+    first = None if since is None else parse_day(since, "--from")
+    last = None if until is None else parse_day(until, "--to")
+    if dataset is Dataset.USAGE:
+        _usage_export.export_usage(load_config(config), first, last, output, as_json=as_json)
+    else:
+        _usage_export.export_commitments(load_config(config), contracts, output, as_json=as_json, at=last)

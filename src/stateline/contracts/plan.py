@@ -1,0 +1,415 @@
+"""A portfolio placed over quarters at the least cost that contracts allow, shortfalls of commitments priced.
+
+The cost of a plan is what its use costs by list, less what prepaid and reserved amounts cover, plus the charges for
+shortfalls. What was paid in advance is paid anyway; it is shown beside. Solver's answers are proved in fractions
+(`program`), and the cost of the plan is computed anew from its placements.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Set
+from fractions import Fraction
+from typing import NamedTuple
+
+import msgspec
+
+from stateline.contracts.portfolio import rounded
+from stateline.contracts.program import NOTHING, Column, Program, Proved, Row, Solver, prove
+from stateline.contracts.scoping import Cell, Scoped, Window
+
+ONE = Fraction(1)
+Progress = Callable[[int, int], None]
+
+
+class Built(NamedTuple):
+    """A program, and what its columns and rows stand for.
+
+    Attributes:
+        cells: column -> the cells that it places wholly; a pinned workload's column has one a quarter.
+        counted: window -> the row whose price says what a unit of money drawn is worth, and the row's scale.
+    """
+
+    program: Program
+    cells: Mapping[int, tuple[Cell, ...]]
+    counted: Mapping[int, tuple[int, Fraction]]
+
+
+def build(scoped: Scoped, lifted: Set[str] = frozenset()) -> Built:
+    """The program of a task.
+
+    Args:
+        lifted: clauses that are taken not to be there.
+
+    Every column of a placement is a part of the workload's demand, and rows and costs of commitments are in parts
+    of what is promised, so that a solver in floats meets numbers near one.
+    """
+    columns: list[Column] = []
+    rows: list[Row] = []
+    cells = _cells(scoped, lifted, columns, rows)
+    _capacities(scoped, lifted, cells, rows)
+    counted: dict[int, tuple[int, Fraction]] = {}
+    carried: tuple[int, Fraction] | None = None
+    for number, window in enumerate(scoped.windows):
+        if number and scoped.windows[number - 1].id != window.id:
+            carried = None
+        spend = _spend(scoped, window, cells)
+        carried = (_promise if window.minimum else _prepaid)(window, spend, carried, columns, rows)
+        counted[number] = (len(rows) - 1, _scale(window))
+    return Built(Program(columns, rows), cells, counted)
+
+
+def _cells(scoped: Scoped, lifted: Set[str], columns: list[Column], rows: list[Row]) -> dict[int, tuple[Cell, ...]]:
+    task, found = scoped.task, dict[int, tuple[Cell, ...]]()
+    for work, workload in enumerate(task.portfolio.workloads):
+        busy = [quarter for quarter, units in enumerate(task.demand[work]) if units]
+        pinned = workload.kind == "stateful"
+        for quarters in [busy] if pinned and busy else [] if pinned else [[quarter] for quarter in busy]:
+            here: dict[int, Fraction] = {}
+            for place in task.fits[work]:
+                group = tuple((work, place, quarter) for quarter in quarters)
+                if any(scoped.denied.get(cell, frozenset[str]()) - lifted for cell in group):
+                    continue
+                cost = sum((task.demand[work][q] * task.price[place][q] for q in quarters), NOTHING)
+                here[len(columns)] = ONE
+                found[len(columns)] = group
+                columns.append(Column(cost, ONE if pinned else None, pinned))
+            rows.append(Row(here, ONE, ONE))
+    return found
+
+
+def _capacities(scoped: Scoped, lifted: Set[str], cells: Mapping[int, tuple[Cell, ...]], rows: list[Row]) -> None:
+    task = scoped.task
+    by_place: dict[tuple[int, int], dict[int, Fraction]] = {}
+    for column, group in cells.items():
+        for work, place, quarter in group:
+            by_place.setdefault((place, quarter), {})[column] = task.demand[work][quarter]
+    for (place, quarter), taken in by_place.items():
+        _bounded(taken, task.capacity[place][quarter], rows)
+    for cap in scoped.caps:
+        for quarter, limit in enumerate(cap.limits):
+            if not cap.clauses[quarter] & lifted:
+                taken = {
+                    column: units
+                    for place in cap.deployments
+                    for column, units in by_place.get((place, quarter), {}).items()
+                }
+                _bounded(taken, limit, rows)
+
+
+def _bounded(taken: Mapping[int, Fraction], limit: Fraction | None, rows: list[Row]) -> None:
+    if limit is not None and taken:
+        scale = limit or ONE
+        rows.append(Row({column: units / scale for column, units in taken.items()}, upper=limit / scale))
+
+
+def _spend(scoped: Scoped, window: Window, cells: Mapping[int, tuple[Cell, ...]]) -> dict[int, Fraction]:
+    """Column -> what it draws in a window, in parts of what is promised."""
+    task, found = scoped.task, dict[int, Fraction]()
+    for column, group in cells.items():
+        part = window.parts[group[0][1]]
+        if part:
+            drawn = sum((task.demand[w][q] * task.price[d][q] * window.shares[q] for w, d, q in group), NOTHING)
+            if drawn:
+                found[column] = drawn * part / _scale(window)
+    return found
+
+
+def _scale(window: Window) -> Fraction:
+    return max(abs(window.promised), ONE)
+
+
+def _promise(
+    window: Window,
+    spend: dict[int, Fraction],
+    carried: tuple[int, Fraction] | None,
+    columns: list[Column],
+    rows: list[Row],
+) -> tuple[int, Fraction] | None:
+    """What is drawn, what came over and what is short are no less than what is promised and what goes on."""
+    scale = _scale(window)
+    terms = dict(spend)
+    terms[len(columns)] = ONE
+    columns.append(Column(window.rate * scale))
+    if carried is not None:
+        terms[carried[0]] = carried[1] / scale
+    on = _carry(window, columns)
+    if on is not None:
+        terms[on[0]] = -ONE
+    rows.append(Row(terms, lower=window.promised / scale))
+    return on
+
+
+def _prepaid(
+    window: Window,
+    spend: dict[int, Fraction],
+    carried: tuple[int, Fraction] | None,
+    columns: list[Column],
+    rows: list[Row],
+) -> tuple[int, Fraction] | None:
+    """What is covered is no more than what is there, nor than what is used; each unit of it is one less to pay."""
+    scale = _scale(window)
+    covered = len(columns)
+    columns.append(Column(-scale))
+    room = {covered: ONE}
+    if carried is not None:
+        room[carried[0]] = -carried[1] / scale
+    on = _carry(window, columns)
+    if on is not None:
+        room[on[0]] = ONE
+    rows.append(Row(room, upper=window.promised / scale))
+    rows.append(Row({covered: ONE, **{column: -part for column, part in spend.items()}}, upper=NOTHING))
+    return on
+
+
+def _carry(window: Window, columns: list[Column]) -> tuple[int, Fraction] | None:
+    if not window.carries:
+        return None
+    columns.append(Column(NOTHING))
+    return len(columns) - 1, _scale(window)
+
+
+# -- what a plan comes to ------------------------------------------------------------------------
+
+
+class Held(NamedTuple):
+    """What a window comes to, in the portfolio's currency."""
+
+    drawn: Fraction
+    shortfall: Fraction
+    charge: Fraction
+    covered: Fraction
+
+
+class Costs(NamedTuple):
+    """What placements cost.
+
+    Attributes:
+        list_price: what all use costs by list.
+        covered: what of it prepaid and reserved amounts pay.
+        charges: for shortfalls.
+        windows: of each, in order.
+    """
+
+    list_price: Fraction
+    covered: Fraction
+    charges: Fraction
+    windows: tuple[Held, ...]
+
+    @property
+    def total(self) -> Fraction:
+        return self.list_price - self.covered + self.charges
+
+
+def cost_of(scoped: Scoped, placed: Mapping[Cell, Fraction]) -> Costs:
+    """What placements cost, from nothing but the units placed and the contracts' terms."""
+    price = scoped.task.price
+    spent = {cell: units * price[cell[1]][cell[2]] for cell, units in placed.items()}
+    found: list[Held] = []
+    carried, before = NOTHING, ""
+    for window in scoped.windows:
+        if window.id != before:
+            carried, before = NOTHING, window.id
+        drawn = sum(
+            (amount * window.parts[place] * window.shares[quarter] for (_, place, quarter), amount in spent.items()),
+            NOTHING,
+        )
+        if window.minimum:
+            over = drawn + carried - window.promised
+            found.append(Held(drawn, max(-over, NOTHING), max(-over, NOTHING) * window.rate, NOTHING))
+            rest = max(over, NOTHING)
+        else:
+            covered = min(drawn, window.promised + carried)
+            rest = window.promised + carried - covered
+            found.append(Held(drawn, NOTHING if window.carries else rest, NOTHING, covered))
+        carried = rest if window.carries else NOTHING
+    whole = sum(spent.values(), NOTHING)
+    covered = sum((each.covered for each in found), NOTHING)
+    return Costs(whole, covered, sum((each.charge for each in found), NOTHING), tuple(found))
+
+
+# -- the plan ------------------------------------------------------------------------------------
+
+
+class _Row(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Amounts are decimals of six places at most."""
+
+
+class Placement(_Row, frozen=True, kw_only=True):
+    """What of a workload goes where in a quarter; ``quarter`` is its first day."""
+
+    workload: str
+    deployment: str
+    quarter: str
+    units: str
+    unit: str
+    list_price: str
+
+
+class Planned(_Row, frozen=True, kw_only=True):
+    """A commitment's interval under the plan.
+
+    Attributes:
+        interval: its first day, and the first day after it.
+        value: what one more unit of money drawn would save; routing takes it off the price.
+        covered: of a prepaid or reserved amount, what is used.
+    """
+
+    commitment: str
+    interval: str
+    promised: str
+    drawn: str
+    shortfall: str
+    charge: str
+    covered: str
+    value: str
+
+
+class Skipped(_Row, frozen=True, kw_only=True):
+    commitment: str
+    why: str
+
+
+class Plan(_Row, frozen=True, kw_only=True):
+    """A plan.
+
+    Attributes:
+        total: list price less what is covered, and charges.
+        gap: by which part of it a better plan may be cheaper at most; 0: none is.
+        denied: how many placements the contracts forbid, of those that would fit.
+    """
+
+    status: str = "planned"
+    currency: str
+    total: str
+    list_price: str
+    covered: str
+    charges: str
+    gap: float
+    denied: int
+    placements: tuple[Placement, ...]
+    commitments: tuple[Planned, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+
+class Conflict(_Row, frozen=True, kw_only=True):
+    """No plan is possible.
+
+    Attributes:
+        clauses: such that all of them together leave no plan, and any of them away leaves one; none: no clause does.
+        workloads: those that no deployment fits, contracts aside.
+        why: in a sentence.
+    """
+
+    status: str = "infeasible"
+    clauses: tuple[str, ...]
+    workloads: tuple[str, ...] = ()
+    why: str
+
+
+class Solved(NamedTuple):
+    """A plan, with the exact numbers behind it."""
+
+    plan: Plan
+    placed: Mapping[Cell, Fraction]
+    costs: Costs
+
+
+def plan(scoped: Scoped, solver: Solver, progress: Progress | None = None) -> Solved | Conflict:
+    """The cheapest plan; or what stands in the way of any.
+
+    Args:
+        solver: see ``program.Solver``.
+        progress: told of programs solved, and of how many there are.
+
+    Raises:
+        Unproved: the solver's answer does not hold in fractions.
+    """
+    built = build(scoped)
+    answer = solver(built.program)
+    if answer is None:
+        return _conflict(scoped, solver, progress)
+    proved = prove(built.program, answer)
+    demand = scoped.task.demand
+    placed = {
+        cell: proved.values[column] * demand[cell[0]][cell[2]]
+        for column, group in built.cells.items()
+        if proved.values[column]
+        for cell in group
+    }
+    costs = cost_of(scoped, placed)
+    assert costs.total == proved.cost, "a plan costs what its program says"
+    return Solved(_told(scoped, built, proved, (placed, costs), answer.gap), placed, costs)
+
+
+def _told(
+    scoped: Scoped, built: Built, proved: Proved, found: tuple[Mapping[Cell, Fraction], Costs], gap: float
+) -> Plan:
+    placed, costs = found
+    task = scoped.task
+    works, sites = task.portfolio.workloads, task.portfolio.deployments
+    rows: list[Planned] = []
+    for number, (window, held) in enumerate(zip(scoped.windows, costs.windows, strict=True)):
+        row, scale = built.counted[number]
+        rows.append(
+            Planned(
+                commitment=window.id,
+                interval=window.interval,
+                promised=rounded(window.promised) if window.promised >= 0 else "0",
+                drawn=rounded(held.drawn),
+                shortfall=rounded(held.shortfall),
+                charge=rounded(held.charge),
+                covered=rounded(held.covered),
+                value=rounded(abs(proved.prices[row]) / scale),
+            )
+        )
+    return Plan(
+        currency=task.portfolio.currency,
+        total=rounded(costs.total),
+        list_price=rounded(costs.list_price),
+        covered=rounded(costs.covered),
+        charges=rounded(costs.charges),
+        gap=gap,
+        denied=len(scoped.denied),
+        placements=tuple(
+            Placement(
+                workload=works[work].name,
+                deployment=sites[place].name,
+                quarter=task.days[quarter].isoformat(),
+                units=rounded(units),
+                unit=works[work].unit,
+                list_price=rounded(units * task.price[place][quarter]),
+            )
+            for (work, place, quarter), units in sorted(placed.items(), key=lambda each: (each[0][0], each[0][2]))
+        ),
+        commitments=tuple(rows),
+        skipped=tuple(Skipped(commitment=one.id, why=one.why) for one in scoped.skipped),
+    )
+
+
+def _conflict(scoped: Scoped, solver: Solver, progress: Progress | None) -> Conflict:
+    """Clauses are lifted one by one; what stays impossible without a clause needs it for no conflict."""
+    task = scoped.task
+    asked = {clause for clauses in scoped.denied.values() for clause in clauses}
+    asked |= {clause for cap in scoped.caps for clauses in cap.clauses for clause in clauses}
+    unfit = [
+        one.name
+        for one, fits, demand in zip(task.portfolio.workloads, task.fits, task.demand, strict=True)
+        if not fits and any(demand)
+    ]
+    if unfit:
+        why = "no deployment sells the unit, model and accelerator of a workload"
+        return Conflict(clauses=(), workloads=tuple(unfit), why=why)
+    if solver(build(scoped._replace(windows=()), asked).program) is None:
+        return Conflict(clauses=(), why="the deployments' capacities do not suffice, whatever clauses say")
+    lifted: set[str] = set()
+    order = sorted(asked)
+    for number, clause in enumerate(order, 1):
+        if solver(build(scoped._replace(windows=()), lifted | {clause}).program) is None:
+            lifted.add(clause)
+        if progress is not None:
+            progress(number, len(order))
+    kept = tuple(clause for clause in order if clause not in lifted)
+    return Conflict(
+        clauses=kept,
+        why="these clauses together leave no place for all workloads; without any one of them there is one",
+    )
