@@ -77,7 +77,7 @@ def test_a_start_with_prices_that_cannot_be_used_ends_with_one_line(tmp_path: Pa
     config = tmp_path / "stateline.toml"
     config.write_text('[prices]\npath = "prices"\n')
     command = [sys.executable, "-c", "from stateline.cli import main; main()", "serve", "--config", str(config)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, cwd=tmp_path)
     (line,) = ended.stderr.splitlines()
     assert ended.returncode == 2
     assert "a.toml: prices[0]: scripted on openai-compatible" in line
