@@ -219,6 +219,10 @@ def test_what_a_place_is_shows_in_its_content(tmp_path: Path) -> None:
     assert len(load_any("shipped", DAY)) == len(shipped())
     with pytest.raises(PriceError, match=r"c\.json: not the data of genai-prices"):
         load_catalogue("genai-prices", catalogue, DAY)
+    clause = '{"or": [' * 400 + '{"equals": "m"}' + "]}" * 400
+    deep = f'[{{"id": "openai", "models": [{{"id": "m", "match": {clause}, "prices": {{"input_mtok": 2}}}}]}}]'
+    with pytest.raises(PriceError, match="nested too deeply"):
+        load_any(str(put(tmp_path, "deep.json", deep)), DAY)
 
 
 def test_random_calls_cost_what_the_raw_catalogue_says(tmp_path: Path) -> None:

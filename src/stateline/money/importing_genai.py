@@ -62,7 +62,7 @@ def from_genai_prices(catalogue: object, origin: Catalogue) -> Imported:
         PriceError: it is no such catalogue.
     """
     providers = [table_of(each) for each in _list(catalogue)]
-    ours = [each for each in providers if each is not None and each.get("id") in _REGIONS]
+    ours = [each for each in providers if each is not None and str(each.get("id")) in _REGIONS]
     if not ours or not all(isinstance(each.get("models"), list) for each in ours):
         raise PriceError("not the data of genai-prices: no provider of ours with a list of models")
     prices: list[Price] = []
@@ -160,10 +160,17 @@ def _holds(clause: Any, name: str) -> bool:
             case "contains":
                 return str(value).lower() in name
             case "regex":
-                return re.search(str(value), name) is not None
+                return _found(str(value), name)
             case _:
                 return False
     return False
+
+
+def _found(pattern: str, name: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except re.error:
+        return False
 
 
 # -- prices by tier and day ----------------------------------------------------------------------

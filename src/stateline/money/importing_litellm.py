@@ -92,7 +92,7 @@ def _home(name: str, entry: Mapping[str, Any]) -> _Home | str | None:
     split = _split(provider, name)
     if split is None:
         return None
-    if entry.get("mode") not in _MODES:
+    if str(entry.get("mode")) not in _MODES:
         return f"it is of the mode {entry.get('mode')}"
     if "model-router" in name or "model_router" in name:
         return "the price of the model that is chosen comes on top"

@@ -7,6 +7,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stateline.core.billing import Rates
 from stateline.money.book import PriceBook, PriceError
@@ -139,9 +141,42 @@ def test_names_are_those_that_a_pattern_spells_out_and_no_earlier_model_takes() 
         model("a", match={"or": [{"equals": "a"}, {"equals": "a-2026"}, {"starts_with": "a-x"}]}),
         model("b", match={"or": [{"equals": "b"}, {"equals": "a-2026"}]}),
         model("c", match={"and": [{"contains": "c"}, {"ends_with": "c"}, {"regex": "^c$"}]}),
+        model("d", match={"or": [{"regex": "("}, {"equals": "d"}]}),
     )
-    assert [each.model for each in found.prices] == ["a", "a-2026", "b", "c"]
+    assert [each.model for each in found.prices] == ["a", "a-2026", "b", "c", "d"]
     assert found.skipped == []
+
+
+def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 300_000) | st.decimals(places=3, allow_nan=False) | st.text(max_size=4),
+    _nested,
+    max_leaves=6,
+)
+MODEL_KEYS = st.sampled_from(["id", "match", "prices", "price_variants"])
+CLAUSES: st.SearchStrategy[Any] = st.dictionaries(
+    st.sampled_from(["or", "and", "equals", "contains", "regex", "starts_with"]), JSON, max_size=1
+)
+PRICES: st.SearchStrategy[Any] = st.dictionaries(
+    st.sampled_from(["input_mtok", "output_mtok", "requests_kcount", "x"]), JSON, max_size=3
+)
+DATED: st.SearchStrategy[Any] = st.lists(
+    st.fixed_dictionaries({"prices": PRICES | JSON}, optional={"constraint": JSON}), max_size=3
+)
+MODELS: st.SearchStrategy[Any] = st.dictionaries(MODEL_KEYS, JSON | CLAUSES | PRICES | DATED, max_size=4)
+
+
+@given(st.lists(st.fixed_dictionaries({"id": JSON | st.just("openai"), "models": st.lists(MODELS | JSON) | JSON})))
+def test_whatever_the_data_are_the_rows_can_be_used_or_the_data_are_refused(data: list[Any]) -> None:
+    try:
+        found = from_genai_prices(data, ORIGIN)
+    except PriceError:
+        return
+    for row in found.prices:
+        PriceBook([row])
 
 
 def test_a_model_without_an_exact_name_is_left_out() -> None:

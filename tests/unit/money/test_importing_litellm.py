@@ -10,11 +10,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stateline.core.billing import Price, Rates
 from stateline.money.book import PriceBook, PriceError
 from stateline.money.importing import Catalogue, Imported, Remark, amount_of
-from stateline.money.importing_litellm import from_litellm
+from stateline.money.importing_litellm import _PARTS, from_litellm  # pyright: ignore[reportPrivateUsage]
 
 D = Decimal
 ORIGIN = Catalogue("LiteLLM", date(2026, 11, 26))
@@ -271,6 +273,44 @@ def test_what_a_row_does_not_tell_apart_is_noted() -> None:
         "input_cost_per_image is left out: such tokens count as text",
         "writes to a cache that lasts 1 h have another price, which is left out",
     ]
+
+
+def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3)
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 300_000) | st.decimals(places=9, allow_nan=False) | st.text(max_size=4),
+    _nested,
+    max_leaves=4,
+)
+NAMES = st.sampled_from(["m", "azure/m", "azure/eu/m", "bedrock/us-east-1/m", "bedrock/x/y/m", "vertex_ai/m", "/", ""])
+KEYS = st.sampled_from(
+    [
+        *(f"{part}{band}{tier}" for part in _PARTS for band in ("", "_above_9k_tokens") for tier in ("", "_flex")),
+        "regional_endpoint_uplift_multiplier",
+        "regional_processing_uplift_multiplier_eu",
+        "provider_specific_entry",
+        "source",
+    ]
+)
+
+
+def _entry(provider: str, mode: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    return {"litellm_provider": provider, "mode": mode, **fields}
+
+
+PROVIDERS = st.sampled_from(["openai", "azure", "azure_ai", "bedrock", "gemini", "vertex_ai", "anthropic"])
+ENTRIES: st.SearchStrategy[Any] = st.builds(_entry, PROVIDERS, st.just("chat") | JSON, st.dictionaries(KEYS, JSON))
+
+
+@given(st.dictionaries(NAMES, ENTRIES | JSON, max_size=4))
+def test_whatever_the_catalogue_is_its_rows_can_be_used_or_it_is_refused(catalogue: dict[str, Any]) -> None:
+    try:
+        found = from_litellm(catalogue, ORIGIN)
+    except PriceError:
+        return
+    PriceBook(found.prices)
 
 
 @pytest.mark.parametrize("catalogue", [None, [], {}, {"a": 1}, {"a": {}}, {"prices": []}])
