@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-shared failover interleavings soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-prices bench-shared failover interleavings soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ bench-formats: ## CPU of a stored stream in every wire format; writes bench/resu
 bench-contracts: ## CPU that contracts add to a call, and of a verdict over 50 clauses; writes bench/results/contracts.json
 	$(RUN) python -m bench.contracts $(ARGS)
 	$(RUN) python -m bench.verdicts
+
+bench-prices: ## Random calls priced from each public catalogue, against its raw data: make bench-prices ARGS=FOLDER
+	$(UV) run --locked --extra local --with genai-prices==0.2.3 python -m bench.prices $(ARGS)
 
 bench-money: ## CPU that prices, the meter and budgets add to a call; writes bench/results/money.json
 	$(RUN) python -m bench.money $(ARGS)

@@ -33,6 +33,13 @@ def is_amount(value: Decimal) -> bool:
     return isinstance(exponent, int) and exponent >= -AMOUNT_PLACES_MAX and 0 <= value <= AMOUNT_MAX
 
 
+def plain(amount: Decimal) -> Decimal:
+    """The same amount without trailing zeros or an exponent above zero, so that equal ones are written alike."""
+    short = amount.normalize()
+    exponent = short.as_tuple().exponent
+    return short.quantize(Decimal(1)) if isinstance(exponent, int) and exponent > 0 else short
+
+
 class Rates(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Prices of a million tokens each.
 
