@@ -38,7 +38,8 @@ class Planner:
         """
         if not program.columns:
             empty = all((row.lower or 0) <= 0 <= (row.upper or 0) for row in program.rows)
-            return Answer({}, (), ["basic"] * len(program.rows), 0.0) if empty else None
+            idle: list[At] = ["basic" for _ in program.rows]
+            return Answer({}, (), idle, 0.0) if empty else None
         integers = [index for index, column in enumerate(program.columns) if column.integer]
         gap, chosen = 0.0, dict[int, int]()
         if integers:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from stateline.contracts.amounts import CURRENCIES, decimal, stated
 from stateline.contracts.eligible import ZERO, Applicability, Columns, party, seller
 from stateline.contracts.evaluate import Contracts
-from stateline.contracts.intervals import Part, close_days, parts_of
+from stateline.contracts.intervals import Part, close_days, months_on, parts_of
 from stateline.contracts.model import Clause, Commitment
 from stateline.contracts.spans import bounds, day_of
 
@@ -71,6 +71,15 @@ class Terms(NamedTuple):
     @property
     def minimum(self) -> bool:
         return self.commitment.model == "minimum"
+
+    @property
+    def paid(self) -> bool:
+        """Whether it is paid already, so that use of it is not billed."""
+        return self.commitment.model in ("prepaid", "reserved")
+
+    def accrues_on(self, day: date) -> date:
+        """The day on which a day's use counts: by invoice, when the month's bill closes."""
+        return day if self.commitment.accrues == "use" else months_on(day.replace(day=1), 1)
 
     def counted(self, columns: Columns) -> Decimal:
         """The fraction of a row's cost that counts; 0 for what is on somebody else's bill."""

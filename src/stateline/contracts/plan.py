@@ -220,7 +220,7 @@ def cost_of(scoped: Scoped, placed: Mapping[Cell, Fraction]) -> Costs:
         else:
             covered = min(drawn, window.promised + carried)
             rest = window.promised + carried - covered
-            found.append(Held(drawn, NOTHING if window.carries else rest, NOTHING, covered))
+            found.append(Held(drawn, NOTHING if window.rolls else rest, NOTHING, covered))
         carried = rest if window.carries else NOTHING
     whole = sum(spent.values(), NOTHING)
     covered = sum((each.covered for each in found), NOTHING)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, cast
 
 from stateline.contracts.amounts import decimal
 from stateline.contracts.drawdown import Terms, Undrawn, steps_of, terms_of
-from stateline.contracts.eligible import party
+from stateline.contracts.eligible import party, place_columns
 from stateline.contracts.errors import FactsError
 from stateline.contracts.evaluate import Contracts
 from stateline.contracts.facts import EPOCH, Facts, micros
@@ -38,7 +38,8 @@ class Window(NamedTuple):
         interval: its first day and the first day after it: ``2026-01-01/2027-01-01``.
         minimum: a shortfall is charged at ``rate``; else it is paid already, and use of it is billed at 0.
         promised: what is still to be met or used up, in the portfolio's currency.
-        carries: whether what is too much (unused) goes on into the next window of this commitment.
+        rolls: whether what is too much (unused) goes on into the next interval.
+        carries: whether that one is planned too; the plan sees no worth in what goes on beyond its end.
         parts: deployment -> the part of its use that counts.
         shares: quarter -> the part of its use that accrues within.
     """
@@ -48,6 +49,7 @@ class Window(NamedTuple):
     minimum: bool
     promised: Fraction
     rate: Fraction
+    rolls: bool
     carries: bool
     parts: tuple[Fraction, ...]
     shares: tuple[Fraction, ...]
@@ -190,24 +192,16 @@ def _caps(task: Task, contracts: Contracts) -> list[Cap]:
 # -- what counts ---------------------------------------------------------------------------------
 
 
-def columns_of(site: Site) -> dict[str, str | None]:
-    """The FOCUS columns that a deployment's use will have, as far as they are known beforehand."""
-    return {
-        "ChargeCategory": "Usage",
-        "InvoiceIssuerName": site.cloud,
-        "ServiceProviderName": site.cloud,
-        "HostProviderName": site.host or site.cloud,
-        "RegionId": site.region,
-        "BillingAccountId": site.billing_account,
-        "ServiceCategory": "AI and Machine Learning",
-        **site.focus,
-    }
+def _columns(site: Site) -> dict[str, str | None]:
+    return place_columns(
+        cloud=site.cloud, host=site.host, region=site.region, account=site.billing_account, more=site.focus
+    )
 
 
 def _windows(task: Task, terms: Terms, skipped: list[Undrawn]) -> list[Window]:
     portfolio = task.portfolio
     first, last = task.days[0], task.days[-1]
-    parts = tuple(Fraction(terms.counted(columns_of(site))) for site in portfolio.deployments)
+    parts = tuple(Fraction(terms.counted(_columns(site))) for site in portfolio.deployments)
     if not any(parts):
         skipped.append(Undrawn(terms.id, "no deployment of the portfolio draws it down"))
         return []
@@ -233,6 +227,7 @@ def _windows(task: Task, terms: Terms, skipped: list[Undrawn]) -> list[Window]:
         # Of what is not planned an even pace is taken.
         whole, planned = steps_of(terms, part.since, part.until), steps_of(terms, begin, end)
         promised = Fraction(terms.amounts[number]) * rate * (Fraction(planned, whole) if whole else 1) - drawn
+        rolls = terms.commitment.rollover and number + 1 < len(terms.parts)
         since = max(terms.parts[0].since, first)
         found.append(
             Window(
@@ -241,7 +236,8 @@ def _windows(task: Task, terms: Terms, skipped: list[Undrawn]) -> list[Window]:
                 minimum=terms.minimum,
                 promised=promised if terms.minimum else max(promised, Fraction(0)),
                 rate=Fraction(terms.rate),
-                carries=terms.commitment.rollover and number + 1 < len(terms.parts) and part.until < last,
+                rolls=rolls,
+                carries=rolls and part.until < last,
                 parts=parts,
                 shares=tuple(
                     _share(terms, since, each, (begin, end)) for each in zip(task.days, task.days[1:], strict=False)

@@ -131,6 +131,13 @@ def test_what_cannot_be_drawn_down_is_said_with_its_reason(text: str, why: str) 
     assert why in refused(text)
 
 
+def test_what_is_paid_already_and_when_use_counts() -> None:
+    reserved, minimum = terms(commitment("model: reserved, accrues: use")), terms(commitment())
+    assert (reserved.paid, minimum.paid) == (True, False)
+    day = date(2026, 12, 9)
+    assert (reserved.accrues_on(day), minimum.accrues_on(day)) == (day, date(2027, 1, 1))
+
+
 def test_commitments_of_one_payer_and_no_other_clauses() -> None:
     found, left = terms_of(loaded(contract(commitment(), "  - {id: other, kind: claim}\n")), "them")
     assert (found, left) == ([], list[Undrawn]())
