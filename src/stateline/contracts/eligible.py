@@ -113,16 +113,24 @@ def party(name: str) -> str:
 
 
 def place_columns(
-    *, cloud: str, host: str | None, region: str | None, account: str | None, more: Columns = _NO_COLUMNS
+    *, name: str, cloud: str, host: str | None, region: str | None, account: str | None, more: Columns = _NO_COLUMNS
 ) -> dict[str, str | None]:
-    """The FOCUS columns that the use of a deployment has, as far as they are known before it is used."""
+    """The FOCUS columns that the use of a deployment has, as far as they are known before it is used.
+
+    Args:
+        more: others, or others of these, as the cloud's own export has them.
+    """
     return {
         "ChargeCategory": "Usage",
         "ServiceCategory": "AI and Machine Learning",
+        "ServiceSubcategory": "Generative AI",
+        "ResourceId": name,
+        "ResourceName": name,
         "InvoiceIssuerName": cloud,
         "ServiceProviderName": cloud,
         "HostProviderName": host or cloud,
         "RegionId": region,
+        "RegionName": region,
         "BillingAccountId": account,
         **more,
     }

@@ -269,7 +269,7 @@ class Skipped(_Row, frozen=True, kw_only=True):
     why: str
 
 
-class Plan(_Row, frozen=True, kw_only=True):
+class Plan(_Row, frozen=True, kw_only=True, tag_field="status", tag="planned"):
     """A plan.
 
     Attributes:
@@ -278,7 +278,6 @@ class Plan(_Row, frozen=True, kw_only=True):
         denied: how many placements the contracts forbid, of those that would fit.
     """
 
-    status: str = "planned"
     currency: str
     total: str
     list_price: str
@@ -291,7 +290,7 @@ class Plan(_Row, frozen=True, kw_only=True):
     skipped: tuple[Skipped, ...] = ()
 
 
-class Conflict(_Row, frozen=True, kw_only=True):
+class Conflict(_Row, frozen=True, kw_only=True, tag_field="status", tag="infeasible"):
     """No plan is possible.
 
     Attributes:
@@ -300,7 +299,6 @@ class Conflict(_Row, frozen=True, kw_only=True):
         why: in a sentence.
     """
 
-    status: str = "infeasible"
     clauses: tuple[str, ...]
     workloads: tuple[str, ...] = ()
     why: str

@@ -194,7 +194,12 @@ def _caps(task: Task, contracts: Contracts) -> list[Cap]:
 
 def _columns(site: Site) -> dict[str, str | None]:
     return place_columns(
-        cloud=site.cloud, host=site.host, region=site.region, account=site.billing_account, more=site.focus
+        name=site.name,
+        cloud=site.cloud,
+        host=site.host,
+        region=site.region,
+        account=site.billing_account,
+        more=site.focus,
     )
 
 
