@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-shared failover soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-shared bench-plan bench-routing failover soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,12 @@ bench-contracts: ## CPU that contracts add to a call, and of a verdict over 50 c
 
 bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams
 	$(RUN) python -m bench.shared $(ARGS)
+
+bench-plan: ## Plans against brute force and greedy ones; writes bench/results/plan.json
+	$(RUN) python -m bench.plan $(ARGS)
+
+bench-routing: ## A year of traffic by marginal value and by list price; writes bench/results/routing.json and .svg
+	$(RUN) python -m bench.routing $(ARGS)
 
 failover: ## 200 streams over three upstreams that break in turn; writes bench/results/failover.json
 	$(RUN) python -m bench.failover $(ARGS)
