@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from stateline.cli import app
 from stateline.contracts import ContractError
-from stateline.contracts.plan import build
+from stateline.contracts.building import build
 from stateline.contracts.program import Answer, Column, Program, Row
 from stateline.contracts.scoping import scoped
 from stateline.core.errors import BadRequest, StatelineError
