@@ -23,7 +23,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 from statistics import mean, median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -69,7 +69,13 @@ def portfolio(seed: int) -> Portfolio:
     sites: list[dict[str, Any]] = []
     for number, cloud in enumerate((*CLOUDS, "local", *CLOUDS)):
         price = Decimal(rng.randint(300, 420) if cloud == "local" else rng.randint(320, 560)) / 100
-        site = {"name": f"d{number}", "model": "m", "cloud": cloud, "region": f"r{number % 3}", "price": str(price)}
+        site: dict[str, Any] = {
+            "name": f"d{number}",
+            "model": "m",
+            "cloud": cloud,
+            "region": f"r{number % 3}",
+            "price": str(price),
+        }
         if rng.random() < 0.4:
             site["capacity"] = rng.randint(sum(expected) // 4, sum(expected)) * QUARTER_DAYS
         sites.append(site)
@@ -286,9 +292,10 @@ class Router:
 def _written(clauses: Any) -> Any:
     """As a file would have them: keys without a value left out, days as days."""
     if isinstance(clauses, list):
-        return [_written(each) for each in clauses]
+        return [_written(each) for each in cast("list[Any]", clauses)]
     if isinstance(clauses, dict):
-        return {name: _written(each) for name, each in clauses.items() if each not in (None, [], {}, "")}
+        table = cast("dict[str, Any]", clauses)
+        return {name: _written(each) for name, each in table.items() if each not in (None, [], {}, "")}
     return clauses
 
 
@@ -320,7 +327,7 @@ def _costs(one: Costs) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="A year of traffic, routed twice")
     parser.add_argument("--portfolios", type=int, default=50)
     parser.add_argument("--every", type=int, default=1, help="days from plan to plan")
     parser.add_argument("--out", type=Path, default=Path("bench/results"))
