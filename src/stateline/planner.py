@@ -51,7 +51,10 @@ class Planner:
             gap = max(0.0, solver.getInfo().mip_gap)
         solver = self._run(program, (), chosen)
         if not self._feasible(solver):
-            return None
+            if not integers:
+                return None
+            message = "the solver's whole numbers hold by its tolerance alone; please report the portfolio"
+            raise StatelineError(message, code="plan_unsolved")
         basis = solver.getBasis()
         words = self._words()
         return Answer(

@@ -14,8 +14,9 @@ from stateline.cli._progress import progress_bar
 from stateline.contract_files import load_folder, read_document
 from stateline.contracts.plan import Conflict, Plan, plan
 from stateline.contracts.portfolio import read
+from stateline.contracts.program import Unproved
 from stateline.contracts.scoping import scoped
-from stateline.core.errors import BadRequest
+from stateline.core.errors import BadRequest, StatelineError
 from stateline.money.effective import encode
 from stateline.planner import Planner
 
@@ -36,7 +37,11 @@ def run(portfolio: Path, contracts: Path, values: Path | None, time_limit_s: flo
         )
         sys.stderr.write(f"Planning {size} …\n")
     with progress_bar("Looking for the conflict", "clauses") as progress:
-        found = plan(here, solver, progress)
+        try:
+            found = plan(here, solver, progress)
+        except Unproved as error:
+            message = f"the solver's answer does not hold in exact arithmetic ({error}); please report the portfolio"
+            raise StatelineError(message, code="plan_unsolved") from None
     if isinstance(found, Conflict):
         if as_json:
             print_json(found)
@@ -91,7 +96,7 @@ def _told(one: Plan) -> str:
     if commitments:
         titles = ("commitment", "interval", "promised", "drawn", "charge", "covered", "value")
         lines += ["", *_table(titles, commitments)]
-    lines += [f"{each.commitment}: not counted: {each.why}" for each in one.skipped]
+    lines += [f"{each.id}: not counted: {each.why}" for each in one.skipped]
     parts = [f"{_digits(one.list_price)} by list"]
     parts += [f"{_digits(one.covered)} of it paid already"] if one.covered != "0" else []
     parts += [f"{_digits(one.charges)} for shortfalls"] if one.charges != "0" else []

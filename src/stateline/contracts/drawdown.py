@@ -20,6 +20,7 @@ from stateline.contracts.eligible import ZERO, Applicability, Columns, party, se
 from stateline.contracts.evaluate import Contracts
 from stateline.contracts.intervals import Part, close_days, months_on, parts_of
 from stateline.contracts.model import Clause, Commitment
+from stateline.contracts.report import doubt
 from stateline.contracts.spans import bounds, day_of
 
 EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
@@ -179,6 +180,8 @@ def terms_of(contracts: Contracts, payer: str | None = None) -> tuple[list[Terms
 
 def _terms(name: str, clause: Clause, contracts: Contracts) -> Terms:
     commitment, amount = clause.commitment, clause.amount
+    if why := doubt(clause):
+        raise ValueError(why)
     if commitment is None or not clause.payee:
         raise ValueError("it says no commitment: key, or no payee")
     scope = Applicability(commitment.applicability)

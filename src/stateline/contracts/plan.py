@@ -118,7 +118,9 @@ class Planned(_Row, frozen=True, kw_only=True):
 
 
 class Skipped(_Row, frozen=True, kw_only=True):
-    commitment: str
+    """A commitment or capacity clause that the plan does not count."""
+
+    id: str
     why: str
 
 
@@ -227,7 +229,7 @@ def _told(
             for (work, place, quarter), units in sorted(placed.items(), key=lambda each: (each[0][0], each[0][2]))
         ),
         commitments=tuple(rows),
-        skipped=tuple(Skipped(commitment=one.id, why=one.why) for one in scoped.skipped),
+        skipped=tuple(Skipped(id=one.id, why=one.why) for one in scoped.skipped),
     )
 
 

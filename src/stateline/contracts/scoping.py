@@ -12,10 +12,11 @@ from stateline.contracts.drawdown import Terms, Undrawn, steps_of, terms_of
 from stateline.contracts.eligible import party, place_columns
 from stateline.contracts.errors import FactsError
 from stateline.contracts.evaluate import Contracts
-from stateline.contracts.facts import EPOCH, Facts, micros
+from stateline.contracts.facts import EPOCH, Facts, micros, nearest
 from stateline.contracts.intervals import months_on
 from stateline.contracts.placing import deployment_facts, observed_of, placement_facts
 from stateline.contracts.portfolio import Site, Task, Workload
+from stateline.contracts.report import doubt
 from stateline.contracts.spans import day_of
 from stateline.core.placing import CallFacts
 
@@ -73,7 +74,7 @@ class Scoped(NamedTuple):
 
     Attributes:
         denied: cell -> the clauses that deny it, of those cells that fit.
-        skipped: commitments that could not be counted, and why.
+        skipped: commitments and capacity clauses that could not be counted, and why.
     """
 
     task: Task
@@ -87,8 +88,8 @@ def scoped(task: Task, contracts: Contracts) -> Scoped:
     """A task under contracts.
 
     Raises:
-        PlanError: ``plan_invalid``: a commitment in another currency without a rate, or two that count the same
-            use of which one is paid already.
+        PlanError: ``plan_invalid``: a commitment in another currency without a rate, two that count the same use
+            of which one is paid already, or ``drawn`` of none that there is.
     """
     terms, skipped = terms_of(contracts, task.portfolio.payer)
     windows: list[Window] = []
@@ -98,7 +99,12 @@ def scoped(task: Task, contracts: Contracts) -> Scoped:
         else:
             windows += _windows(task, each, skipped)
     _check_apart(task, windows)
-    return Scoped(task, _denied(task, contracts), tuple(windows), tuple(_caps(task, contracts)), tuple(skipped))
+    names = {each.id for each in (*terms, *skipped)}
+    for name in task.drawn:
+        if name not in names:
+            raise PlanError(f'drawn: "{name}" is no commitment of the payer{nearest(name, names) if names else ""}')
+    caps = _caps(task, contracts, skipped)
+    return Scoped(task, _denied(task, contracts), tuple(windows), tuple(caps), tuple(skipped))
 
 
 # -- what is denied ------------------------------------------------------------------------------
@@ -153,7 +159,7 @@ def _facts(workload: Workload, site: Site, known: Facts) -> Facts:
 # -- what is capped ------------------------------------------------------------------------------
 
 
-def _caps(task: Task, contracts: Contracts) -> list[Cap]:
+def _caps(task: Task, contracts: Contracts, skipped: list[Undrawn]) -> list[Cap]:
     payer, quarters = task.portfolio.payer, len(task.days) - 1
     groups: dict[tuple[str, str], list[dict[str, Fraction]]] = {}
     for contract in contracts.contracts:
@@ -170,6 +176,9 @@ def _caps(task: Task, contracts: Contracts) -> list[Cap]:
             if limit is None:
                 continue
             name = f"{contract.contract}/{clause.id}"
+            if why := doubt(clause):
+                skipped.append(Undrawn(name, why))
+                continue
             span = contracts.spans[name]
             since, until = day_of(span.since), day_of(span.until)
             group = groups.setdefault((party(clause.payee), amount.unit), [{} for _ in range(quarters)])

@@ -125,6 +125,7 @@ def test_a_successor_ends_an_interval_and_what_is_promised_of_it() -> None:
         (commitment("model: minimum, schedule: [{until: 2025-03-01, amount: 5}]"), "its schedule begins on"),
         (commitment("model: minimum, interval: monthly", until="9000-01-01"), f"more than {COMMITMENT_INTERVALS_MAX}"),
         (BARE, "no first day"),
+        (commitment(more="    source: [{document: x, status: disputed}]\n"), "a source has it as disputed"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_down_is_said_with_its_reason(text: str, why: str) -> None:

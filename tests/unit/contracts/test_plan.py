@@ -160,6 +160,7 @@ def test_capacity_clauses_bound_what_a_payees_deployments_take_together() -> Non
         capacity("gone", "max: 1", "from: 2026-07-01"),
         capacity("nobody", "max: 1", payee="text: x"),
         capacity("elsewhere", "max: 1", payee="payee: oracle"),
+        capacity("talks", "max: 1", payee="payee: aws\n    source: [{document: x, status: in-talks}]"),
     ]
     found = planned(task([work(unit="GW")], sites), loaded(contract(*terms)))
     assert where(found) == [
@@ -168,6 +169,7 @@ def test_capacity_clauses_bound_what_a_payees_deployments_take_together() -> Non
         ("w", "a", "2026-04-01", "5"),
         ("w", "c", "2026-04-01", "5"),
     ]
+    assert [(one.id, one.why) for one in found.skipped] == [("c/talks", "no source has it as signed, but as in-talks")]
     others = planned(task([work(unit="GW")], sites, payer="them"), loaded(contract(*terms)))
     assert {one.deployment for one in others.placements} == {"a"}
 
@@ -240,6 +242,11 @@ def test_by_invoice_use_counts_in_the_interval_in_which_its_bill_closes() -> Non
     assert first.interval == "2026-01-01/2026-04-01"
 
 
+def test_what_is_drawn_of_no_commitment_is_refused() -> None:
+    with pytest.raises(PlanError, match=r'"c/awz" is no commitment of the payer; did you mean "c/aws"'):
+        scoped(task([work()], BOTH, drawn={"c/awz": "1"}), loaded(contract(commitment("model: minimum"))))
+
+
 def test_other_currencies_need_a_rate() -> None:
     text = loaded(contract(commitment("model: minimum", 100, unit="EUR")))
     found = planned(task([work()], BOTH, rates={"EUR/USD": "1.5"}), text)
@@ -267,7 +274,7 @@ def test_what_the_plan_does_not_count_is_said() -> None:
         )
     )
     found = planned(task([work()], [*BOTH, site("g", 9, "google")]), contracts)
-    assert {one.commitment for one in found.skipped} == {"c/aws", "c/oracle", "c/azure", "c/x"}
+    assert {one.id for one in found.skipped} == {"c/aws", "c/oracle", "c/azure", "c/x"}
     assert found.commitments == ()
 
 
