@@ -78,7 +78,8 @@ def _slots(scoped: Scoped, lifted: Set[str], columns: list[Column], rows: list[R
                 together.setdefault((quarter, tuple(sorted(places))), []).append(work)
         elif busy:
             units = tuple((quarter, task.demand[work][quarter]) for quarter in busy)
-            pinned = [Slot((work,), place, units) for place in sorted(frozenset.intersection(*allowed))]
+            everywhere = [place for place in task.fits[work] if all(place in places for places in allowed)]
+            pinned = [Slot((work,), place, units) for place in everywhere]
             _choice(task, pinned, found, columns, rows)
     for (quarter, places), works in together.items():
         whole = sum((task.demand[work][quarter] for work in works), NOTHING)

@@ -74,6 +74,7 @@ def test_what_conflicts_is_named_and_the_exit_is_1(tmp_path: Path) -> None:
     (here / "a.yaml").write_text(
         contract(clause("no-sessions", 'workload.kind == "stateful"'), clause("other", "false"))
     )
+    (here / "b.yaml").write_bytes((EXAMPLE / "contracts" / "clouds.yaml").read_bytes())
     result = plan(contracts=here)
     assert result.exit_code == 1
     assert "No plan is possible" in result.stdout
