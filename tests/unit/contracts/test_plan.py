@@ -399,6 +399,26 @@ def _rows(here: Scoped, found: Solved) -> Any:
             }
 
 
+def test_a_value_is_what_a_commitment_saves_where_it_is_drawn_further() -> None:
+    """The cost is convex in what is promised, so a step either way never beats the value; pins would break that."""
+    checked = 0
+    for seed in range(120):
+        here = scoped(*small(seed))
+        found = plan(here, SOLVER)
+        pinned = any(one.kind == "stateful" for one in here.task.portfolio.workloads)
+        if pinned or isinstance(found, Conflict):
+            continue
+        for number, (window, told) in enumerate(zip(here.windows, found.plan.commitments, strict=True)):
+            for step in (F(-3), F(5)) if window.minimum else ():
+                windows = list(here.windows)
+                windows[number] = window._replace(promised=window.promised + step)
+                moved = plan(here._replace(windows=tuple(windows)), SOLVER)
+                assert isinstance(moved, Solved)
+                assert moved.costs.total >= found.costs.total + F(told.value) * step - F(1, 10**5), (seed, window)
+                checked += told.value != "0"
+    assert checked > 20
+
+
 def test_a_large_plan_is_proved_the_cheapest() -> None:
     found = plan(scoped(*large(1)), SOLVER)
     assert isinstance(found, Solved)
