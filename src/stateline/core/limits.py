@@ -373,6 +373,8 @@ COMMITMENT_INTERVALS_MAX = 1200
 """Intervals of one commitment: a century of months."""
 PLAN_PLACEMENTS_MAX = 100_000
 """Workloads times deployments times quarters of one plan."""
+MARGINAL_VALUES_FRESH_S = 24 * 3600
+"""A plan's marginal values count for as long; prices and use move, and so does what a commitment still needs."""
 
 
 class TurnLimits(msgspec.Struct, frozen=True, kw_only=True):
