@@ -112,7 +112,7 @@ def _planted(
         for each in (row for line in lines.values() for row in line):
             each["BillingCurrency"] = "CHF"
         return [("other_currency", *cell, "")]
-    plants = {kind: data.draw(st.sampled_from(["", "price", "quantity", "gone"])) for kind in lines}
+    plants = {kind: data.draw(st.sampled_from(["", "price", "quantity", "both", "gone"])) for kind in lines}
     if whole == "gone" or set(plants.values()) == {"gone"}:
         for each in [row for line in lines.values() for row in line]:
             rows.remove(each)
@@ -127,6 +127,11 @@ def _planted(
             case "quantity":
                 more(data.draw(st.sampled_from(line)), data.draw(st.integers(1, 1000)))
                 found.append(("quantity_differs", *cell, kind))
+            case "both":
+                more(line[0], data.draw(st.integers(1, 1000)))
+                for each in line:
+                    scaled(each, 3)
+                found += [("quantity_differs", *cell, kind), ("price_differs", *cell, kind)]
             case "gone":
                 for each in line:
                     rows.remove(each)
