@@ -28,6 +28,7 @@ BOUNDS = (
     Bound("response-stream cpu_ms", 2.0, unit="ms"),
     Bound("worst format cpu_ms", 2.5, unit="ms"),
     Bound("contracts add cpu_ms", 0.05, unit="ms"),
+    Bound("money adds cpu_ms", 0.10, unit="ms"),
     Bound("start_s", 1.5, unit="s"),
     Bound("resident_mb", 80, unit="MB"),
     Bound("install_mb", 120, unit="MB"),

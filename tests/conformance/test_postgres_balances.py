@@ -94,16 +94,16 @@ async def test_no_order_of_holds_and_keys_makes_a_deadlock(two: Two) -> None:
             for name in wanted:
                 taken[name] += 1
 
-    def deadlocks(db: Connection) -> object:
-        return db.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+    async def deadlocks(db: Connection) -> int:
+        return await db.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
 
-    before = await ask(two.url, deadlocks)  # pyright: ignore[reportArgumentType]
+    before = await ask(two.url, deadlocks)
     await asyncio.gather(*(spend(store, own, n) for store, each in owned for n, own in enumerate(each)))
     assert {name: int(b.held) for name, b in (await two.a.balances(names)).items()} == taken
     await two.a.close()
     await two.b.close()
     await asyncio.sleep(0.1)
-    assert await ask(two.url, deadlocks) == before  # pyright: ignore[reportArgumentType]
+    assert await ask(two.url, deadlocks) == before
 
 
 async def test_holds_that_have_room_are_moved_without_a_look_at_rows(two: Two, monkeypatch: pytest.MonkeyPatch) -> None:

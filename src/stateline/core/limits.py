@@ -318,6 +318,8 @@ ANSWER_EVENT_BYTES_MAX = 32 * 1024 * 1024
 """One event of a provider's stream; the last one may repeat the whole request."""
 EVENT_HEADERS_KEPT_MAX = 64
 """Sets of headers of event streams that are remembered as they were read: there is a handful, always repeated."""
+EVENT_PRELUDES_KEPT_MAX = 1_024
+"""The same of their beginnings, which say lengths: a stream of short texts has some dozens."""
 ERROR_BODY_BYTES_MAX = 64 * 1024
 """What is read of a provider's error answer."""
 PROVIDER_MESSAGE_CHARS_MAX = 2_000

@@ -98,8 +98,11 @@ class Ledger:
             self._forget(body.id)
             raise
         except asyncio.CancelledError:
-            # Nobody sends it any more, but it may be recorded.
-            self.end(body.id, None, "cancelled", sent=False)
+            # Nobody sends it any more. Where it is recorded all the same, its book ends it.
+            if done.cancelled():
+                self._forget(body.id)
+            else:
+                self.end(body.id, None, "cancelled", sent=False)
             raise
 
     def end(
@@ -356,7 +359,11 @@ class _Book:
             else:
                 self._made = True
                 for entry in batch:
-                    if entry.done is not None and not entry.done.done():
+                    if entry.done is None:
+                        continue
+                    if entry.done.cancelled():
+                        self.put(_unsent(entry.body))
+                    elif not entry.done.done():
                         entry.done.set_result(None)
                 return
 
@@ -371,15 +378,21 @@ class _Book:
                 body = event.body
                 made.add((type(body), _name(body)))
                 if type(body) is e.StatelessCallStarted and (type(body), body.id) not in kept:
-                    # Its caller was told that it is not recorded, so it was not sent.
-                    charge = None if body.reserved is None else _none(body.reserved)
-                    ended = e.StatelessCallEnded(id=body.id, code="not_sent", charge=charge)
-                    unsent.append(_Entry(ended, settling(body.reserved, charge), None))
+                    # Its caller was told that it is not recorded.
+                    unsent.append(_unsent(body))
         except SessionMissing:
             if self._made:
                 raise
         self._queue = deque([*unsent, *(one for one in self._queue if (type(one.body), _name(one.body)) not in made)])
         self._doubt = False
+
+
+def _unsent(body: e.Body) -> _Entry:
+    """The end of a call that was recorded, and never sent."""
+    assert type(body) is e.StatelessCallStarted
+    charge = None if body.reserved is None else _none(body.reserved)
+    ended = e.StatelessCallEnded(id=body.id, code="not_sent", charge=charge)
+    return _Entry(ended, settling(body.reserved, charge), None)
 
 
 def _fitting(batch: list[_Entry], error: BudgetExceeded) -> list[_Entry]:

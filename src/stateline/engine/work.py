@@ -240,15 +240,16 @@ class Worker:
             await asyncio.wait([self._answered, self.task], return_when=asyncio.FIRST_COMPLETED)
 
     async def _run(self) -> None:
+        recorded: Sequence[e.Event] = ()
         if self._first:
-            await self._record(self._first)
+            recorded = await self._record(self._first)
         else:
             self._begin()
             await self._resume()
         if self._released:
             self._home.retired(self)
             return
-        self._home.live.own(self.session.ref, self.session.seq, self._seen, self.deliver)
+        self._home.live.own(self.session.ref, self.session.seq, self._seen, self.deliver, recorded)
         while True:
             while self._inbox and not self._call_done():
                 await self._take_input()
@@ -293,8 +294,8 @@ class Worker:
 
     # -- recording -----------------------------------------------------------------------------------------
 
-    async def _record(self, bodies: Iterable[e.Body], post: int | None = None) -> None:
-        """Fold, decide and append what ``bodies`` and their consequences are; then perform.
+    async def _record(self, bodies: Iterable[e.Body], post: int | None = None) -> Sequence[e.Event]:
+        """Fold, decide and append what ``bodies`` and their consequences are; then perform. Returns what was appended.
 
         Placement is decided here, so that it is recorded with what asked for it. Where a budget has less left than
         a call reserves, all of it is decided again by what is left.
@@ -321,6 +322,7 @@ class Worker:
             await self._call.stop(stop.reason)
         if self._to_perform is not None:
             self._perform(*self._to_perform)
+        return events
 
     def _decided(self, bodies: Iterable[e.Body], post: int | None) -> tuple[Session, list[e.Event], StopCall | None]:
         """What ``bodies`` come to, with what they move of balances.
@@ -369,7 +371,7 @@ class Worker:
             holds = []
         if session.turn is None and not self._inbox and not session.worth_snapshot:
             # The tailer is told first: an inbox that is nobody's would have to be looked for on the disk.
-            live.disown(session.ref)
+            live.disown(session.ref, appending=True)
             try:
                 await store.append(self._own, head, events, holds, create=create, release=True)
             except HeadMoved:

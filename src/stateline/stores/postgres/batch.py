@@ -257,13 +257,15 @@ class Batch:
             "snapshots": list(self.snapshots.values()),
             "inbox": self.inbox,
             "consumed": self.consumed,
+        }
+        if self.moves:
+            rows |= self._balance_rows()
+        rows |= {
             "keys_put": [key[:-1] for key in keys if key[-1]],
             "keys_new": [key[:-1] for key in keys if not key[-1]],
             "refs": sorted(self.refs),
             "blobs": [(*place, content) for place, content in sorted(self.blobs.items())],
         }
-        if self.moves:
-            rows |= self._balance_rows()
         used = tuple(name for name, values in rows.items() if values)
         columns: list[object] = [column for name in used for column in map(list, zip(*rows[name], strict=True))]
         return statement_of(used), [clock_ms, writer, number, *columns]
@@ -290,7 +292,7 @@ _RECORD_NAMES = "tenant, session, seq, at_ms, epoch, post, body"
 _DONE = "(w.session IN (SELECT n FROM done)) IS TRUE"
 _KEYS_INTO = (
     "INSERT INTO stateline_dedup (tenant, key, ref, digest, session, expires_ms)"
-    f" SELECT w.tenant, w.key, w.ref, w.digest, w.session, w.ttl + {now_sql()} FROM {{w}} WHERE {_DONE}"
+    f" SELECT w.tenant, w.key, w.ref, w.digest, w.session, w.ttl + {now_sql()} FROM {{w}} WHERE {_DONE}{{after}}"
     " ON CONFLICT (tenant, key) DO UPDATE SET ref = excluded.ref, digest = excluded.digest,"
     " session = excluded.session, expires_ms = excluded.expires_ms"
 )
@@ -357,7 +359,7 @@ _PARTS: dict[str, tuple[str, str, str]] = {
     "refs": (
         "int[], bigint[], text[]",
         "(tenant, session, name)",
-        f"refs AS (INSERT INTO stateline_blob_refs (tenant, session, name) SELECT w.* FROM {{w}} WHERE {_DONE}"
+        f"refs AS (INSERT INTO stateline_blob_refs (tenant, session, name) SELECT w.* FROM {{w}} WHERE {_DONE}{{after}}"
         " ON CONFLICT DO NOTHING RETURNING tenant, name)",
     ),
     "blobs": (
@@ -374,14 +376,14 @@ _PARTS: dict[str, tuple[str, str, str]] = {
         "text[], numeric[], numeric[], bigint[]",
         "(name, held, spent, expires)",
         "balances_new AS (INSERT INTO stateline_balances (name, held, spent, expires_ms) SELECT w.* FROM {w}"
-        " WHERE {last} ORDER BY w.name ON CONFLICT (name) DO NOTHING RETURNING 1)",
+        " WHERE {ready} ORDER BY w.name ON CONFLICT (name) DO NOTHING RETURNING 1)",
     ),
     # Each is moved only where all holds of the batch have room in it.
     "balances": (
         "text[], numeric[], numeric[], numeric[], bigint[]",
         "(name, held, spent, room, expires)",
         "wanted AS MATERIALIZED (SELECT w.* FROM {w} JOIN stateline_balances b ON b.name = w.name"
-        " WHERE {last} ORDER BY w.name FOR UPDATE OF b), "
+        " WHERE {ready} ORDER BY w.name FOR UPDATE OF b), "
         "balances AS (UPDATE stateline_balances b SET held = b.held + w.held, spent = b.spent + w.spent,"
         " expires_ms = CASE WHEN w.expires IS NULL OR b.expires_ms < w.expires THEN w.expires ELSE b.expires_ms END"
         " FROM wanted w WHERE b.name = w.name AND (w.room IS NULL OR b.held + b.spent <= w.room) RETURNING 1)",
@@ -395,7 +397,7 @@ _PROOF = (
 )
 
 
-_BEFORE_BALANCES = ("events", "chunks", "snapshots", "inbox", "consumed", "keys_put", "keys_new", "refs", "blobs")
+_BEFORE_BALANCES = ("events", "chunks", "snapshots", "inbox", "consumed")
 _ALL_HOLD = "NOT EXISTS (SELECT 1 FROM holders h WHERE (h.n IN (SELECT n FROM done)) IS NOT TRUE)"
 
 
@@ -407,15 +409,17 @@ def _returning(does: str) -> str:
 def statement_of(used: tuple[str, ...]) -> str:
     """One statement over those parts; $1 is the clock, $2 the writer, $3 the commit's number.
 
-    A balance is locked last of all, so that it is locked briefly and nobody who has it waits for another lock
-    than a balance's. It is moved only where all sessions that hold of it are; else the statement fails.
+    Balances are locked after sessions, and before keys and contents, which other nodes may be writing too: as they
+    are where they were locked before the statement. They are moved only where all sessions that hold of them are;
+    else the statement fails. What takes time and waits for nobody is done before.
     """
     parts: list[str] = []
     given = 3
     holding = "holders" in used
-    last = _ALL_HOLD + "".join(
+    ready = _ALL_HOLD + "".join(
         f" AND (SELECT count(*) FROM {name}) >= 0" for name in _BEFORE_BALANCES if holding and name in used
     )
+    after = "".join(f" AND (SELECT count(*) FROM {name}) >= 0" for name in used if name.startswith("balances"))
     moving: list[str] = []
     for name in used:
         types, names, does = _PARTS[name]
@@ -427,7 +431,7 @@ def statement_of(used: tuple[str, ...]) -> str:
             does = _returning(does)
         if name.startswith("balances"):
             moving.append(f"(SELECT count(*) FROM {name}) = cardinality({arrays[0]})")
-        parts.append(does.format(w=f"unnest({', '.join(arrays)}) AS w {names}", last=last))
+        parts.append(does.format(w=f"unnest({', '.join(arrays)}) AS w {names}", ready=ready, after=after))
         if name == "made" or (name == "moved" and "made" not in used):
             done = " UNION ALL ".join(f"SELECT n FROM {part}" for part in ("moved", "made") if part in used)
             parts.append(f"done AS MATERIALIZED ({done})")
