@@ -40,6 +40,7 @@ def export(
         Path | None,
         typer.Option("--contracts", help="The folder of contracts, for commitments. Default: contracts.path."),
     ] = None,
+    payer: Annotated[str | None, typer.Option("--payer", help="Only commitments that this party pays.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON; the rows go to --output.")] = False,
 ) -> None:
     """Write FOCUS 1.4 rows as CSV: what calls cost, or the commitments of the contracts.
@@ -59,12 +60,15 @@ def export(
 
     if as_json and output is None:
         raise BadRequest("--json tells of the rows in a file; name it with --output", code="invalid_value")
-    first = None if since is None else parse_day(since, "--from")
-    last = None if until is None else parse_day(until, "--to")
-    if dataset is Dataset.USAGE:
-        _usage_export.export_usage(load_config(config), first, last, output, as_json=as_json)
-    else:
-        _usage_export.export_commitments(load_config(config), contracts, output, as_json=as_json, at=last)
+    asked = _usage_export.Asked(
+        None if since is None else parse_day(since, "--from"),
+        None if until is None else parse_day(until, "--to"),
+        output,
+        contracts,
+        payer,
+    )
+    exported = _usage_export.export_usage if dataset is Dataset.USAGE else _usage_export.export_commitments
+    exported(load_config(config), asked, as_json=as_json)
 
 
 class CostColumn(Enum):
