@@ -9,7 +9,8 @@ from datetime import UTC, date, datetime, timedelta
 from stateline.config import Config
 from stateline.core.billing import Metered, Tariff
 from stateline.core.errors import BadRequest, StoreUnavailable
-from stateline.core.metered import SYSTEM_TENANT, TAGS, TARIFF_TAGS, Calls
+from stateline.core.ids import SYSTEM_TENANT
+from stateline.core.metered import TAGS, TARIFF_TAGS, Calls
 from stateline.ports import Progress
 from stateline.stores.logs import ALWAYS_MS, Wanted
 from stateline.wiring import count_sessions, read_logs
