@@ -83,8 +83,12 @@ USAGE_GROUPS_MAX = 1_000_000
 """Rows that an export of usage adds up in memory, about 0.6 KB each."""
 RECONCILE_LINES_MAX = 1_000_000
 """Lines, by day, account, model, currency and kind of token, that a reconciliation keeps of a cloud's export."""
+RECONCILE_NAMES_KEPT_MAX = 10_000
+"""Texts of a cloud's rows whose model is remembered."""
 RECONCILE_FIELD_CHARS_MAX = 1_000_000
 """One field of a cloud's export; a longer one is a file that is not what it should be."""
+RECONCILE_LINE_BYTES_MAX = 16 * 1024 * 1024
+"""One line of a cloud's export."""
 RECONCILE_ROWS_SHOWN_MAX = 100
 """Differences that the table of a reconciliation shows; ``--json`` has the others."""
 REPLAY_ROWS_SHOWN_MAX = 100
