@@ -28,6 +28,7 @@ BOUNDS = (
     Bound("response-stream cpu_ms", 2.0, unit="ms"),
     Bound("worst format cpu_ms", 2.5, unit="ms"),
     Bound("contracts add cpu_ms", 0.05, unit="ms"),
+    Bound("money adds cpu_ms", 0.10, unit="ms"),
     Bound("start_s", 1.5, unit="s"),
     Bound("resident_mb", 80, unit="MB"),
     Bound("install_mb", 120, unit="MB"),
@@ -46,6 +47,7 @@ BOUNDS = (
     Bound("queries of 1000 readers/1", 1.2),
     Bound("undelivered to readers", 0),
     Bound("turns/s beside streams", 500, at_least=True),
+    Bound("appends of one budget/none", 0.5, at_least=True),
     Bound("failover added p50_ms", 300, unit="ms"),
     Bound("failover worst added p50_ms", 300, unit="ms"),
 )

@@ -2,8 +2,9 @@
 
 Rows: `loop` (the store against a bare fenced group-commit loop), `nodes` (CPU a turn of two nodes
 against one), `renewed` (appends while 10,000 owned sessions are renewed), `readers` (database queries a
-second by the number of readers) and `streams` (1,000 open streams beside 500 turns a second). The exit
-code says only whether the bench ran: figures depend on the machine, so a bound never fails it.
+second by the number of readers), `streams` (1,000 open streams beside 500 turns a second) and `budget`
+(appends of 64 callers on two nodes that all move one balance, against the same that move none). The
+exit code says only whether the bench ran: figures depend on the machine, so a bound never fails it.
 """
 
 from __future__ import annotations

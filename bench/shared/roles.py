@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from bench.durable import measure
 from bench.durable_systems import engine_over, engine_turn, scripted
 from bench.shared.following import reading, writing
+from bench.shared.holding import holding
 from bench.shared.processes import Values
 from bench.shared.renewing import renewing
 from bench.shared.streaming import streaming
@@ -50,4 +51,5 @@ ROLES: dict[str, Role] = {
     "writing": writing,
     "reading": reading,
     "streaming": streaming,
+    "holding": holding,
 }

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from bench.durable import CONCURRENCIES, POSTGRES, Series, fsync_floor, measure, new_place
 from bench.durable_systems import Turn, postgres_store
@@ -46,9 +47,22 @@ class Effort:
     rate_s: float = 10.0
     rate_tries: int = 5
     settle_s: float = 1.5
+    hold_rounds: int = 7
+    hold_cell_s: float = 3.0
+    holders: int = 64
 
 
-QUICK = Effort(loop_rounds=2, loop_cell_s=0.6, node_rounds=2, node_cell_s=2.0, renew_s=8.0, reading_s=5.0, rate_s=5.0)
+QUICK = Effort(
+    loop_rounds=2,
+    loop_cell_s=0.6,
+    node_rounds=2,
+    node_cell_s=2.0,
+    renew_s=8.0,
+    reading_s=5.0,
+    rate_s=5.0,
+    hold_rounds=3,
+    hold_cell_s=1.5,
+)
 SMOKE = Effort(
     loop_rounds=1,
     loop_cell_s=0.1,
@@ -69,6 +83,9 @@ SMOKE = Effort(
     rate_s=0.5,
     rate_tries=1,
     settle_s=0.1,
+    hold_rounds=1,
+    hold_cell_s=0.3,
+    holders=8,
 )
 
 
@@ -359,12 +376,66 @@ def holds(cell: Values) -> bool:
     return not failed and cell["reached_per_s"] >= 0.97 * cell["asked_per_s"]
 
 
+# -- 6: one budget for all -------------------------------------------------------------------------------
+
+
+def budget(database: Database, effort: Effort) -> Found:
+    """Appends of callers on two nodes that all move one balance, against the same appends that move none."""
+    url = database.url()
+    each = effort.holders // 2
+    answers: list[Values] = []
+    rates: dict[bool, list[float]] = {True: [], False: []}
+    times_ms: dict[bool, list[float]] = {True: [], False: []}
+    cpu_ms: dict[bool, list[float]] = {True: [], False: []}
+    with ExitStack() as stack:
+        options = [{"url": url, "name": f"node{n}", "first": n * each, "callers": each} for n in range(2)]
+        nodes = [stack.enter_context(node("holding", **mine)) for mine in options]
+        for number in range(effort.hold_rounds):
+            # Which comes first changes, since the database grows and the machine drifts.
+            for holds_ in (True, False) if number % 2 == 0 else (False, True):
+                all_ask(nodes, seconds=effort.hold_cell_s / 4, holds=holds_)
+                answers = all_ask(nodes, seconds=effort.hold_cell_s, holds=holds_)
+                rates[holds_].append(sum(a["appends_per_s"] for a in answers))
+                times = [ms for a in answers for ms in a["appends_ms"]]
+                times_ms[holds_] += times
+                cpu_ms[holds_].append(sum(a["cpu_s"] for a in answers) * 1000 / len(times))
+    ratio = round(median_ratio(rates[True], rates[False]), 3)
+    found = Found(
+        f"Appends of 2 KB by {effort.holders} callers on two nodes, each with a hold on the same budget, or without",
+        ("holds", "appends/s", "p50 ms", "p99 ms", "CPU ms/append"),
+    )
+    for holds_, name in ((True, "one budget"), (False, "none")):
+        found.rows.append(
+            (
+                *(name, f"{median(rates[holds_]):.0f}"),
+                *(f"{percentile(times_ms[holds_], p):.1f}" for p in (0.5, 0.99)),
+                f"{median(cpu_ms[holds_]):.3f}",
+            )
+        )
+    found.rows.append(("with / without, within a round", f"{ratio:.2f}", "", "", ""))
+    found.kept = {
+        "callers": effort.holders,
+        "appends_per_s": {name: [round(r, 1) for r in rates[h]] for h, name in ((True, "with"), (False, "without"))},
+        "p99_ms": {name: round(percentile(times_ms[h], 0.99), 2) for h, name in ((True, "with"), (False, "without"))},
+        "cpu_ms_per_append": {
+            name: [round(c, 4) for c in cpu_ms[h]] for h, name in ((True, "with"), (False, "without"))
+        },
+        "ratio": ratio,
+        # Whoever answers last has seen all that both have settled.
+        "spent": str(max(Decimal(a["spent"]) for a in answers)),
+        "settled": str(sum(Decimal(a["settled"]) for a in answers)),
+    }
+    found.promises = {"appends of one budget/none": ratio}
+    return found
+
+
 ROWS: dict[str, Callable[[Database, Effort], Found]] = {
     "loop": against_loop,
     "nodes": two_nodes,
     "renewed": renewed,
     "readers": readers,
     "streams": streams,
+    "budget": budget,
 }
 
 

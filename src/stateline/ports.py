@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
+from stateline.core.billing import ZERO, Price
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import Blame, StatelineError
 from stateline.core.events import Event
@@ -75,11 +76,14 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         limit: the append is refused where ``spent + held`` of the balance would be above it afterwards; None:
             never. Those of one append count one after the other.
         expires_ms: Unix time from which on the balance may be forgotten; None: never.
+
+    Amounts have AMOUNT_DIGITS_MAX digits at most on either side of the point, so that they add up exactly; others
+    are a BadRequest.
     """
 
     budget: str
-    held: Decimal = Decimal(0)
-    spent: Decimal = Decimal(0)
+    held: Decimal = ZERO
+    spent: Decimal = ZERO
     limit: Decimal | None = None
     expires_ms: int | None = None
 
@@ -87,8 +91,8 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class Balance(NamedTuple):
     """What a balance stands at."""
 
-    held: Decimal = Decimal(0)
-    spent: Decimal = Decimal(0)
+    held: Decimal = ZERO
+    spent: Decimal = ZERO
 
 
 class BudgetExceeded(StatelineError):
@@ -346,11 +350,11 @@ Progress = Callable[[int, int], None]
 """Told ``(done, total)`` in bytes, from whatever thread works."""
 
 
-class PlacedPage(NamedTuple):
-    """A piece of all logs, for ``core.placed.Placements``: one session after the other, each event once.
+class LogPage(NamedTuple):
+    """A piece of many logs: one session after the other, each event once.
 
     Attributes:
-        events: those that say where calls went; a fork's shared prefix is with its parent alone.
+        events: those of the tags that were asked for; a fork's shared prefix is with its parent alone.
         sessions: how many have been looked through so far.
         newer: how many of them only a newer release can read; they have no events here.
     """
@@ -436,6 +440,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     accelerator: str | None = None
     channel: str = "direct"
     product: Product | None = None
+    billing_account: str | None = None
+    """Which of the cloud's accounts pays, as its bills call it."""
+    price: Price | None = None
+    """Its own, in the tier that it asks for; None: as price books have it."""
 
     @property
     def origin(self) -> str:

@@ -21,15 +21,16 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvicorn
 
-from stateline import __version__
+from stateline import __version__, pricing
 from stateline import config as settings
 from stateline.api import Options, create_app
 from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
 from stateline.core.ids import Entropy
-from stateline.core.limits import LISTEN_BACKLOG, SHUTDOWN_GRACE_S
+from stateline.core.limits import LISTEN_BACKLOG, PRICES_LOOK_S, SHUTDOWN_GRACE_S
 from stateline.engine import Engine
+from stateline.engine.meter import Meter
 from stateline.identity.admin_file import admin_file, new_token
 from stateline.identity.keys import Keys, OpenAuthenticator
 from stateline.logs import configure_logging, set_level
@@ -37,10 +38,12 @@ from stateline.models.catalogue import Catalogue
 from stateline.models.client import HttpModelClient
 from stateline.models.facts import facts_of
 from stateline.models.facts.places import knows_region
+from stateline.money.budgets import balance_name
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
-from stateline.ports import Clock, Deployment, KeptStore, PlacedPage, Product, Store
+from stateline.ports import Balance, Clock, Deployment, KeptStore, LogPage, Product, Store
 from stateline.stores.clock import SystemClock
+from stateline.stores.logs import Wanted
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
 
@@ -135,6 +138,8 @@ def deployments(config: settings.Config, *, secrets: bool = True) -> list[Deploy
                 accelerator=item.accelerator,
                 channel=item.channel,
                 product=products.get(item.product or ""),
+                billing_account=item.billing_account,
+                price=pricing.own_price(item),
             )
         )
     return out
@@ -210,30 +215,25 @@ async def count_sessions(store: settings.Store) -> int:
         StoreUnavailable: it is not there, or cannot be read.
     """
     if store.path is not None:
-        from stateline.stores.sqlite import placed as of_file
+        from stateline.stores.sqlite import logs as of_file
 
         return await of_file.count_sessions(store.path)
     need_driver()
-    from stateline.stores.postgres import placed
+    from stateline.stores.postgres import logs
 
-    return await placed.count_sessions(settings.store_url(store, os.environ))
+    return await logs.count_sessions(settings.store_url(store, os.environ))
 
 
-def read_placed(store: settings.Store, since_ms: int, until_ms: int) -> AsyncGenerator[PlacedPage]:
-    """Where the calls of all sessions went, read without writing; the store may be served at the same time.
-
-    Args:
-        since_ms: sessions in which nothing happened since are left out (Unix time); so are those made after
-            ``until_ms``. Of the others all comes.
-    """
+def read_logs(store: settings.Store, wanted: Wanted) -> AsyncGenerator[LogPage]:
+    """Events of all sessions, read without writing; the store may be served at the same time."""
     if store.path is not None:
-        from stateline.stores.sqlite import placed as of_file
+        from stateline.stores.sqlite import logs as of_file
 
-        return of_file.read_placed(store.path, since_ms, until_ms)
+        return of_file.read_logs(store.path, wanted)
     need_driver()
-    from stateline.stores.postgres import placed
+    from stateline.stores.postgres import logs
 
-    return placed.read_placed(settings.store_url(store, os.environ), since_ms, until_ms)
+    return logs.read_logs(settings.store_url(store, os.environ), wanted)
 
 
 Load = Callable[[], settings.Config]
@@ -246,7 +246,7 @@ class House:
     def __init__(
         self,
         config: settings.Config,
-        placing: tuple[list[Deployment], ContractRules | None],
+        placing: tuple[list[Deployment], ContractRules | None, Meter | None],
         store: KeptStore,
         clock: Clock,
         client: Clients,
@@ -257,7 +257,7 @@ class House:
         self.store = store
         self.memory = MemoryStore(clock=self.clock)
         self.client = client
-        self.deployments, self.rules = placing
+        self.deployments, self.rules, self.meter = placing
         self.tls: ssl.SSLContext | None = None
         self._catalogue = Catalogue(self.deployments)
         self._warming: asyncio.Task[None] | None = None
@@ -285,31 +285,77 @@ class House:
             durable=durable,
             shared=durable and config.store.path is None,
             rules=self.rules,
+            meter=self.meter,
         )
 
-    def _prepare(self, config: settings.Config) -> Apply:
+    async def _prepare(self, config: settings.Config) -> Apply:
         """Check what a reload brings, secrets and certificates included, before any of it counts."""
         found = deployments(config)
         before = self.rules
         rules = contract_rules(config, found, before)
+        meter = pricing.meter_of(config, found, pricing.day_of(self.clock.now_ms()), self.meter)
+        if meter is not None:
+            await self._check_budgets(meter)
         server, tls = config.server, self.tls
         if tls is not None:
             certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server)
 
+        catalogue = Catalogue(found)
+
         def apply() -> tuple[str, ...]:
-            self.engine.configure(Catalogue(found), config.limits, rules)
-            self.rules = rules
+            self.rules, self.meter = rules, meter
+            self.engine.configure(catalogue, config.limits, rules, meter)
             set_level(server.log_level)
             if tls is not None:
                 certificates(tls, server)
             new = [each for each in found if each not in self.deployments]
-            self.deployments = found
+            self.deployments, self._catalogue = found, catalogue
             if new:
                 self._warming = asyncio.get_running_loop().create_task(self.client.warm(new))
             same = before is None or rules is None or before.contracts.same_as(rules.contracts)
             return () if same else ("contracts",)
 
         return apply
+
+    async def _check_budgets(self, meter: Meter) -> None:
+        """Refuse a limit that was lowered below what is spent already: it would refuse every call of the month.
+
+        Raises:
+            ConfigError: ``budget_below_spent``.
+        """
+        limits = {each.name: each.limit for each in self.meter.budgets} if self.meter is not None else {}
+        month = meter.month(self.clock.now_ms())
+        lowered = [
+            each
+            for each in meter.budgets
+            if each.mode == "hard" and (each.name not in limits or each.limit < limits[each.name])
+        ]
+        balances = await self.store.balances([balance_name(each, month) for each in lowered])
+        for each in lowered:
+            spent = balances.get(balance_name(each, month), Balance()).spent
+            if spent > each.limit:
+                raise settings.ConfigError(
+                    "budget_below_spent",
+                    f"budget {each.name}: {each.limit} {each.currency} a month is less than the {spent:f} "
+                    f"that are spent in {month} already",
+                    'raise it, or set mode = "warn"; to stop calls of a key, revoke the key',
+                )
+
+    async def keep_prices(self) -> None:
+        """Prices and rates change with the day."""
+        day = pricing.day_of(self.clock.now_ms())
+        while True:
+            await asyncio.sleep(PRICES_LOOK_S)
+            if (now := pricing.day_of(self.clock.now_ms())) == day:
+                continue
+            config = self.reloader.config
+            try:
+                self.meter = pricing.meter_of(config, self.deployments, now, self.meter)
+            except StatelineError as error:
+                log.error("the prices of %s cannot be used, those of the day before stay: %s", now, error)
+            else:
+                self.engine.configure(self._catalogue, config.limits, self.rules, self.meter)
+            day = now
 
     async def start(self) -> None:
         await self.client.warm(self.deployments)
@@ -332,14 +378,16 @@ async def running(config: settings.Config, load: Load) -> AsyncGenerator[House]:
     clock = SystemClock()
     # Before the store is opened: a mistake in them leaves nothing behind.
     found = deployments(config)
-    placing = (found, contract_rules(config, found))
+    placing = (found, contract_rules(config, found), pricing.meter_of(config, found, pricing.day_of(clock.now_ms())))
     house = House(config, placing, await open_store(config.store, clock), clock, Clients(), load=load)
-    keeping = asyncio.get_running_loop().create_task(house.operator.keep())
+    loop = asyncio.get_running_loop()
+    keeping = [loop.create_task(house.operator.keep()), loop.create_task(house.keep_prices())]
     try:
         await house.start()
         yield house
     finally:
-        keeping.cancel()
+        for task in keeping:
+            task.cancel()
         await house.close()
 
 
@@ -422,12 +470,19 @@ def reloading(reloader: Reloader) -> Generator[None]:
         yield
         return
 
-    def reload() -> None:
-        with contextlib.suppress(StatelineError):  # It is in the log.
-            reloader.reload()
-
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, reload)
+    tasks: set[asyncio.Task[None]] = set()
+
+    async def reload() -> None:
+        with contextlib.suppress(StatelineError):  # It is in the log.
+            await reloader.reload()
+
+    def begin() -> None:
+        task = loop.create_task(reload())
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    loop.add_signal_handler(signal.SIGHUP, begin)
     try:
         yield
     finally:

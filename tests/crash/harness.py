@@ -27,6 +27,7 @@ class Server:
 
     Args:
         settings: more of its configuration.
+        price: a line of each deployment.
         store: its ``[store]`` table, where that is not the database of its own.
         program: what Python runs instead of ``stateline``, to be given the same arguments.
         environment: variables for it.
@@ -38,6 +39,7 @@ class Server:
         upstream_url: str,
         *,
         settings: str = "",
+        price: str = "",
         store: str | None = None,
         program: Sequence[str] = ("-c", "from stateline.cli import main; main()"),
         environment: Mapping[str, str] | None = None,
@@ -52,7 +54,7 @@ class Server:
         self.base_url = f"{self.root}/v1"
         self.process: asyncio.subprocess.Process | None = None
         self.config = folder / "stateline.toml"
-        self.config.write_text(config_of(self.port, self.database, upstream_url, store) + settings)
+        self.config.write_text(config_of(self.port, self.database, upstream_url, store, price) + settings)
 
     async def spawn(self) -> None:
         """Start the process without waiting until it answers."""
@@ -132,7 +134,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def config_of(port: int, database: Path, upstream_url: str, store: str | None = None) -> str:
+def config_of(port: int, database: Path, upstream_url: str, store: str | None = None, price: str = "") -> str:
     """Two models of one upstream: ``scripted`` streams by one wire format, ``responses`` by the other."""
     return f"""
 [server]
@@ -148,6 +150,7 @@ cloud = "openai-compatible"
 format = "openai-chat"
 base_url = "{upstream_url}"
 auth = "none"
+{price}
 
 [[deployments]]
 name = "responses"
@@ -156,6 +159,7 @@ cloud = "openai-compatible"
 format = "openai-responses"
 base_url = "{upstream_url}"
 auth = "none"
+{price}
 """
 
 
@@ -182,8 +186,10 @@ async def upstream_process(*rules: str) -> AsyncGenerator[str]:
 
 
 @contextlib.asynccontextmanager
-async def running_server(folder: Path, upstream_url: str, *, settings: str = "") -> AsyncGenerator[Server]:
-    server = Server(folder, upstream_url, settings=settings)
+async def running_server(
+    folder: Path, upstream_url: str, *, settings: str = "", price: str = ""
+) -> AsyncGenerator[Server]:
+    server = Server(folder, upstream_url, settings=settings, price=price)
     try:
         await server.start()
         yield server

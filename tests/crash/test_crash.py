@@ -14,13 +14,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from pathlib import Path
 from random import Random, SystemRandom
 from signal import SIGTERM
 from typing import Any
 
 import pytest
-from tests.crash import checks
+from tests.crash import checks, money
 from tests.crash.clients import PATIENT_RETRIES, Client, Turn
 from tests.crash.harness import Server, running_server, upstream_process, upstream_report
 
@@ -75,7 +76,7 @@ async def crash_run(folder: Path, seed: int, kills: int) -> dict[str, Any]:
     began = time.monotonic()
     async with (
         upstream_process(f"flaky:{seed}@0.06") as upstream_url,
-        running_server(folder, upstream_url) as server,
+        running_server(folder, upstream_url, settings=money.BUDGETS, price=money.PRICE) as server,
         contextlib.AsyncExitStack() as stack,
     ):
         clients: list[Client] = []
@@ -102,6 +103,8 @@ async def crash_run(folder: Path, seed: int, kills: int) -> dict[str, Any]:
         report = await upstream_report(upstream_url)
         await server.end(SIGTERM)
         log = checks.read_log(server.database)
+        bodies, balances = money.read(server.database)
+    violations = checks.violations(turns, log, lost, report) | {"money_wrong": money.wrong(bodies, balances)}
     return {
         "seed": seed,
         "kills": kills,
@@ -120,7 +123,8 @@ async def crash_run(folder: Path, seed: int, kills: int) -> dict[str, Any]:
         "sessions_quarantined": log.quarantined,
         "records": log.records,
         "model_calls": report["outcomes"],
-        "violations": checks.violations(turns, log, lost, report),
+        "spent": {name: str(spent) for name, (_, spent) in balances.items()},
+        "violations": violations,
     }
 
 
@@ -142,6 +146,8 @@ def judge(result: dict[str, Any], folder: Path) -> None:
     assert result["outcomes"].get("ended", 0) > CLIENTS
     assert result["turns_resumed"] > 0
     assert result["resumptions"] > 0
+    assert len(result["spent"]) == 2
+    assert all(Decimal(spent) > 0 for spent in result["spent"].values())
     # A few kills may all miss the plain calls; that a retry attaches is shown in test_shutdown.py, too.
     assert result["retries_attached"] > 0 or result["kills"] < 50
 
@@ -197,3 +203,24 @@ def test_the_checks_find_what_they_look_for() -> None:
     assert checks.texts_differ(turns)
     assert checks.mixed_attempts(turns)
     assert checks.asked_twice({"requests": [{"key": "k"}, {"key": "k"}]})
+
+
+def test_money_that_is_wrong_is_found() -> None:
+    from stateline.core import events as e
+    from stateline.core.billing import Charge, Held, Reserved
+
+    one = Decimal(1)
+    reserved = Reserved(tariff="t", amount=2 * one, currency="USD", held=(Held("b", 2 * one),))
+    started = e.ModelCallStarted(turn=1, step=1, deployment="d", origin="o", model="m", reserved=reserved)
+    cost = Charge(tariff="t", amount=one, currency="USD")
+    finished = e.ModelCallFinished(turn=1, step=1, finish_reason="stop", next_number=2, charge=cost)
+    whole: list[tuple[int, e.Body]] = [(1, started), (1, finished)]
+    zero = Decimal(0)
+    assert money.wrong(whole, {"b": (zero, one)}) == []
+    # Not settled, settled twice, still held, for nobody, and never begun.
+    assert len(money.wrong(whole[:1], {"b": (2 * one, zero)})) == 2
+    assert len(money.wrong([*whole, (1, finished)], {"b": (zero, one)})) == 1
+    assert len(money.wrong(whole, {"b": (zero, 2 * one)})) == 1
+    assert len(money.wrong(whole, {"b": (one, one)})) == 1
+    assert len(money.wrong(whole, {"b": (zero, one), "c": (one, zero)})) == 1
+    assert len(money.wrong(whole, {})) == 1

@@ -15,6 +15,7 @@ from stateline.core.ids import SessionRef
 from stateline.core.items import InputText, Item, Message
 from stateline.core.limits import TurnLimits
 from stateline.engine import Engine, Submission
+from stateline.engine.meter import Meter
 from stateline.models.catalogue import Catalogue
 from stateline.ports import Deployment
 from stateline.stores.clock import SystemClock
@@ -83,7 +84,12 @@ class Lab:
 
     @contextlib.asynccontextmanager
     async def engine(
-        self, *, limits: TurnLimits | None = None, kill: bool = False, deployments: int | Sequence[Deployment] = 1
+        self,
+        *,
+        limits: TurnLimits | None = None,
+        kill: bool = False,
+        deployments: int | Sequence[Deployment] = 1,
+        meter: Meter | None = None,
     ) -> AsyncGenerator[Engine]:
         """An engine that runs; with ``kill`` it ends as a killed process would, handing nothing back."""
         clock = SystemClock()
@@ -103,6 +109,7 @@ class Lab:
                 limits=limits,
                 volatile=volatile,
                 durable=durable,
+                meter=meter,
             )
 
         engine = make(store, durable=True, volatile=make(memory, durable=False))

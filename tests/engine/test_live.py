@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from stateline.core.events import Event, SessionUpdated
 from stateline.core.ids import SessionRef
 from stateline.engine.live import LOOK_AGAIN_S, Live
-from stateline.ports import Ownership, Posted, Watch
+from stateline.ports import NO_EVENTS, Ownership, Posted, Watch
 from stateline.stores.memory import MemoryStore
 from stateline.testing import ManualClock
 
@@ -107,6 +107,73 @@ async def test_a_follower_of_a_session_that_the_node_gave_back_hears_of_its_next
     live = await owned(store)
     following = asyncio.ensure_future(followed(live, 0, 2))
     await asyncio.sleep(0)
+    live.disown(REF)
+    await append(store, 2)
+    assert await following == [1, 2]
+    await live.stop()
+
+
+class Counting(MemoryStore):
+    """A store that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(clock=ManualClock())
+        self.asked: list[Watch] = []
+
+    async def tail(self, watched: Sequence[Watch], wait_s: float = 0.0) -> list[Event | Posted]:
+        self.asked += watched
+        return await super().tail(watched, wait_s)
+
+
+async def test_a_follower_of_a_turn_that_has_just_begun_asks_the_store_for_nothing() -> None:
+    store = Counting()
+    await store.create(REF)
+    live = Live(store)
+    live.own(REF, 2, 0, nobody, recorded=[*await append(store, 1), *await append(store, 2)])
+    following = asyncio.ensure_future(followed(live, 0, 3))
+    await asyncio.sleep(0)
+    assert not store.asked
+    live.recorded(REF, await append(store, 3))
+    assert await following == [1, 2, 3]
+    await live.stop()
+
+
+async def test_a_later_follower_gets_what_was_recorded_before_the_last_append_too() -> None:
+    store = MemoryStore(clock=ManualClock())
+    live = await owned(store)
+    live.recorded(REF, await append(store, 2))
+    assert await followed(live, 0, 2) == [1, 2]
+    assert await followed(live, 1, 2) == [2]
+    await live.stop()
+
+
+async def test_the_append_that_gives_a_session_back_is_told_by_its_owner_and_what_follows_by_the_tailer() -> None:
+    store = Counting()
+    await store.create(REF)
+    live = Live(store)
+    live.own(REF, 0, 0, nobody)
+    following = asyncio.ensure_future(followed(live, 0, 3))
+    await asyncio.sleep(2 * LOOK_AGAIN_S)
+    live.disown(REF, appending=True)
+    await asyncio.sleep(2 * LOOK_AGAIN_S)
+    events = await append(store, 1)
+    await asyncio.sleep(2 * LOOK_AGAIN_S)
+    assert all(watch.after == NO_EVENTS for watch in store.asked)
+    live.recorded(REF, events)
+    live.disown(REF)
+    await append(store, 2)
+    await asyncio.sleep(2 * LOOK_AGAIN_S)
+    await append(store, 3)
+    assert await following == [1, 2, 3]
+    await live.stop()
+
+
+async def test_where_the_append_that_gives_a_session_back_fails_the_log_has_the_rest() -> None:
+    store = MemoryStore(clock=ManualClock())
+    live = await owned(store)
+    following = asyncio.ensure_future(followed(live, 0, 2))
+    await asyncio.sleep(0)
+    live.disown(REF, appending=True)
     live.disown(REF)
     await append(store, 2)
     assert await following == [1, 2]

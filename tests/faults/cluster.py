@@ -14,10 +14,12 @@ from typing import Any, TypeVar
 
 import openai
 import pytest
-from tests.crash import checks
+from tests.crash import checks, money
 from tests.crash.harness import Server, upstream_process
 from tests.faults.network import Balancer, Wire, listening
 
+from stateline.core import events as e
+from stateline.core.blobs import MARK
 from stateline.stores.postgres.connecting import Connection, connect, place_of
 from stateline.testing.postgres_server import NoPostgres, PostgresServer, postgres_server
 
@@ -59,6 +61,10 @@ class Cluster:
     async def read_log(self) -> checks.Log:
         return checks.log_of(await ask(self.url, rows))
 
+    async def money_wrong(self) -> list[str]:
+        """Where balances are not what the log says that calls cost."""
+        return await ask(self.url, wrong_money)
+
     async def start_what_ended(self) -> None:
         """Every node runs again; one that is stopped goes on."""
         for node in self.nodes:
@@ -88,6 +94,15 @@ async def rows(db: Connection) -> checks.Rows:
     found = await db.fetch("SELECT n, id, head, parent_seq + 1 FROM stateline_sessions")
     await db.execute("ROLLBACK")
     return checks.Rows(records, [(row[0], row[1], row[2], row[3]) for row in found])
+
+
+async def wrong_money(db: Connection) -> list[str]:
+    await db.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+    found = await db.fetch("SELECT session, body FROM stateline_events ORDER BY session, seq")
+    balances = await db.fetch("SELECT name, held, spent FROM stateline_balances")
+    await db.execute("ROLLBACK")
+    bodies = [(row[0], e.decode_body(row[1].removeprefix(MARK))) for row in found]
+    return money.wrong(bodies, {row[0]: (row[1], row[2]) for row in balances})
 
 
 @contextlib.contextmanager
@@ -147,7 +162,13 @@ def new_node(folder: Path, upstream_url: str, url: str, environment: Mapping[str
     folder.mkdir()
     variables = {"FAULTS_STOP": str(folder / "stop"), **(environment or {})}
     return Server(
-        folder, upstream_url, store=f"url = {json.dumps(url)}", program=(str(LAUNCHER),), environment=variables
+        folder,
+        upstream_url,
+        settings=money.BUDGETS,
+        price=money.PRICE,
+        store=f"url = {json.dumps(url)}",
+        program=(str(LAUNCHER),),
+        environment=variables,
     )
 
 

@@ -101,7 +101,7 @@ async def examined(cluster: Cluster, turns: Sequence[Turn], conversations: Seque
         "connections": list(cluster.balancer.served.values()),
         "model_calls": report["outcomes"],
         "effects_asked": len({row["key"] for row in report["requests"]}),
-        "violations": checks.violations(turns, log, lost, report),
+        "violations": checks.violations(turns, log, lost, report) | {"money_wrong": await cluster.money_wrong()},
     }
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from stateline.core import events as e
 from stateline.core.ids import SessionRef, response_id
 from stateline.core.items import InputText, Message
-from stateline.ports import Ownership, Store
+from stateline.ports import Hold, Ownership, Store
 from stateline.testing.store_checks.log import chunk
 
 DAY_MS = 24 * 3600 * 1000
-TABLES = ("sessions", "events", "chunks", "snapshots", "inbox", "dedup", "blob_refs")
+TABLES = ("sessions", "events", "chunks", "snapshots", "inbox", "dedup", "blob_refs", "balances")
 
 
 class Writing:
@@ -32,14 +33,16 @@ class Writing:
         self.epochs[ref] = 0
         return ref
 
-    async def append(self, ref: SessionRef, at_ms: int, *bodies: e.Body, release: bool = True) -> None:
+    async def append(
+        self, ref: SessionRef, at_ms: int, *bodies: e.Body, release: bool = True, holds: Sequence[Hold] = ()
+    ) -> None:
         head, epoch = self.heads[ref], self.epochs[ref] + 1
         own = Ownership(session=ref, owner="a", epoch=epoch, head=head)
         events = [
             e.Event(session=ref, seq=head + 1 + at, at_ms=at_ms, body=body, dedup=_dedup(ref, head) if not at else ())
             for at, body in enumerate(bodies)
         ]
-        self.heads[ref] = await self.store.append(own, head, events, release=release)
+        self.heads[ref] = await self.store.append(own, head, events, holds, release=release)
         self.epochs[ref] = epoch
 
     async def turn(self, ref: SessionRef, at_ms: int, said: str = "hello", *, release: bool = True) -> str:
@@ -68,7 +71,7 @@ def dump(path: Path) -> dict[str, list[tuple[object, ...]]]:
         for table in TABLES:
             cursor = db.execute(f"SELECT * FROM {table}")
             columns = [column[0] for column in cursor.description]
-            at = columns.index("session" if "session" in columns else "n")
+            at = next(columns.index(name) for name in ("session", "n", "name") if name in columns)
             found[table] = sorted((str(names.get(row[at])), *row) for row in cursor)
         return found
 

@@ -8,6 +8,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from stateline.core import events as e
 from stateline.core.errors import StoreUnavailable
 from stateline.core.ids import SessionRef
 from stateline.core.limits import BACKUP_COPY_BYTES
+from stateline.ports import Hold
 from stateline.stores.sqlite import SqliteStore, backup, open_sqlite, schema, writer
 from stateline.testing.store_checks.log import picture
 from stateline.testing.store_rig import START_MS
@@ -32,11 +34,12 @@ async def store(tmp_path: Path) -> AsyncGenerator[SqliteStore]:
 
 @pytest_asyncio.fixture
 async def writing(store: SqliteStore) -> Writing:
-    """A store with a few sessions, one of them with large content, one of them owned."""
+    """A store with a few sessions, one of them with large content and a hold, one of them owned."""
     made = Writing(store)
     for name in ("one", "two"):
         await made.turn(await made.create(name), START_MS, f"words of {name}")
-    await made.append(SessionRef("t", "two"), START_MS, picture("A"), picture("B"))
+    held = Hold(budget="budget/team/2027-01", held=Decimal("1.50"), spent=Decimal("0.000001"))
+    await made.append(SessionRef("t", "two"), START_MS, picture("A"), picture("B"), holds=[held])
     await made.turn(await made.create("owned"), START_MS, release=False)
     return made
 
@@ -82,6 +85,7 @@ async def test_a_backup_is_what_was_there_and_can_be_put_back(
     before = dump(tmp_path / "a.db")
     (tmp_path / "other").mkdir()
     assert restored(tmp_path / "backup", tmp_path / "other" / "b.db") == before
+    assert [row[2:4] for row in before["balances"]] == [("1.50", "0.000001")]
     again = await open_sqlite(tmp_path / "other" / "b.db")
     read = [event.body async for event in again.read(SessionRef("t", "two"))]
     assert read[-2:] == [picture("A"), picture("B")]

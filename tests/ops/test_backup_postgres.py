@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator
+from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ from tests.postgres import ask, new_database
 
 from stateline.core.errors import StoreUnavailable
 from stateline.core.ids import SessionRef
+from stateline.ports import Balance, Hold
 from stateline.stores.postgres import backup, open_postgres
 from stateline.stores.postgres.connecting import Connection, place_of
 from stateline.stores.postgres.store import PostgresStore
@@ -23,6 +25,8 @@ from stateline.testing import ManualClock
 from stateline.testing.postgres_server import PostgresServer
 from stateline.testing.store_checks.log import picture
 from stateline.testing.store_rig import START_MS, text
+
+HELD = Hold(budget="budget/team/2027-01", held=Decimal("1.50"), spent=Decimal("0.000001"), expires_ms=START_MS)
 
 
 class House(NamedTuple):
@@ -58,7 +62,7 @@ async def filled(house: House) -> None:
     parent = await house.writing.create("parent")
     await house.writing.turn(parent, START_MS)
     fork = await house.writing.create("fork", parent)
-    await house.writing.append(fork, START_MS, picture())
+    await house.writing.append(fork, START_MS, picture(), holds=[HELD])
     running = await house.writing.create("running", tenant="other")
     await house.writing.turn(running, START_MS, release=False)
     await house.store.post(fork, text(fork, 0))
@@ -87,6 +91,7 @@ async def test_a_restored_database_is_as_it_was_and_goes_on(
         ref = SessionRef(tenant, name)
         read = [event async for event in again.read(ref, chunks=True)]
         assert read == [event async for event in house.store.read(ref, chunks=True)]
+    assert await again.balances([HELD.budget]) == {HELD.budget: Balance(HELD.held, HELD.spent)}
     # No number of a session or a tenant is given twice.
     writing = Writing(again)
     await writing.turn(await writing.create("new", tenant="third"), START_MS)
@@ -123,6 +128,26 @@ async def test_a_backup_is_of_one_instant_while_nodes_write(
         ref = SessionRef("t" if row[2] != "running" else "other", str(row[2]))
         assert len([event async for event in again.read(ref, chunks=True)]) in (0, 5, 6)
     await again.close()
+
+
+async def test_a_backup_of_a_release_without_balances_is_put_back(
+    house: House, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    await filled(house)
+    await house.store.maintenance.backup(str(tmp_path / "b"))
+    before = await tables(house.url)
+    path = tmp_path / "b" / "manifest.json"
+    manifest = json.loads(path.read_bytes())
+    del manifest["tables"]["balances"]
+    # Of this release it would not be whole.
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(StoreUnavailable, match="not the tables"):
+        backup.verify(tmp_path / "b")
+    path.write_text(json.dumps(manifest | {"schema_version": 2}))
+    # What was there before goes all the same.
+    await house.store.close()
+    await backup.restore(house.url, tmp_path / "b", force=True)
+    assert await tables(house.url) == before | {"balances": []}
 
 
 async def test_what_was_erased_is_not_in_the_next_backup(house: House, tmp_path: Path) -> None:

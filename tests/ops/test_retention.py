@@ -281,7 +281,7 @@ async def test_a_database_of_the_first_schema_knows_what_was_deleted(
     await writing.turn(await writing.create("kept"), START_MS)
     await store.close()
     with closing(sqlite3.connect(tmp_path / "a.db")) as db:
-        db.executescript("DROP TABLE deletions; DROP TABLE erasing; PRAGMA user_version = 1;")
+        db.executescript("DROP TABLE deletions; DROP TABLE erasing; DROP TABLE balances; PRAGMA user_version = 1;")
         db.commit()
     again = await open_sqlite(tmp_path / "a.db", clock=clock)
     assert (await again.maintenance.status()).schema_version == schema.VERSION

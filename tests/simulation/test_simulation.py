@@ -6,15 +6,19 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from stateline.core.events import Chunk
+from stateline.core.ids import SessionRef
 from stateline.core.transitions import TRANSITIONS
+from stateline.ports import Balance, BudgetExceeded, Hold
 from stateline.testing import InvariantBroken, simulate
 from stateline.testing.sim import STEPS, database
 from stateline.testing.sim.faults import COVERING_SEEDS, FAULTS, PAIRS, TABLE, is_calm, target_of
+from stateline.testing.sim.money import has_money
 from stateline.testing.sim.mutants import MUTANTS, planted
 from stateline.testing.sim.series import Totals, verdict
 
@@ -24,14 +28,20 @@ TAKEN = 1483
 """A submission takes a session that its own node is claiming, and a post that the claim had found."""
 
 
-@pytest.mark.parametrize("seed", [CALM, *STORMY, 42, TAKEN])
+PAID = (31, 18)
+"""Runs with prices and budgets, a calm one first."""
+
+
+@pytest.mark.parametrize("seed", [CALM, *STORMY, 42, TAKEN, *PAID])
 def test_every_invariant_holds(seed: int) -> None:
     report = simulate(seed)
     assert report.steps >= STEPS
     assert report.turns
     assert report.calls >= report.turns // 2
-    assert bool(report.struck) == (seed != CALM)
+    assert bool(report.struck) != is_calm(seed)
     assert report.aimed
+    # A budget pays for some calls, and then for none.
+    assert has_money(seed) == (seed in PAID) == (report.refused > 0)
 
 
 def test_a_seed_replays_exactly_in_another_process_with_another_hash_seed() -> None:
@@ -57,6 +67,22 @@ def test_a_store_without_a_fence_is_found(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(database.Database, "_check_writer", anybody)
     with pytest.raises(InvariantBroken, match=r"python -m stateline\.testing\.sim --seed 10"):
         simulate(10)
+
+
+def test_a_refused_append_that_moves_a_balance_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    hold = database.Database._hold  # pyright: ignore[reportPrivateUsage]
+
+    def leaky(self: database.Database, ref: SessionRef, holds: Sequence[Hold]) -> None:
+        try:
+            hold(self, ref, holds)
+        except BudgetExceeded:
+            held, spent = self.balances.get(holds[0].budget, Balance())
+            self.balances[holds[0].budget] = Balance(held + holds[0].held, spent)
+            raise
+
+    monkeypatch.setattr(database.Database, "_hold", leaky)
+    with pytest.raises(InvariantBroken, match="a balance is what calls cost"):
+        simulate(PAID[0])
 
 
 def test_a_reader_that_misses_a_chunk_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,12 @@ def test_turns_go_on_beside_streams(database: Database) -> None:
     assert cell["turn_p99_ms"] > 0
 
 
+def test_callers_on_two_nodes_move_one_budget_by_what_they_settled(database: Database) -> None:
+    found = _row(database, "budget")
+    assert found.promises["appends of one budget/none"] > 0
+    assert found.kept["spent"] == found.kept["settled"] != "0"
+
+
 @pytest.mark.parametrize(
     ("reached", "errors", "unanswered", "held"),
     [(99.0, 0, 0, True), (90.0, 0, 0, False), (100.0, 1, 0, False), (100.0, 0, 1, False)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateline.config import LOCAL_MODEL, ConfigError, Deployment, api_key, is_loopback, load, store_url
+from stateline.config import (
+    LOCAL_MODEL,
+    ConfigError,
+    Deployment,
+    DeploymentPrice,
+    api_key,
+    is_loopback,
+    load,
+    store_url,
+)
 from stateline.config.schema import SECTIONS
 from stateline.core.limits import DRAIN_S, DRAIN_S_MAX
 
@@ -103,6 +113,8 @@ def test_every_key_of_a_deployment_is_kept(tmp_path: Path) -> None:
     upstream_model = "gpt-5-prod"
     vendor = "openai"
     service_tier = "flex"
+    billing_account = "acct-1"
+    price = {currency = "EUR", input_per_mtok = 1.10, output_per_mtok = "10", cached_input_per_mtok = 0}
     auth = "none"
     priority = 2
     weight = 3
@@ -125,6 +137,13 @@ def test_every_key_of_a_deployment_is_kept(tmp_path: Path) -> None:
         upstream_model="gpt-5-prod",
         vendor="openai",
         service_tier="flex",
+        billing_account="acct-1",
+        price=DeploymentPrice(
+            currency="EUR",
+            input_per_mtok=Decimal("1.10"),
+            output_per_mtok=Decimal(10),
+            cached_input_per_mtok=Decimal(0),
+        ),
         auth="none",
         priority=2,
         weight=3.0,
@@ -192,7 +211,8 @@ def test_variables_override_the_file(tmp_path: Path) -> None:
         ("STATELINE_SEVER__PORT", "1", "did you mean `server`?"),
         ("STATELINE_SERVER__PORT", "abc", "STATELINE_SERVER__PORT: expected `int`"),
         ("STATELINE_DEPLOYMENTS__MODEL", "x", "cannot be set by a variable"),
-        ("STATELINE_BUDGETS__MODE", "hard", "this version does not support"),
+        ("STATELINE_BUDGETS__MODE", "hard", "cannot be set by a variable"),
+        ("STATELINE_AGENTS__NAME", "hard", "this version does not support"),
     ],
 )
 def test_a_variable_that_is_wrong_is_named(tmp_path: Path, variable: str, value: str, expected: str) -> None:
@@ -245,7 +265,7 @@ REFUSALS = [
     ("[server]\nprot = 1\n", "config_unknown_key", "stateline.toml: server.prot: unknown key `prot`; did you mean"),
     ("[server]\nzzz = 1\n", "config_unknown_key", "known are host, port"),
     ("[sever]\n", "config_unknown_key", "did you mean `server`?"),
-    ("[budgets]\n", "config_unsupported", "does not support `budgets`"),
+    ("[agents]\n", "config_unsupported", "does not support `agents`"),
     ("server = 1\n", "config_invalid", "server: expected a table"),
     ("deployments = 1\n", "config_invalid", "deployments: expected a list"),
     ("deployments = [1]\n", "config_invalid", "deployments[0]: expected a table"),
@@ -307,7 +327,7 @@ DEPLOYMENT_REFUSALS = [
     ('name = "a"\nmodel = "m"\ncloud = "azure"\napi_version = "1&x"\n', "config_invalid", "api_version"),
     ('name = "a"\nmodel = "m"\ncloud = "acme"\n', "config_invalid", '"openai-compatible"'),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\n', "config_invalid", "no key is named"),
-    ('name = "a"\nmodel = "m"\ncloud = "openai"\nprice = 3\n', "config_unsupported", "does not support `price`"),
+    ('name = "a"\nmodel = "m"\ncloud = "openai"\nprice = 3\n', "config_invalid", "deployments[0].price"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "none"\nrpm = 0\n', "config_invalid", "deployments[0].rpm"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\nauth = "none"\ntpm = 2000000000\n', "config_invalid", "1000000000"),
     ('name = "a"\nmodel = "m"\ncloud = "openai"\napi_key = "hunter2"\n', "config_secret", "api_key_env"),
@@ -491,7 +511,7 @@ def test_documented_defaults_are_the_defaults() -> None:
         for field in msgspec.structs.fields(struct):
             written = documented()[section][field.name]
             if field.required:
-                assert written in ("required", "as `cloud`", "as `model`", "by cloud"), field.name
+                assert written in ("required", "as `cloud`", "as `model`", "by cloud", "what it covers"), field.name
             elif field.default is None:
                 assert written in ("none", "by cloud"), field.name
             else:

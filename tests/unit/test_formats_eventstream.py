@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stateline.core.errors import ModelError
-from stateline.core.limits import ANSWER_EVENT_BYTES_MAX, EVENT_HEADERS_KEPT_MAX
-from stateline.models.formats.aws_eventstream import Headers, MessageSplitter, headers_of
+from stateline.core.limits import ANSWER_EVENT_BYTES_MAX, EVENT_HEADERS_KEPT_MAX, EVENT_PRELUDES_KEPT_MAX
+from stateline.models.formats.aws_eventstream import Headers, MessageSplitter, headers_of, prelude_of
 from stateline.testing.converse import event, exception, message
 
 BUFFER: Any = importlib.import_module("botocore.eventstream").EventStreamBuffer
@@ -135,6 +135,13 @@ def test_headers_are_remembered_up_to_the_bound_and_read_beyond_it() -> None:
     assert headers_of.cache_info().currsize == EVENT_HEADERS_KEPT_MAX
     ((headers, _),) = splitter.feed(event("event-1", {}))
     assert headers.name == "event-1"
+
+
+def test_preludes_are_remembered_up_to_the_bound_and_read_beyond_it() -> None:
+    splitter = MessageSplitter()
+    for length in (*range(EVENT_PRELUDES_KEPT_MAX + 10), 0):
+        assert splitter.feed(wrapped(b"", b"x" * length)) == [(Headers("event", "", {}), b"x" * length)]
+    assert prelude_of.cache_info().currsize == EVENT_PRELUDES_KEPT_MAX
 
 
 def test_a_message_larger_than_the_bound_is_refused_by_its_prelude_alone() -> None:

@@ -45,7 +45,12 @@ _LINES = st.sampled_from(
 )
 
 
-@given(st.lists(st.sampled_from([b"event: e\ndata: a\n", b"data: b\n"]) | _LINES, max_size=12))
+_EVENTS = st.sampled_from(
+    [b"event: e\ndata: a\n", b"data: b\n", b"data: b\r\n\r", b"data: \n", b"event: e\r\ndata: a\r\n\r"]
+)
+
+
+@given(st.lists(_EVENTS, max_size=4) | st.lists(_EVENTS | _LINES, max_size=12))
 def test_what_comes_in_one_read_is_cut_as_what_comes_byte_by_byte(lines: list[bytes]) -> None:
     stream = b"".join(line + b"\n" for line in lines)
     at_once, by_byte = EventSplitter(), EventSplitter()

@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,13 @@ import pytest_asyncio
 from stateline.core.errors import BadRequest, Overloaded
 from stateline.core.events import Dedup, Event
 from stateline.core.ids import SessionRef
-from stateline.ports import Ownership, SessionMissing, Watch
+from stateline.ports import Balance, BudgetExceeded, Hold, Ownership, SessionMissing, Watch
 from stateline.stores import recent, rules
 from stateline.stores.sqlite import SqliteStore, open_sqlite, pruning, reader, transaction, writer
 from stateline.stores.sqlite import store as store_module
 from stateline.testing import ManualClock
 from stateline.testing.store_checks.log import chunk
-from stateline.testing.store_rig import event, text, texts
+from stateline.testing.store_rig import event, raises, text, texts
 
 REF = SessionRef("t", "s")
 OWN = Ownership(session=REF, owner="a", epoch=1, head=0)
@@ -141,6 +142,40 @@ async def test_expired_keys_are_cleared_some_at_a_time(
         with closing(sqlite3.connect(tmp_path / "a.db")) as db:
             counts.append(db.execute("SELECT count(*) FROM dedup").fetchone()[0])
     assert counts == [6, 2, 1, 1, 1]
+
+
+async def test_expired_balances_are_cleared_some_at_a_time_and_stand_at_zero_then(
+    store: SqliteStore, clock: ManualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "EXPIRED_ROWS_MAX", 4)
+    soon = clock.now_ms() + 60_000
+    one = Decimal(1)
+    holds = [Hold(budget=f"b{n}", held=one, expires_ms=soon if n else None) for n in range(10)]
+    head = await store.append(OWN, 0, texts(REF, 1, 1), holds)
+    counts: list[int] = []
+    clock.advance(60)
+    for _ in range(4):
+        await store.renew("a", 60)
+        with closing(sqlite3.connect(tmp_path / "a.db")) as db:
+            counts.append(db.execute("SELECT count(*) FROM balances").fetchone()[0])
+    assert counts == [6, 2, 1, 1]
+    # The writer remembers none of them, and what this very commit moved is not lost with what is cleared.
+    clock.advance(60)
+    again = [Hold(budget="b1", held=one, limit=one, expires_ms=soon), Hold(budget="b0", held=one, limit=2 * one)]
+    await store.append(OWN, head, texts(REF, 2, 1), again)
+    assert await store.balances(["b0", "b1"]) == {"b0": Balance(2 * one)}
+
+
+async def test_few_balances_are_remembered_and_all_are_found(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transaction, "_BALANCES_MAX", 3)
+    for head in range(20):
+        hold = Hold(budget=f"b{head % 5}", held=Decimal(1), limit=Decimal(4))
+        await store.append(OWN, head, texts(REF, head + 1, 1), [hold])
+    for number in range(5):
+        hold = Hold(budget=f"b{number}", held=Decimal(1), limit=Decimal(4))
+        await raises(BudgetExceeded, store.append(OWN, 20, texts(REF, 21, 1), [hold]))
 
 
 async def test_the_journal_is_carried_into_the_database_as_it_grows(

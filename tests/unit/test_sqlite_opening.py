@@ -8,13 +8,16 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from stateline.core.errors import StoreUnavailable
 from stateline.core.ids import SessionRef
+from stateline.ports import Balance, Hold, Ownership
 from stateline.stores.sqlite import open_sqlite, opening, schema
+from stateline.testing.store_rig import texts
 
 
 async def refused(path: Path) -> StoreUnavailable:
@@ -214,6 +217,18 @@ async def test_a_migration_killed_at_any_statement_starts_again(tmp_path: Path) 
         with closing(sqlite3.connect(path, isolation_level=None)) as db:
             schema.migrate(db)
             assert db.execute("PRAGMA user_version").fetchone() == (schema.VERSION,)
+
+
+async def test_a_database_of_a_release_without_balances_gets_them(tmp_path: Path) -> None:
+    path = await made(tmp_path / "a.db")
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript("DROP TABLE balances; PRAGMA user_version = 2;")
+    store = await open_sqlite(path)
+    own = Ownership(session=SessionRef("t", "held"), owner="a", epoch=1, head=0)
+    hold = Hold(budget="b", held=Decimal(1))
+    await store.append(own, 0, texts(own.session, 1, 1), [hold], create=True)
+    assert await store.balances(["b"]) == {"b": Balance(Decimal(1))}
+    await store.close()
 
 
 def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,8 @@ def error_headers(error: StatelineError, *, durable: bool) -> list[Header]:
     if error.retry_after_s is not None and not durable:
         headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
     futile = isinstance(error, ModelError) and not error.retryable
-    if durable or futile or (error.blame == "client" and error.status in (408, 409)):
+    spent = error.code == "insufficient_quota"
+    if durable or futile or spent or (error.blame == "client" and error.status in (408, 409)):
         # The SDKs retry 408, 409, 429 and 5xx by themselves; this request would fail again.
         headers.append((b"x-should-retry", b"false"))
     return headers

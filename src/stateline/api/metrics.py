@@ -31,7 +31,7 @@ class RequestMetrics:
         row[-1] += duration_s
 
     def text(
-        self, events: Mapping[str, int], gauges: Mapping[str, float], counters: Mapping[str, int] | None = None
+        self, events: Mapping[str, int], gauges: Mapping[str, float], counters: Mapping[str, float] | None = None
     ) -> str:
         """The exposition: requests, recorded events by type, the engine's present values, and what it counted.
 

@@ -24,6 +24,7 @@ from stateline.api.params import (
 )
 from stateline.api.query import ItemList
 from stateline.api.routes import (
+    budgets,
     chat,
     conversations,
     embeddings,
@@ -269,6 +270,21 @@ ROUTES: tuple[Route, ...] = (
         summary="List where calls of stored turns went, and what the contracts said, newest first",
         query=("after", "limit", "session"),
         answer=placements.PlacementList,
+    ),
+    Route(
+        method="GET",
+        path="/v1/budgets",
+        handler=budgets.list_budgets,
+        summary="List the budgets of the caller's tenant and key, and what is left of them",
+        answer=budgets.BudgetList,
+    ),
+    Route(
+        method="GET",
+        path="/v1/admin/budgets",
+        handler=budgets.list_all,
+        summary="List all budgets, and what is left of them",
+        scope=SCOPE_ADMIN,
+        answer=budgets.BudgetList,
     ),
     Route(
         method="POST",

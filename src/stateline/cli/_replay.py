@@ -21,12 +21,12 @@ from stateline.contracts.facts import EPOCH, micros
 from stateline.contracts.replay import RESULTS, Replay, Replayed, Tally
 from stateline.core.errors import BadRequest
 from stateline.core.limits import REPLAY_ROWS_SHOWN_MAX
-from stateline.core.placed import Placed, Placements
+from stateline.core.placed import TAGS, Placed, Placements
 from stateline.core.placing import Ruling
 from stateline.ports import Progress
-from stateline.wiring import count_sessions, deployments, read_placed
+from stateline.stores.logs import ALWAYS_MS, Wanted
+from stateline.wiring import count_sessions, deployments, read_logs
 
-_ALWAYS_MS = 1 << 52
 _COLOURS = {
     "contested": "yellow", "moved": "cyan", "denied": "red", "waits": "red", "allowed": "green", "not_known": "magenta",
 }  # fmt: skip
@@ -87,7 +87,7 @@ def run(config: Config, asked: Asked, *, every: bool, as_json: bool) -> None:
         mode="enforce" if settings is None else settings.mode,
     )
     since_ms = 0 if asked.since is None else _ms(asked.since)
-    until_ms = _ALWAYS_MS if asked.until is None else _ms(asked.until)
+    until_ms = ALWAYS_MS if asked.until is None else _ms(asked.until)
     head = {"contracts": str(folder), "posture": posture, "at": asked.at, "since": asked.since, "until": asked.until}
     rows: _Rows = _Json(head) if as_json else _Text(head)
     seen, tally = Seen(), Tally()
@@ -115,7 +115,7 @@ async def _placements(
 ) -> AsyncGenerator[Placed]:
     """The recorded placements of a time, of all sessions; ``seen`` counts them."""
     placements = Placements()
-    async with aclosing(read_placed(config.store, *between)) as pages:
+    async with aclosing(read_logs(config.store, Wanted(TAGS, *between))) as pages:
         async for page in pages:
             seen.sessions, seen.newer = page.sessions, page.newer
             for event in page.events:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from decimal import Decimal
 
-from stateline.config.schema import Config, ConfigError, Deployment, Source, is_loopback
+from stateline.config.schema import BUDGET_SCOPES, Config, ConfigError, Deployment, Source, is_loopback
 from stateline.config.secrets import VARIABLE, from_environ, split_url
-from stateline.core.limits import TurnLimits
+from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX, TurnLimits
 from stateline.models.facts.places import tiers_of
 
 _AT_HOME = (
@@ -26,6 +27,8 @@ def check(config: Config, source: Source) -> None:
     _check_server(config, source)
     _check_deployments(config, source)
     _check_contracts(config, source)
+    _check_prices(config, source)
+    _check_budgets(config, source)
     _check_limits(config, source)
 
 
@@ -179,6 +182,61 @@ def _check_contracts(config: Config, source: Source) -> None:
                 f'{source.at(f"deployments[{index}]")}: "{deployment.name}" has no vendor, and contracts are set',
                 'say who made the model, such as vendor = "openai"',
             )
+
+
+def _check_amount(amount: Decimal | None, where: str, *, above_zero: bool = False) -> None:
+    if amount is None:
+        return
+    exponent = amount.as_tuple().exponent
+    if (
+        not isinstance(exponent, int)
+        or not exponent >= -AMOUNT_PLACES_MAX
+        or not 0 <= amount <= AMOUNT_MAX
+        or (above_zero and not amount)
+    ):
+        raise ConfigError(
+            "config_invalid",
+            f"{where}: not an amount",
+            f'write one such as "1.25", {"above" if above_zero else "not below"} zero, up to {AMOUNT_MAX} '
+            f"and with up to {AMOUNT_PLACES_MAX} digits behind the point",
+        )
+
+
+def _check_prices(config: Config, source: Source) -> None:
+    for index, deployment in enumerate(config.deployments):
+        price = deployment.price
+        for key in () if price is None else price.__struct_fields__:
+            if key != "currency":
+                _check_amount(getattr(price, key), source.at(f"deployments[{index}].price.{key}"))
+    seen: set[tuple[object, ...]] = set()
+    for index, rate in enumerate(config.prices.rates):
+        at = source.at(f"prices.rates[{index}]")
+        _check_amount(rate.rate, source.at(f"prices.rates[{index}].rate"), above_zero=True)
+        if rate.have == rate.want:
+            raise ConfigError("config_invalid", f"{at}: from {rate.have} to itself")
+        if (rate.have, rate.want, rate.on) in seen:
+            raise ConfigError(
+                "config_invalid", f"{at}: {rate.have} to {rate.want} on {rate.on} has two rates", "keep one"
+            )
+        seen.add((rate.have, rate.want, rate.on))
+
+
+def _check_budgets(config: Config, source: Source) -> None:
+    seen: set[str] = set()
+    for index, budget in enumerate(config.budgets):
+        at = f"budgets[{index}]"
+        if all(getattr(budget, key) is None for key in BUDGET_SCOPES):
+            raise ConfigError(
+                "config_invalid", f"{source.at(at)}: it covers nothing", f"name one of {', '.join(BUDGET_SCOPES)}"
+            )
+        _check_amount(budget.usd_per_month, source.at(f"{at}.usd_per_month"))
+        if budget.name in seen:
+            raise ConfigError(
+                "config_invalid",
+                f'{source.at(f"{at}.name")}: "{budget.name}" is taken',
+                "every budget has a name of its own, and one that has none is named by what it covers",
+            )
+        seen.add(budget.name)
 
 
 def _check_limits(config: Config, source: Source) -> None:

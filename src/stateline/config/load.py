@@ -6,6 +6,7 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ import msgspec
 
 from stateline.config.checks import check
 from stateline.config.schema import (
+    BUDGET_SCOPES,
     CLOUD_DEFAULTS,
     ENVIRON_PREFIX,
     FILE_NAME,
@@ -23,6 +25,7 @@ from stateline.config.schema import (
     LOCAL_MODEL,
     LOCAL_VENDOR,
     SECTIONS,
+    TABLES,
     Config,
     ConfigError,
     Source,
@@ -57,8 +60,10 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     base = file.parent
     _finish_store(tables, source, environ, base)
     _finish_deployments(tables, source, base)
+    _finish_budgets(tables)
     _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
     _absolute(tables.get("contracts"), ("path",), base)
+    _absolute(tables.get("prices"), ("path",), base)
     config = _convert(tables, source)
     check(config, source)
     return config
@@ -69,7 +74,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
 
 def _read(file: Path, *, required: bool) -> Tables:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        # An amount of money must come out as it was written.
+        return tomllib.loads(file.read_text(encoding="utf-8"), parse_float=Decimal)
     except FileNotFoundError:
         if not required:
             return {}
@@ -107,7 +113,7 @@ def _parse_variable(section: str, key: str, text: str) -> object:
     if str in declared(section, key):
         return text
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return tomllib.loads(f"value = {text}", parse_float=Decimal)["value"]
     except tomllib.TOMLDecodeError:
         return text
 
@@ -141,6 +147,20 @@ def _check_table(section: str, table: object, at: str, source: Source) -> None:
                 f'{where}: this version does not support "{value}"',
                 f"it supports {choices_of(section, key)}",
             )
+        if (section, key) in TABLES:
+            _check_within(TABLES[section, key], value, f"{at}.{key}", source)
+
+
+def _check_within(struct: type[msgspec.Struct], value: object, at: str, source: Source) -> None:
+    """The keys of a table in a section, or of each table of a list in one."""
+    if isinstance(value, list):
+        for index, entry in enumerate(cast("list[object]", value)):
+            _check_within(struct, entry, f"{at}[{index}]", source)
+    elif isinstance(value, dict):
+        known = list(struct.__struct_encode_fields__)
+        for key in cast("Tables", value):
+            if key not in known:
+                _refuse_unknown(source.at(f"{at}.{key}"), key, known, "key", later=False)
 
 
 def _refuse_secret(where: str, section: str, key: str) -> None:
@@ -248,6 +268,16 @@ def _finish_deployments(tables: Tables, source: Source, base: Path) -> None:
             _absolute(entry, ("upstream_model",), base)
 
 
+def _finish_budgets(tables: Tables) -> None:
+    """Name a budget without a name by what it covers."""
+    budgets = tables.get("budgets")
+    for entry in cast("list[object]", budgets) if isinstance(budgets, list) else ():
+        if isinstance(entry, dict):
+            entry = cast("Tables", entry)
+            scope = ",".join(f"{key}={entry[key]}" for key in BUDGET_SCOPES if key in entry)
+            entry.setdefault("name", scope[:128] or "all")
+
+
 def _absolute(table: object, keys: tuple[str, ...], base: Path) -> None:
     """Anchor the paths of a table at the folder of the file that names them."""
     if isinstance(table, dict):
@@ -264,6 +294,7 @@ def _convert(tables: Tables, source: Source) -> Config:
         what, _, path = str(error).partition(" - at `$")
         path = path.removesuffix("`").lstrip(".")
         what = what.replace("`object`", "a table").replace("`array`", "a list")
+        what = what.replace("got `decimal`", "got `float`")
         what = what.replace("Object missing required field", "missing key")
         section, _, key = path.partition(".")
         choices = choices_of(section.partition("[")[0], key) if key else ""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -108,6 +110,23 @@ class Auth(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["open", "keys"] = "open"
 
 
+Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
+"""ISO 4217."""
+Scope = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class DeploymentPrice(msgspec.Struct, frozen=True, kw_only=True):
+    """What a deployment costs, in its tier. Of input and output, a million tokens each."""
+
+    currency: Currency
+    input_per_mtok: Decimal
+    output_per_mtok: Decimal = Decimal(0)
+    cached_input_per_mtok: Decimal | None = None
+    cache_write_per_mtok: Decimal | None = None
+    reasoning_per_mtok: Decimal | None = None
+    per_call: Decimal = Decimal(0)
+
+
 class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     """One model at one cloud. Defaults that depend on the cloud are filled in by `load`."""
 
@@ -126,6 +145,8 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     product: str | None = None
     channel: str = "direct"
     service_tier: str | None = None
+    billing_account: Annotated[str, Meta(min_length=1, max_length=256)] | None = None
+    price: DeploymentPrice | None = None
     api_key_env: str | None = None
     api_key_file: str | None = None
     auth: Literal["none", "sigv4", "adc", "entra"] | None = None
@@ -159,6 +180,40 @@ class Contracts(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["enforce", "observe"] = "enforce"
 
 
+class CurrencyRate(msgspec.Struct, frozen=True, kw_only=True, rename={"have": "from", "want": "to"}):
+    """What one unit of a currency is in another, from a day on (UTC)."""
+
+    have: Currency
+    want: Currency
+    rate: Decimal
+    on: date
+
+
+class Prices(msgspec.Struct, frozen=True, kw_only=True):
+    """Where prices come from, and what becomes of calls that have none. After `load`, `path` is anchored.
+
+    `path` holds files of rows, which go before the book that comes with Stateline (`shipped`).
+    """
+
+    path: Annotated[str, Meta(min_length=1)] | None = None
+    shipped: bool = True
+    unpriced: Literal["unbudgeted", "allow", "refuse"] = "unbudgeted"
+    rates: tuple[CurrencyRate, ...] = ()
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """What may be spent in each UTC calendar month by calls that agree with all that it names."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    usd_per_month: Decimal
+    mode: Literal["hard", "warn"] = "hard"
+    tenant: Scope | None = None
+    key: Scope | None = None
+    agent: Scope | None = None
+    session: Scope | None = None
+    model: Scope | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may set; see docs/configuration.md."""
 
@@ -168,6 +223,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     deployments: tuple[Deployment, ...] = ()
     products: tuple[Product, ...] = ()
     contracts: Contracts | None = None
+    prices: Prices = msgspec.field(default_factory=Prices)
+    budgets: tuple[Budget, ...] = ()
     limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
     retention: Retention = msgspec.field(default_factory=Retention)
 
@@ -179,18 +236,26 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "deployments": Deployment,
     "products": Product,
     "contracts": Contracts,
+    "prices": Prices,
+    "budgets": Budget,
     "limits": TurnLimits,
     "retention": Retention,
 }
 
-LISTS = frozenset({"deployments", "products"})
+LISTS = frozenset({"budgets", "deployments", "products"})
 """Sections of which there may be several, each with a name."""
 
+TABLES: Mapping[tuple[str, str], type[msgspec.Struct]] = {
+    ("deployments", "price"): DeploymentPrice,
+    ("prices", "rates"): CurrencyRate,
+}
+"""Keys whose values are tables themselves, or lists of them."""
+
+BUDGET_SCOPES = ("tenant", "key", "agent", "session", "model")
+
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS = frozenset(
-    {"agents", "budgets", "mcp_servers", "oidc", "policy", "prices"} | {"telemetry", "tools", "vault"}
-)
-LATER_KEYS = {"deployments": frozenset({"billing_account", "price"})}
+LATER_SECTIONS = frozenset({"agents", "mcp_servers", "oidc", "policy", "telemetry", "tools", "vault"})
+LATER_KEYS: Mapping[str, frozenset[str]] = {}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),
 }

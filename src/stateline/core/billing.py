@@ -7,13 +7,17 @@ that what a call cost can be computed again when the configuration has long move
 from __future__ import annotations
 
 from datetime import date
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 
 import msgspec
 
 from stateline.core.calls import Usage
+from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX
 
 ZERO = Decimal(0)
+ONE = Decimal(1)
+EXACT = Context(prec=160, traps=[Inexact, InvalidOperation, Overflow])
+"""Adds amounts without ever rounding one (``EXACT.add``)."""
 DEFAULT_TIER = "default"
 _DEFAULT_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 
@@ -21,6 +25,19 @@ _DEFAULT_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", 
 def tier_of(service_tier: str | None) -> str:
     """A service tier by the name that prices have it under: clouds have several for the one that is not named."""
     return DEFAULT_TIER if service_tier is None or service_tier in _DEFAULT_TIERS else service_tier
+
+
+def is_amount(value: Decimal) -> bool:
+    """Whether it is one that can be computed with exactly: AMOUNT_MAX at most, of AMOUNT_PLACES_MAX places at most."""
+    exponent = value.as_tuple().exponent
+    return isinstance(exponent, int) and exponent >= -AMOUNT_PLACES_MAX and 0 <= value <= AMOUNT_MAX
+
+
+def plain(amount: Decimal) -> Decimal:
+    """The same amount without trailing zeros or an exponent above zero, so that equal ones are written alike."""
+    short = amount.normalize()
+    exponent = short.as_tuple().exponent
+    return short.quantize(Decimal(1)) if isinstance(exponent, int) and exponent > 0 else short
 
 
 class Rates(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -91,10 +108,16 @@ class Tariff(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
 
 
 class Held(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What one budget has set aside for a call: the budget's row, and the amount in the budget's currency."""
+    """What one budget has set aside for a call, in the budget's currency.
+
+    Attributes:
+        budget: the balance's name.
+        rate: what one unit of the tariff's currency is in the budget's.
+    """
 
     budget: str
     amount: Decimal
+    rate: Decimal = ONE
 
 
 class Reserved(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -135,6 +158,7 @@ class Metered(msgspec.Struct, frozen=True, kw_only=True):
         at_ms: when it ended (Unix time).
         charge: None where no price was known.
         status: ``ok``, or the stable code of its failure.
+        unbilled: nothing of it was sent, or its provider refused it.
     """
 
     id: str
@@ -149,3 +173,4 @@ class Metered(msgspec.Struct, frozen=True, kw_only=True):
     charge: Charge | None
     usage: Usage | None = None
     status: str = "ok"
+    unbilled: bool = False

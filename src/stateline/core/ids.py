@@ -18,6 +18,8 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = tuple(first + second for first in ALPHABET for second in ALPHABET)
 """Two characters for every ten bits: several times faster than base64.b32encode, which is Python too."""
 _VALUES = {c: i for i, c in enumerate(ALPHABET)}
+SYSTEM_TENANT = "system"
+"""Whose sessions are the runtime's own; no caller is this tenant."""
 SESSION_CHARS = 24
 NONCE_CHARS = 8
 _RESPONSE = re.compile(rf"resp_([{ALPHABET}]{{{SESSION_CHARS}}})([{ALPHABET}]{{{NONCE_CHARS}}})([{ALPHABET}]{{1,12}})")

@@ -78,7 +78,19 @@ RULINGS_KEPT_MAX = 1_024
 PLACEMENT_SESSIONS_MAX = 100
 """Sessions that one page of placements looks through."""
 REPLAY_SESSIONS_MAX = 500
-"""Sessions that one reading of recorded placements looks at, so that a reader never holds a picture for long."""
+"""Sessions that one reading of many logs looks at, so that a reader never holds a picture for long."""
+USAGE_GROUPS_MAX = 1_000_000
+"""Rows that an export of usage adds up in memory, about 0.6 KB each."""
+RECONCILE_LINES_MAX = 1_000_000
+"""Lines, by day, account, model, currency and kind of token, that a reconciliation keeps of a cloud's export."""
+RECONCILE_NAMES_KEPT_MAX = 10_000
+"""Texts of a cloud's rows whose model is remembered."""
+RECONCILE_FIELD_CHARS_MAX = 1_000_000
+"""One field of a cloud's export; a longer one is a file that is not what it should be."""
+RECONCILE_LINE_BYTES_MAX = 16 * 1024 * 1024
+"""One line of a cloud's export."""
+RECONCILE_ROWS_SHOWN_MAX = 100
+"""Differences that the table of a reconciliation shows; ``--json`` has the others."""
 REPLAY_ROWS_SHOWN_MAX = 100
 """Changed placements that the table of a replay shows; ``--json`` has the others."""
 RULING_SERIES_MAX = 2_000
@@ -135,6 +147,10 @@ RETRY_DEDUP_TTL_S = 600
 # -- the store --------------------------------------------------------------------------------------
 EVENT_BYTES_MAX = 64 * 1024 * 1024
 APPEND_EVENTS_MAX = 1_000
+HOLDS_MAX = 16_000
+"""Holds of one append, which may record as many calls as it has events, each of which a few budgets cover."""
+AMOUNT_DIGITS_MAX = 40
+"""Digits of an amount before and after its point; what is within them adds up without rounding."""
 BATCH_REQUESTS_MAX = 512
 """Requests that one group commit carries."""
 STORE_QUEUE_MAX = 100_000
@@ -174,7 +190,7 @@ TAIL_EVENTS_MAX = 10_000
 TAIL_READS_MAX = 256
 """Sessions that one ``tail`` looks up on the disk; the rest waits for the next call."""
 EXPIRED_ROWS_MAX = 200
-"""Expired dedup keys, or sessions of a dead owner, that one transaction clears."""
+"""Expired dedup keys or balances, or sessions of a dead owner, that one transaction clears."""
 BLOB_GRACE_S = 3600
 """A blob without a reference is deleted once nothing has touched it for this long."""
 WAL_BYTES_MAX = 16 * 1024 * 1024
@@ -281,6 +297,16 @@ RATE_PER_MINUTE_MAX = 1_000_000_000
 NO_DEPLOYMENT_WAIT_MS_MAX = 10_000
 """A request that would wait longer than this for a deployment is refused with 503; background ones wait."""
 
+# -- money ----------------------------------------------------------------------------------------
+AMOUNT_MAX = 1_000_000_000
+"""Highest price, rate and limit of a budget, in units of its currency."""
+AMOUNT_PLACES_MAX = 15
+"""Digits behind the point of such an amount: what a call costs is exact in 28 digits."""
+PRICE_FILE_BYTES_MAX = 64 * 1024 * 1024
+"""One catalogue, or file of prices."""
+PRICE_ROWS_MAX = 200_000
+"""Rows of a price book."""
+
 # -- model calls ----------------------------------------------------------------------------------
 DEPLOYMENT_CALLS_MAX = 1_000
 """Calls under way at one deployment; ``max_concurrency`` of the deployment."""
@@ -292,6 +318,8 @@ ANSWER_EVENT_BYTES_MAX = 32 * 1024 * 1024
 """One event of a provider's stream; the last one may repeat the whole request."""
 EVENT_HEADERS_KEPT_MAX = 64
 """Sets of headers of event streams that are remembered as they were read: there is a handful, always repeated."""
+EVENT_PRELUDES_KEPT_MAX = 1_024
+"""The same of their beginnings, which say lengths: a stream of short texts has some dozens."""
 ERROR_BODY_BYTES_MAX = 64 * 1024
 """What is read of a provider's error answer."""
 PROVIDER_MESSAGE_CHARS_MAX = 2_000
@@ -374,3 +402,32 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     deleted_s: Annotated[int, Meta(ge=0)] = DELETED_RETENTION_S
     idle_s: Annotated[int, Meta(ge=1)] | None = None
     snapshots_s: Annotated[int, Meta(ge=0)] = SNAPSHOTS_RETENTION_S
+
+
+# -- money -----------------------------------------------------------------------------------------
+OVERHEAD_TOKENS = 1_024
+"""Input tokens that a provider may add of its own: its chat template, and what it says of tools."""
+ITEM_OVERHEAD_TOKENS = 16
+"""And around each item."""
+IMAGE_TOKENS_MAX = 16_384
+"""The most input tokens that one image may take, at the highest detail of any provider."""
+OUTPUT_TOKENS_DEFAULT = 32_768
+"""Output that is reserved where neither the request nor what is known of the model bounds it."""
+OUTPUT_TOKENS_PAID_MIN = 16
+"""A call whose budget pays for less output than this, or than it asks for, is refused (OpenAI's least limit)."""
+BUDGET_TRIES_MAX = 4
+"""How often a call is fitted anew into what a budget has left, while others draw on it, too."""
+LEDGER_EVENTS_MAX = 10_000
+"""Events of one session of the ledger of stateless calls; then another is begun."""
+LEDGER_BATCH_MAX = 500
+"""Entries of that ledger that one append writes."""
+LEDGER_WAITING_MAX = 20_000
+"""Entries that wait to be written while the store is away; past it, new calls are refused."""
+LEDGER_GATHER_S = 0.004
+"""How long a stateless call waits for others to be recorded with it, where many come."""
+LEDGER_DELAY_S = 0.05
+"""How long an entry that nobody waits for may wait for others."""
+METER_PAYERS_MAX = 10_000
+"""Payers of which it is remembered which budgets cover them."""
+PRICES_LOOK_S = 60.0
+"""How often it is looked whether another day's prices and rates hold."""

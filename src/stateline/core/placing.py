@@ -14,6 +14,7 @@ from stateline.core.limits import DENIAL_TEXT_CHARS_MAX, DENIALS_TOLD_MAX
 
 Why = Literal[
     "behind",
+    "budget",
     "cannot_carry",
     "circuit_open",
     "contract",
@@ -22,13 +23,16 @@ Why = Literal[
     "rate_limited",
     "rpm",
     "tpm",
+    "unpriced",
 ]
 """Why a deployment does not get a call. ``behind``: it would, but another goes first. ``failed``: it was tried
-already in this round of tries. ``contract``: a clause forbids it. The others are what the deployment lacks, or has
-too much of, just now."""
+already in this round of tries. ``contract``: a clause forbids it. ``budget``: a budget has too little left for it.
+``unpriced``: no price of it is known, and it may not be called without. The others are what the deployment lacks,
+or has too much of, just now."""
 
 _WORDS: dict[Why, str] = {
     "behind": "another goes first",
+    "budget": "costs more than a budget has left",
     "cannot_carry": "cannot carry this request",
     "circuit_open": "failed too often",
     "contract": "is denied by contract",
@@ -37,6 +41,7 @@ _WORDS: dict[Why, str] = {
     "rate_limited": "limits the rate",
     "rpm": "has had its rpm",
     "tpm": "has had its tpm",
+    "unpriced": "has no known price",
 }
 
 

@@ -5,10 +5,13 @@ Shapes only; ``view`` fills them from the log. Two dialects differ in a few name
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
 
+from stateline.core.billing import ZERO, Charge
 from stateline.core.calls import FunctionChoice, FunctionTool, ReasoningConfig, ToolChoice, Usage
 from stateline.core.carrying import Dropped, What
 from stateline.core.items import Content, Item, UrlCitation
@@ -62,6 +65,18 @@ def passed_fields(passed: tuple[Passed, ...], refused: tuple[Refused, ...]) -> t
             deployment=each.deployment, why=each.why, until_ms=each.until_ms, verdict=rulings.get(each.deployment)
         )
         for each in passed
+    )
+
+
+def cost_fields(charges: Iterable[Charge]) -> tuple[CostField, ...]:
+    """Charges added up by currency."""
+    found: dict[str, tuple[Decimal, bool]] = {}
+    for each in charges:
+        amount, estimated = found.get(each.currency, (ZERO, False))
+        found[each.currency] = (amount + each.amount, estimated or each.estimated)
+    return tuple(
+        CostField(amount=f"{amount:f}", currency=currency, estimated=estimated)
+        for currency, (amount, estimated) in found.items()
     )
 
 
@@ -143,8 +158,22 @@ class DroppedField(_Shape, frozen=True, gc=False, kw_only=True):
     items: int
 
 
+class CostField(_Shape, frozen=True, gc=False, kw_only=True):
+    """What the turn's calls cost so far, failed ones included. ``amount`` is a decimal, in digits.
+
+    ``estimated``: the usage of one of them never came, so it counts with all that it had reserved.
+    """
+
+    amount: str
+    currency: str
+    estimated: bool
+
+
 class StatelineField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
-    """Stateline's own facts about a response (an extension of Open Responses)."""
+    """Stateline's own facts about a response (an extension of Open Responses).
+
+    ``cost`` has one entry a currency; none where no price is known.
+    """
 
     session: str
     turn: int
@@ -154,6 +183,7 @@ class StatelineField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=
     placement: PlacementField | None = None
     verdict: VerdictField | None = None
     dropped: tuple[DroppedField, ...] = ()
+    cost: tuple[CostField, ...] = ()
 
 
 class Response(_Shape, frozen=True, gc=False, kw_only=True):

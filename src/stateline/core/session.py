@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from stateline.core import events as e
+from stateline.core.billing import Reserved
 from stateline.core.calls import Usage
 from stateline.core.carrying import origins_of
 from stateline.core.errors import IllegalTransition
@@ -137,6 +138,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     deployment: str
     origin: str
     stream: bool
+    reserved: Reserved | None = None
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -387,6 +389,7 @@ def _call(event: e.Event, body: e.ModelCallStarted) -> Call:
         deployment=body.deployment,
         origin=body.origin,
         stream=body.stream,
+        reserved=body.reserved,
     )
 
 

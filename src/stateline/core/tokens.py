@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from stateline.core.calls import ModelRequest
-from stateline.core.items import FunctionCallOutput, InputFile, InputImage, Item, Message
+from stateline.core.calls import ModelRequest, TextPlain
+from stateline.core.items import (
+    FunctionCallOutput,
+    InputFile,
+    InputImage,
+    InputText,
+    Item,
+    Message,
+    OutputText,
+    Sidecar,
+)
+from stateline.core.limits import IMAGE_TOKENS_MAX, ITEM_OVERHEAD_TOKENS, OVERHEAD_TOKENS
 
 BYTES_PER_TOKEN = 4
 """English text in current tokenizers: about four bytes a token."""
@@ -28,6 +38,54 @@ def estimate_tokens(request: ModelRequest) -> int:
         total_bytes += text_bytes
         tokens += ITEM_TOKENS + images * IMAGE_TOKENS
     return tokens + -(-total_bytes // BYTES_PER_TOKEN)
+
+
+def most_tokens(request: ModelRequest) -> int:
+    """No fewer than the input tokens that a provider may count: a token is one byte of UTF-8 at the least.
+
+    What the provider adds, and images by the highest detail, are in it. A file counts by its bytes.
+    """
+    params = request.params
+    total = OVERHEAD_TOKENS
+    if params.instructions:
+        total += _utf8(params.instructions)
+    if params.tools:
+        total += len(msgspec.json.encode(params.tools)) + ITEM_OVERHEAD_TOKENS * len(params.tools)
+    if type(params.text.format) is not TextPlain:
+        total += len(msgspec.json.encode(params.text.format))
+    if request.embed is not None:
+        total += len(bytes(request.embed.input))
+    for item in request.items:
+        total += ITEM_OVERHEAD_TOKENS + _most(item)
+    for sidecar in request.sidecars.values():
+        total += _beside(sidecar)
+    return total
+
+
+def _most(item: Item) -> int:
+    if type(item) is Message:
+        parts = item.content
+    elif type(item) is FunctionCallOutput and not isinstance(item.output, str):
+        parts = item.output
+    else:
+        return len(msgspec.json.encode(item))
+    total = 0
+    for part in parts:
+        if type(part) is InputText or type(part) is OutputText:
+            total += _utf8(part.text)
+        elif type(part) is InputImage:
+            total += IMAGE_TOKENS_MAX
+        else:
+            total += len(msgspec.json.encode(part))
+    return total
+
+
+def _utf8(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _beside(sidecar: Sidecar) -> int:
+    return len(msgspec.json.encode(sidecar))
 
 
 def _size(item: Item) -> tuple[int, int]:

@@ -15,8 +15,8 @@ from stateline.core import carrying
 from stateline.core import events as e
 from stateline.core.calls import FinishReason, ModelRequest
 from stateline.core.carrying import Dropped
-from stateline.core.ids import digest, effect_key
-from stateline.core.items import FunctionCall, FunctionCallOutput, Item
+from stateline.core.ids import digest, effect_key, item_id
+from stateline.core.items import PREFIXES, FunctionCall, FunctionCallOutput, Item
 from stateline.core.limits import (
     CRASHES_MAX,
     RETRY_AFTER_MS_MAX,
@@ -253,3 +253,17 @@ def model_request(session: Session, effect: CallModel, *, stream: bool) -> Model
         stream=stream,
         sidecars={**session.context.sidecars(), **turn.sidecars, **turn.output_sidecars},
     )
+
+
+def with_ids(items: tuple[Item, ...], session: Session, turn: int) -> tuple[Item, ...]:
+    """Input items with ids: those that came with one keep it, unless it is taken twice."""
+    seen: set[str] = set()
+    out: list[Item] = []
+    for at, item in enumerate(items):
+        kept = item
+        if not item.id or item.id in seen:
+            made = item_id(PREFIXES[type(item)], session.ref.id, turn, 0, at)
+            kept = msgspec.structs.replace(item, id=made)
+        seen.add(kept.id)
+        out.append(kept)
+    return tuple(out)

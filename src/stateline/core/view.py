@@ -10,6 +10,7 @@ from __future__ import annotations
 import msgspec
 
 from stateline.core import response as shapes
+from stateline.core.billing import Charge
 from stateline.core.calls import JsonSchema, TextConfig, Usage
 from stateline.core.events import (
     Body,
@@ -97,6 +98,7 @@ class TurnView:
         self._output_index = 0
         self._output: list[Item] = []
         self._usage: Usage | None = None
+        self._charges: list[Charge] = []
         self._steps = 0
         self._started: ModelCallStarted | None = None
         self._finished_call: ModelCallFinished | None = None
@@ -174,6 +176,7 @@ class TurnView:
                 placement=shapes.placement_field(started.passed, started.refused) if started else None,
                 verdict=shapes.verdict_field(started.verdict) if started else None,
                 dropped=shapes.dropped_field(started.dropped) if started and started.dropped else (),
+                cost=shapes.cost_fields(self._charges) if self._charges else (),
             ),
         )
 
@@ -211,6 +214,8 @@ class TurnView:
         return self._after_cursor(out)
 
     def _call_ended(self, body: ModelCallFinished | ModelCallFailed) -> list[StreamEvent]:
+        if body.charge is not None:
+            self._charges.append(body.charge)
         if type(body) is ModelCallFinished:
             self._finished_call = body
             self._output += body.items

@@ -22,8 +22,9 @@ from stateline.engine.node import Node
 from stateline.engine.placements import PlacedPage, placements
 from stateline.engine.relay import relay
 from stateline.engine.submit import submit
-from stateline.engine.types import Accepted, Conversation, Submission
-from stateline.ports import Deployment
+from stateline.engine.types import Accepted, BudgetState, Conversation, Submission
+from stateline.money.budgets import balance_name
+from stateline.ports import Balance, Deployment
 
 
 class Engine(Node):
@@ -311,9 +312,23 @@ class Engine(Node):
         """See ``placements.placements``."""
         return await placements(self.store, tenant, session=session, after=after, limit=limit)
 
-    def counters(self) -> Mapping[str, int]:
+    async def budgets(self, tenant: str | None, key: str = "") -> list[BudgetState]:
+        """The budgets of a tenant and of one of its keys, or all of them, and what they stand at this month."""
+        if self.meter is None:
+            return []
+        month = self.meter.month(self.clock.now_ms())
+        shown = [
+            each
+            for each in self.meter.budgets
+            if tenant is None or each.tenant == tenant or (each.tenant is None and each.key == key != "")
+        ]
+        balances = await self.store.balances([balance_name(each, month) for each in shown])
+        return [BudgetState(each, month, balances.get(balance_name(each, month), Balance())) for each in shown]
+
+    def counters(self) -> Mapping[str, float]:
         """What has been counted since the start, for /metrics, beside recorded events."""
-        return {} if self.rules is None else self.rules.counters()
+        verdicts: Mapping[str, float] = {} if self.rules is None else self.rules.counters()
+        return verdicts if self.meter is None else {**verdicts, **self.meter.counters()}
 
     def gauges(self) -> Mapping[str, float]:
         """Present values for /metrics."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -10,9 +11,10 @@ from stateline.core import events as e
 from stateline.core.calls import ModelRequest
 from stateline.core.errors import BadRequest, ModelError
 from stateline.core.limits import NO_DEPLOYMENT_WAIT_MS_MAX
-from stateline.core.placing import Passed, nowhere, refused_of, soonest_ms
+from stateline.core.placing import Passed, Standing, nowhere, refused_of, soonest_ms
 from stateline.core.session import Session, Turn
 from stateline.engine.health import Monitor, movable
+from stateline.engine.meter import Purse
 from stateline.engine.place import Catalogue, Placement, standings
 from stateline.ports import Judge
 
@@ -24,16 +26,21 @@ def not_carried(error: BadRequest) -> ModelError:
     return failure
 
 
-def told(
-    catalogue: Catalogue,
-    monitor: Monitor,
-    session: Session,
-    *,
-    request: Callable[[], ModelRequest],
-    failure: ModelError,
-    ending: e.ModelCallFailed,
-    judge: Judge | None = None,
-) -> e.ModelCallFailed:
+class Look(NamedTuple):
+    """What a look at a model's deployments goes by."""
+
+    catalogue: Catalogue
+    monitor: Monitor
+    request: Callable[[], ModelRequest]
+    judge: Judge | None = None
+    purse: Purse | None = None
+
+    def at(self, model: str, tried: Sequence[str] = ()) -> Sequence[Standing]:
+        """How they stand now, those that were tried passed over."""
+        return standings(self.catalogue, self.monitor, model, self.request, tried, judge=self.judge, purse=self.purse)
+
+
+def told(look: Look, session: Session, *, failure: ModelError, ending: e.ModelCallFailed) -> e.ModelCallFailed:
     """The end of a failed call, with what the model's other deployments make of it.
 
     It says so where one of them takes the call at once. Else the turn waits no longer than until the first of
@@ -42,15 +49,14 @@ def told(
     turn = session.turn
     assert turn is not None
     assert turn.call is not None
-    if len(catalogue.candidates(turn.request.model)) < 2 or not movable(failure):
+    model = turn.request.model
+    if len(look.catalogue.candidates(model)) < 2 or not movable(failure):
         return ending
-    tried = (*turn.tried, turn.call.deployment)
-    if any(each.why is None for each in standings(catalogue, monitor, turn.request.model, request, tried, judge=judge)):
+    if any(each.why is None for each in look.at(model, (*turn.tried, turn.call.deployment))):
         return msgspec.structs.replace(ending, elsewhere=True)
-    again = standings(catalogue, monitor, turn.request.model, request, judge=judge)
-    untils = [0 if each.why is None else each.until_ms for each in again]
+    untils = [0 if each.why is None else each.until_ms for each in look.at(model)]
     soonest = min((each for each in untils if each is not None), default=None)
-    after_ms = None if soonest is None else max(0, soonest - monitor.now_ms())
+    after_ms = None if soonest is None else max(0, soonest - look.monitor.now_ms())
     return msgspec.structs.replace(ending, retryable=ending.retryable or turn.hopeful, retry_after_ms=after_ms)
 
 
@@ -70,7 +76,13 @@ def unplaced(turn: Turn, step: int, placement: Placement, now_ms: int, judge: Ju
 
 
 def check_room(
-    catalogue: Catalogue, monitor: Monitor, request: ModelRequest, *, patient: bool, judge: Judge | None = None
+    catalogue: Catalogue,
+    monitor: Monitor,
+    request: ModelRequest,
+    *,
+    patient: bool,
+    judge: Judge | None = None,
+    purse: Purse | None = None,
 ) -> None:
     """Refuse at the door what would only wait: nobody should hold a connection for that.
 
@@ -82,7 +94,7 @@ def check_room(
     """
     now_ms = monitor.now_ms()
     passed: list[Passed] = []
-    looked = standings(catalogue, monitor, request.params.model, lambda: request, judge=judge)
+    looked = standings(catalogue, monitor, request.params.model, lambda: request, judge=judge, purse=purse)
     for each in looked:
         if each.why is None or each.why == "max_concurrency":
             return

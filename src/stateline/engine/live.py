@@ -70,14 +70,18 @@ class Follower:
 
 
 class _Watched:
-    """What is known of a watched session: how far its followers were told, and who wants to hear."""
+    """What is known of a watched session: how far its followers were told, and who wants to hear.
 
-    __slots__ = ("after", "followers", "owned_in", "owner", "watch")
+    ``last`` is what its owner appended last, as long as nothing came from elsewhere since.
+    """
+
+    __slots__ = ("after", "followers", "last", "owned_in", "owner", "watch")
 
     def __init__(self, ref: SessionRef, after: int) -> None:
         self.owned_in = 0
         self.after = after
         self.followers: list[Follower] = []
+        self.last: Sequence[Event] = ()
         self.owner: Callable[[Posted], None] | None = None
         self.watch = Watch(session=ref, after=after)
 
@@ -161,6 +165,11 @@ class Live:
         follower.registered = True
         cursor = follower.after
         gap: list[Event] = []
+        last = watched.last
+        if last and last[0].seq <= cursor + 1 and last[-1].seq == watched.after:
+            # A turn that has just begun: what its owner appended says it all.
+            gap = [event for event in last if event.seq > cursor and type(event.body) is not Snapshot]
+            cursor = watched.after
         while watched.after > cursor:
             # One answer may be cut short, so it is asked until it reaches the tailer.
             records = await self._store.tail([Watch(session=follower.ref, after=cursor)])
@@ -187,12 +196,21 @@ class Live:
 
     # -- the owner ---------------------------------------------------------------------------------------
 
-    def own(self, ref: SessionRef, after: int, post: int, deliver: Callable[[Posted], None]) -> None:
+    def own(
+        self,
+        ref: SessionRef,
+        after: int,
+        post: int,
+        deliver: Callable[[Posted], None],
+        recorded: Sequence[Event] = (),
+    ) -> None:
         """Hand inbox rows after ``post`` of a session that this node owns to ``deliver``.
 
         Its events need no look at the store: until ``disown`` nobody else appends any, and ``recorded`` tells.
+        ``recorded`` here are those up to ``after`` that were appended before.
         """
         watched = self._entry(ref, after)
+        watched.last = recorded
         watched.owner = deliver
         # What the tailer is told now may be a post of before that, which was taken long ago.
         watched.owned_in = self._round
@@ -206,6 +224,12 @@ class Live:
             return
         missed = events[0].seq > watched.after + 1
         watched.after = events[-1].seq
+        watched.last = events
+        if watched.owner is None:
+            # What comes next is another owner's.
+            watched.watch = Watch(session=ref, after=watched.after)
+            if watched.followers:
+                self._look_soon()
         for follower in watched.followers:
             if missed:
                 # Another owner's were before these, which the tailer had not brought yet.
@@ -214,12 +238,16 @@ class Live:
                 if type(event.body) is not Snapshot:
                     follower.push(event)
 
-    def disown(self, ref: SessionRef) -> None:
-        """The node owns the session no more, or is about to give it back."""
+    def disown(self, ref: SessionRef, *, appending: bool = False) -> None:
+        """The node owns the session no more.
+
+        ``appending``: it is about to give it back with an append, of which ``recorded`` tells. So the tailer does
+        not ask for that; where it fails, the session has to be disowned anew, or owned again.
+        """
         watched = self._watched.get(ref)
         if watched is not None:
             watched.owner = None
-            watched.watch = Watch(session=ref, after=watched.after)
+            watched.watch = Watch(session=ref, after=NO_EVENTS if appending else watched.after)
             self._drop(ref, watched)
             if watched.followers:
                 # Most leave with the turn that ends now.

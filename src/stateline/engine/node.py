@@ -16,7 +16,7 @@ import msgspec
 
 from stateline.core import events as e
 from stateline.core.errors import NotFound, Overloaded, StoreUnavailable
-from stateline.core.ids import SessionRef, base32, session_id
+from stateline.core.ids import SYSTEM_TENANT, SessionRef, base32, session_id
 from stateline.core.limits import (
     ACTIVE_TURNS_MAX,
     CLAIM_POLL_S,
@@ -28,7 +28,9 @@ from stateline.core.limits import (
 from stateline.core.session import Session
 from stateline.engine.health import Monitor
 from stateline.engine.lease import Lease
+from stateline.engine.ledger import Ledger
 from stateline.engine.live import Live
+from stateline.engine.meter import Meter
 from stateline.engine.place import Catalogue, Slots
 from stateline.engine.sessions import Sessions
 from stateline.engine.work import DUE_NOW_MS, EVERY_POST, Worker
@@ -58,6 +60,7 @@ class Node:
         limits: of each turn; recorded with it.
         shared: other nodes use the store, and take over what this one owns once its lease is over.
         rules: the contracts that placements are held against; None: there are none.
+        meter: the prices and budgets that calls are held against; None: there are none.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Node:
         durable: bool = True,
         shared: bool = False,
         rules: Rules | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.store = store
         self.client = client
@@ -84,7 +88,11 @@ class Node:
         self.limits = limits or TurnLimits()
         self.shared = shared
         self.rules = rules
+        self.meter = meter
         self.owner = self._new_owner()
+        self.ledger = Ledger(self)
+        if volatile is not None:
+            volatile.ledger = self.ledger
         self._lease = Lease(self)
         self.live = Live(store)
         # One deployment is one, whatever the sessions are kept in.
@@ -100,12 +108,15 @@ class Node:
         self._handing_over = False
         self._left: list[Ownership] = []
         self._lapsed = False
+        self._meter_wanted = meter
 
     # -- life -------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Take up what is due: first of all, turns that were running when a process died."""
         await self._lease.begin()
+        if self.durable and self.meter is not None:
+            await self.ledger.announce(self.meter.tariffs)
         self._spawn(self._lease.keep(), "lease")
         self._spawn(self._claim(), "claim")
         if self.shared:
@@ -113,14 +124,30 @@ class Node:
         if self.volatile is not None:
             await self.volatile.start()
 
-    def configure(self, catalogue: Catalogue, limits: TurnLimits, rules: Rules | None = None) -> None:
-        """Place calls, and begin turns, by these from now on. Calls under way stay where they are."""
+    def configure(
+        self, catalogue: Catalogue, limits: TurnLimits, rules: Rules | None = None, meter: Meter | None = None
+    ) -> None:
+        """Place calls, and begin turns, by these from now on. Calls under way stay where they are.
+
+        Prices and budgets count a moment later, once the tariffs are recorded.
+        """
         self.catalogue = catalogue
         self.rules = rules
         self.limits = limits
+        if self.durable and meter is not self.meter:
+            self._spawn(self._configure_meter(meter), "meter")
         self.monitor.keep({each.name for name in catalogue.names() for each in catalogue.candidates(name)})
         if self.volatile is not None:
             self.volatile.configure(catalogue, limits, rules)
+
+    async def _configure_meter(self, meter: Meter | None) -> None:
+        self._meter_wanted = meter
+        if meter is not None:
+            await self.ledger.announce(meter.tariffs)
+        if self._meter_wanted is meter:
+            self.meter = meter
+            if self.volatile is not None:
+                self.volatile.meter = meter
 
     def drain(self) -> None:
         """Say that no more should be sent here; what comes all the same is still taken."""
@@ -170,6 +197,8 @@ class Node:
         await self._drained(grace_s=2.0)
         for task in [*self._tasks, *(worker.task for worker in self.workers.values())]:
             task.cancel()
+        if self.durable:
+            await self.ledger.close()
         await self.live.stop()
 
     async def _drained(self, grace_s: float) -> None:
@@ -258,6 +287,9 @@ class Node:
             # It was claimed while the stop began; others need not wait until this process is gone.
             await self._give_back(own)
             return
+        if own.session.tenant == SYSTEM_TENANT:
+            self._spawn(self._recover_book(own), "recover")
+            return
         session: Session | None = None
         while session is None or own.session in self.workers:
             # A submission may adopt the session while it is read, under the very epoch of this claim.
@@ -290,6 +322,17 @@ class Node:
             await self._give_back(own)
         else:
             self.workers[own.session] = Worker(self, own, session)
+
+    async def _recover_book(self, own: Ownership) -> None:
+        """Settle what a lost node's ledger left open."""
+        delay_s = 0.5
+        while not self._stopping:
+            with contextlib.suppress(StoreUnavailable):
+                with contextlib.suppress(Fenced, HeadMoved, SessionMissing):
+                    await self.ledger.recover(own)
+                return
+            await self.clock.sleep(delay_s)
+            delay_s = min(delay_s * 2, 5.0)
 
     def adopt(
         self, session: Session, first: Sequence[e.Body], dedup: tuple[e.Dedup, ...] = (), *, create: bool = False
@@ -458,9 +501,12 @@ class Node:
 
     def count(self, events: Iterable[e.Event]) -> None:
         """Count recorded events, for /metrics."""
-        recorded = self._recorded
+        recorded, meter = self._recorded, self.meter
         for event in events:
-            recorded[type(event.body)] += 1
+            body = event.body
+            recorded[type(body)] += 1
+            if meter is not None and (type(body) is e.ModelCallFinished or type(body) is e.ModelCallFailed):
+                meter.count(body.charge)
 
 
 def _same(seen: e.Body, posted: e.Body) -> bool:

@@ -29,6 +29,10 @@ _CUT: dict[FinishReason, ItemStatus] = {
     "max_wall_time": "incomplete",
 }
 """Finish reasons that leave the last item incomplete."""
+_NO_ROOM = frozenset({503, 529})
+"""Service Unavailable, and Anthropic's "overloaded"."""
+_GAVE_UP = frozenset({408, 499})
+"""Statuses of a request that was begun and not ended."""
 
 
 class RunningCall:
@@ -177,4 +181,18 @@ class RunningCall:
             output_index=self._turn.output_index,
             next_number=number,
             usage=self.builder.finish.usage if self.builder.finish else error.usage,
+            unbilled=unbilled(error) and not items,
         )
+
+
+def unbilled(error: ModelError) -> bool:
+    """Whether an attempt that failed so has used nothing: nothing was sent, or the provider refused to begin.
+
+    What it answers with a status of the client's fault, or by saying that it has no room, it does not bill. After
+    any other failure (a gateway's 502, a broken stream, silence) it may have worked, and does.
+    """
+    if not error.sent:
+        return True
+    status = error.provider_status
+    refused = status is not None and (400 <= status < 500 or status in _NO_ROOM) and status not in _GAVE_UP
+    return refused and error.usage is None

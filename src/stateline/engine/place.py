@@ -1,4 +1,4 @@
-"""Where a model call goes: contracts, order, limits and health decide. Prices will plug in here.
+"""Where a model call goes: contracts, money, order, limits and health decide.
 
 A model with one deployment that has no limits of its own pays nothing for all this: the call goes there. Where
 there are contracts, every candidate gets its verdict first, at each placement anew.
@@ -14,13 +14,26 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from stateline.core.billing import Reserved
 from stateline.core.calls import ModelRequest
 from stateline.core.compaction import opened
 from stateline.core.errors import BadRequest
-from stateline.core.placing import Passed, Refused, Ruling, Standing, asked_tier, choose, order_of, responses_call
+from stateline.core.placing import (
+    Passed,
+    Refused,
+    Ruling,
+    Standing,
+    Why,
+    asked_tier,
+    choose,
+    order_of,
+    responses_call,
+)
 from stateline.core.session import Session
 from stateline.core.tokens import estimate_tokens, needs
 from stateline.engine.health import Monitor, Permit
+from stateline.engine.meter import Meter, Purse
+from stateline.money.budgets import Payer
 from stateline.ports import Deployment, Judge, Rules
 
 
@@ -61,11 +74,14 @@ def place(
     request: Callable[[], ModelRequest],
     tried: Sequence[str] = (),
     judge: Judge | None = None,
+    purse: Purse | None = None,
+    dear: Sequence[str] = (),
 ) -> Placement:
     """The deployment for a call: the first in order that takes it.
 
     Lower priority goes first. Equal ones share by weight, and by ``affinity`` (a session's id), so that
-    a session stays where its prompt is cached. ``tried`` are passed over, and whatever ``judge`` denies.
+    a session stays where its prompt is cached. ``tried`` are passed over, and whatever ``judge`` denies; so are
+    ``dear`` ones, for which a budget has too little left, and those that ``purse`` does not take.
     ``request`` is asked for only where a deployment counts tokens or cannot take everything.
 
     Raises:
@@ -75,8 +91,8 @@ def place(
     if not candidates:
         raise model_not_found(model, catalogue.names())
     if not weighed(candidates):
-        return Placement(candidates[0]) if judge is None else _only(candidates[0], monitor, judge)
-    looked, ordered, tokens = _look(candidates, monitor, affinity, request, tried, judge=judge)
+        return _only(candidates[0], monitor, judge, purse, dear)
+    looked, ordered, tokens = _look(candidates, monitor, affinity, request, tried, judge=judge, purse=purse, dear=dear)
     choice = choose(looked)
     if judge is not None:
         for each in choice.refused:
@@ -89,14 +105,34 @@ def place(
     return Placement(chosen, choice.passed, None, monitor.take(chosen, tokens), choice.ruling, choice.refused)
 
 
-def _only(deployment: Deployment, monitor: Monitor, judge: Judge) -> Placement:
-    """The only deployment, whatever comes, unless a contract keeps calls from it."""
-    ruling = judge.ruling(deployment, monitor.now_ms())
-    judge.count(ruling)
-    if not ruling.blocks:
-        return Placement(deployment, ruling=ruling)
-    name = deployment.name
-    return Placement(None, (Passed(name, "contract"),), refused=(Refused(name, ruling),))
+def _only(
+    deployment: Deployment, monitor: Monitor, judge: Judge | None, purse: Purse | None, dear: Sequence[str]
+) -> Placement:
+    """The only deployment, whatever comes, unless a contract keeps calls from it, or money does."""
+    name, ruling = deployment.name, None
+    if judge is not None:
+        ruling = judge.ruling(deployment, monitor.now_ms())
+        judge.count(ruling)
+        if ruling.blocks:
+            return Placement(None, (Passed(name, "contract"),), refused=(Refused(name, ruling),))
+    why = _unpaid(deployment, purse, dear)
+    return Placement(deployment, ruling=ruling) if why is None else Placement(None, (Passed(name, why),))
+
+
+def _unpaid(deployment: Deployment, purse: Purse | None, dear: Sequence[str]) -> Why | None:
+    """Why money keeps a call from a deployment, if it does."""
+    if deployment.name in dear:
+        return "budget"
+    return None if purse is None or purse.takes(deployment) else "unpriced"
+
+
+def purse_of(meter: Meter | None, session: Session) -> Purse | None:
+    """Who pays for the calls of a session's turn; None where there are neither prices nor budgets."""
+    turn = session.turn
+    if meter is None or turn is None:
+        return None
+    payer = Payer(session.ref.tenant, turn.principal, turn.request.model, session.ref.id)
+    return meter.purse(payer, turn.request.service_tier)
 
 
 def judge_of(rules: Rules | None, session: Session) -> Judge | None:
@@ -122,6 +158,7 @@ def standings(
     tried: Sequence[str] = (),
     *,
     judge: Judge | None = None,
+    purse: Purse | None = None,
 ) -> Sequence[Standing]:
     """How each deployment of a model stands now; none of one whose only deployment takes whatever comes."""
     candidates = catalogue.candidates(model)
@@ -129,9 +166,11 @@ def standings(
         return ()
     if not weighed(candidates):
         ruling = None if judge is None else judge.ruling(candidates[0], monitor.now_ms())
-        denied = ruling is not None and ruling.blocks
-        return (Standing(candidates[0].name, "contract", None, ruling),) if denied else ()
-    return _look(candidates, monitor, "", request, tried, judge=judge)[0]
+        if ruling is not None and ruling.blocks:
+            return (Standing(candidates[0].name, "contract", None, ruling),)
+        why = _unpaid(candidates[0], purse, ())
+        return () if why is None else (Standing(candidates[0].name, why),)
+    return _look(candidates, monitor, "", request, tried, judge=judge, purse=purse)[0]
 
 
 def _look(
@@ -142,6 +181,8 @@ def _look(
     tried: Sequence[str],
     *,
     judge: Judge | None,
+    purse: Purse | None = None,
+    dear: Sequence[str] = (),
 ) -> tuple[list[Standing], Sequence[Deployment], int]:
     """How they stand, in the order in which they are tried; and the tokens that the call may take."""
     ordered = candidates
@@ -162,6 +203,8 @@ def _look(
             looked.append(Standing(each.name, "contract", None, ruling))
         elif each.lacks & wanted:
             looked.append(Standing(each.name, "cannot_carry"))
+        elif (unpaid := _unpaid(each, purse, dear)) is not None:
+            looked.append(Standing(each.name, unpaid))
         elif each.name in tried:
             looked.append(Standing(each.name, "failed"))
         else:
@@ -176,14 +219,17 @@ def model_not_found(model: str, known: Sequence[str]) -> BadRequest:
     return BadRequest(message, code="model_not_found", param="model", status=404)
 
 
-def fitted(request: ModelRequest, deployment: Deployment) -> ModelRequest:
-    """The request as this deployment is to get it."""
+def fitted(request: ModelRequest, deployment: Deployment, reserved: Reserved | None = None) -> ModelRequest:
+    """The request as this deployment is to get it, held to the output that is ``reserved``."""
     items = opened(request.items)
     if items is not request.items:
         request = msgspec.structs.replace(request, items=items)
-    if deployment.service_tier is None or asked_tier(request.params.service_tier) is not None:
+    if deployment.service_tier is not None and asked_tier(request.params.service_tier) is None:
+        params = msgspec.structs.replace(request.params, service_tier=deployment.service_tier)
+        request = msgspec.structs.replace(request, params=params)
+    if reserved is None or reserved.output_tokens is None:
         return request
-    params = msgspec.structs.replace(request.params, service_tier=deployment.service_tier)
+    params = msgspec.structs.replace(request.params, max_output_tokens=reserved.output_tokens)
     return msgspec.structs.replace(request, params=params)
 
 

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from functools import partial
 
 import msgspec
 
-from stateline.core.calls import Finish, ModelDelta, ModelRequest
+from stateline.core.billing import Charge, Reserved
+from stateline.core.calls import Finish, ModelDelta, ModelRequest, Usage
 from stateline.core.errors import BadRequest, ModelError
+from stateline.core.events import StatelessCallStarted
 from stateline.core.ids import nonce
-from stateline.core.limits import NO_DEPLOYMENT_WAIT_MS_MAX, RELAY_RETRIES_MAX, RETRY_AFTER_RELAY_MS_MAX
+from stateline.core.limits import (
+    BUDGET_TRIES_MAX,
+    NO_DEPLOYMENT_WAIT_MS_MAX,
+    RELAY_RETRIES_MAX,
+    RETRY_AFTER_RELAY_MS_MAX,
+)
 from stateline.core.placing import CallFacts, nowhere
 from stateline.core.turn import backoff_ms
 from stateline.engine.failover import not_carried
 from stateline.engine.health import Permit, movable
+from stateline.engine.ledger import Ledger
+from stateline.engine.meter import Meter, Quote, costs
 from stateline.engine.node import Node
+from stateline.engine.paying import paid
+from stateline.engine.perform import unbilled
 from stateline.engine.place import Placement, fitted, place, standings
-from stateline.ports import Judge
+from stateline.money.budgets import Payer
+from stateline.ports import BudgetExceeded, Judge
 
 
 async def relay(
@@ -27,8 +40,11 @@ async def relay(
     Before that a failed call goes to the model's next deployment at once, and after the last of them, a little
     later, begins again.
 
+    Where there are prices, budgets or contracts, each try is in the ledger before it is sent.
+
     Raises:
         ModelError: after the last try.
+        BudgetExceeded: it is paid for nowhere.
         NoDeployment: none can take the call within NO_DEPLOYMENT_WAIT_MS_MAX.
         Forbidden: ``contract_denied``: contracts deny it to every deployment.
         BadRequest: unknown model, or what no deployment's format can carry.
@@ -37,7 +53,7 @@ async def relay(
         request = msgspec.structs.replace(request, key=f"{tenant}/{nonce(node.entropy(5))}")
     tries = _Tries(node, request, CallFacts(tenant, principal, "stateless", interface, request.params.service_tier))
     while True:
-        placement = tries.place()
+        placement, entry = await tries.place()
         deployment, permit = placement.deployment, placement.permit
         if deployment is None:
             await tries.wait(placement)
@@ -48,22 +64,59 @@ async def relay(
             async with node.slots.of(deployment):
                 if permit is not None:
                     permit.began()
-                async for deltas in node.client.call(deployment, fitted(request, deployment)):
+                async for deltas in node.client.call(deployment, fitted(request, deployment, entry.reserved)):
                     if permit is not None:
                         _tell(permit, deltas, first=not said)
                     said = True
+                    if deltas and type(deltas[-1]) is Finish:
+                        entry.finished(deltas[-1])
                     yield deltas
             return
         except (ModelError, BadRequest) as error:
             failed = error
+            failure = _failure(error)
             if permit is not None:
-                permit.failed(_failure(error))
+                permit.failed(failure)
+            entry.failed(failure, said=said)
         finally:
             if permit is not None:
                 permit.end("unknown")
+            entry.left()
         if said:
             raise failed
         await tries.after(deployment.name, failed)
+
+
+class _Entry:
+    """A try in the ledger, to be ended once; of a node that keeps none, nothing."""
+
+    __slots__ = ("_id", "_ledger", "_meter", "reserved")
+
+    def __init__(self, ledger: Ledger | None, id_: str, meter: Meter | None, reserved: Reserved | None) -> None:
+        self._ledger = ledger
+        self._id = id_
+        self._meter = meter
+        self.reserved = reserved
+
+    def finished(self, finish: Finish) -> None:
+        """The answer is whole, whether or not its caller stays to hear it."""
+        meter = self._meter
+        charge = meter.charged(self.reserved, finish.usage, finish.service_tier) if meter is not None else None
+        self._end(charge, None, finish.usage)
+
+    def failed(self, failure: ModelError, *, said: bool) -> None:
+        self._end(None, failure.code, failure.usage, sent=said or not unbilled(failure))
+
+    def left(self) -> None:
+        """Its caller went away before the end, if it has not ended."""
+        self._end(None, "cancelled")
+
+    def _end(self, charge: Charge | None, code: str | None, usage: Usage | None = None, *, sent: bool = True) -> None:
+        if self._ledger is not None:
+            charge = self._ledger.end(self._id, charge, code, usage, sent=sent)
+            if self._meter is not None:
+                self._meter.count(charge)
+            self._ledger = None
 
 
 def _failure(error: ModelError | BadRequest) -> ModelError:
@@ -90,15 +143,27 @@ class _Tries:
         self._failures = 0
         self._rounds = 0
         self._waits = 0
+        self._recorded = 0
 
     def _judge(self) -> Judge | None:
         """By the contracts of now: they may have been loaded anew since the last try."""
         rules = self._node.rules
         return None if rules is None else rules.judge(self._facts)
 
-    def place(self) -> Placement:
-        node, request = self._node, self._request
-        return place(
+    async def place(self) -> tuple[Placement, _Entry]:
+        """Where the next try goes, and its entry in the ledger, durable.
+
+        Raises:
+            BudgetExceeded: it is paid for nowhere.
+            BadRequest: unknown model, or what no deployment can carry.
+        """
+        node, request, facts = self._node, self._request, self._facts
+        purse = None
+        if node.meter is not None:
+            payer = Payer(facts.tenant, facts.user, request.params.model)
+            purse = node.meter.purse(payer, request.params.service_tier)
+        look = partial(
+            place,
             node.catalogue,
             node.monitor,
             request.params.model,
@@ -107,6 +172,38 @@ class _Tries:
             tried=self._tried,
             judge=self._judge(),
         )
+        for tries in range(BUDGET_TRIES_MAX + 1):
+            placement, quote = paid(look, purse, lambda: request, node.clock.now_ms())
+            try:
+                return placement, await self._record(placement, quote)
+            except BudgetExceeded as error:
+                _unplace(placement)
+                assert purse is not None
+                purse.found_short(error, tries + 1, BUDGET_TRIES_MAX)
+            except BaseException:
+                _unplace(placement)
+                raise
+        raise AssertionError("a budget that was found empty paid for a call")
+
+    async def _record(self, placement: Placement, quote: Quote) -> _Entry:
+        node, facts, deployment = self._node, self._facts, placement.deployment
+        if deployment is None or (node.meter is None and node.rules is None):
+            return _Entry(None, "", None, None)
+        self._recorded += 1
+        started = StatelessCallStarted(
+            id=f"{self._request.key}/{self._recorded}",
+            tenant=facts.tenant,
+            principal=facts.user,
+            interface=facts.interface,
+            deployment=deployment.name,
+            model=self._request.params.model,
+            passed=placement.passed,
+            verdict=placement.ruling,
+            refused=placement.refused,
+            reserved=quote.reserved,
+        )
+        await node.ledger.start(started, quote.holds, wait=costs(quote.reserved))
+        return _Entry(node.ledger, started.id, node.meter, quote.reserved)
 
     async def wait(self, placement: Placement) -> None:
         """Until the first deployment takes calls again, if a caller may be kept waiting for so long.
@@ -152,3 +249,8 @@ class _Tries:
         judge = self._judge()
         looked = standings(node.catalogue, node.monitor, model, lambda: self._request, self._tried, judge=judge)
         return any(each.why is None for each in looked)
+
+
+def _unplace(placement: Placement) -> None:
+    if placement.permit is not None:
+        placement.permit.end("unknown")

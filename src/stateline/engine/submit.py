@@ -13,13 +13,13 @@ from stateline.core.items import Item
 from stateline.core.limits import DEDUP_TTL_S, RETRY_DEDUP_TTL_S
 from stateline.core.placing import CallFacts, responses_call
 from stateline.core.session import Session, new_session
-from stateline.core.turn import unanswered_calls
+from stateline.core.turn import unanswered_calls, with_ids
 from stateline.core.view import NO_EVENTS, TurnView
 from stateline.engine.failover import check_room
 from stateline.engine.node import Node
 from stateline.engine.place import model_not_found, weighed
 from stateline.engine.types import Accepted, Submission
-from stateline.engine.work import with_ids
+from stateline.money.budgets import Payer
 from stateline.ports import Duplicate, Fenced, HeadMoved, SessionMissing
 
 _TRIES = 5
@@ -53,10 +53,14 @@ async def submit(node: Node, s: Submission) -> Accepted:
         if first is not None:
             return _attach(s, first)
     rules = node.rules
-    if rules is not None or weighed(candidates):
+    if rules is not None or node.meter is not None or weighed(candidates):
         asked = ModelRequest(params=s.request, items=s.input, key="")
         judge = None if rules is None else rules.judge(_facts(s))
-        check_room(node.catalogue, node.monitor, asked, patient=s.request.background, judge=judge)
+        purse = None
+        if node.meter is not None:
+            payer = Payer(s.tenant, s.principal, s.request.model, s.conversation or "")
+            purse = node.meter.purse(payer, s.request.service_tier)
+        check_room(node.catalogue, node.monitor, asked, patient=s.request.background, judge=judge, purse=purse)
     try:
         for _ in range(_TRIES):
             accepted = await _try(node, s)

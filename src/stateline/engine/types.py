@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from stateline.core.events import TurnRequest
 from stateline.core.ids import SessionRef
 from stateline.core.items import Item, Sidecar
+from stateline.money.budgets import Budget
+from stateline.ports import Balance
 
 
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,3 +57,11 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     created_at: int
     metadata: dict[str, str]
+
+
+class BudgetState(NamedTuple):
+    """A budget, and what it stands at in a month (``2026-11``, UTC)."""
+
+    budget: Budget
+    month: str
+    balance: Balance

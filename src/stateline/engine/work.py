@@ -17,18 +17,42 @@ import msgspec
 
 from stateline.core import events as e
 from stateline.core.errors import BadRequest, StoreUnavailable
-from stateline.core.ids import item_id
-from stateline.core.items import PREFIXES, Item
-from stateline.core.limits import CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
+from stateline.core.ids import effect_key
+from stateline.core.limits import BUDGET_TRIES_MAX, CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
 from stateline.core.session import Session, fold, snapshot
-from stateline.core.turn import CallModel, StopCall, decide, dropped, lost_call, model_request, refusal
-from stateline.engine.failover import told, unplaced
+from stateline.core.turn import (
+    CallModel,
+    StopCall,
+    decide,
+    dropped,
+    lost_call,
+    model_request,
+    refusal,
+    with_ids,
+)
+from stateline.engine.failover import Look, told, unplaced
 from stateline.engine.health import Monitor
+from stateline.engine.ledger import Ledger
 from stateline.engine.live import Live
+from stateline.engine.meter import Meter, Purse
+from stateline.engine.paying import ENDINGS, closed, paid, settlement
 from stateline.engine.perform import RunningCall
-from stateline.engine.place import Catalogue, Placement, Slots, fitted, judge_of, place
+from stateline.engine.place import Catalogue, Placement, Slots, fitted, judge_of, place, purse_of
 from stateline.engine.signal import Signal
-from stateline.ports import Clock, Duplicate, Fenced, HeadMoved, ModelClient, Ownership, Posted, Rules, Store
+from stateline.engine.story import Story
+from stateline.ports import (
+    BudgetExceeded,
+    Clock,
+    Duplicate,
+    Fenced,
+    HeadMoved,
+    Hold,
+    ModelClient,
+    Ownership,
+    Posted,
+    Rules,
+    Store,
+)
 
 log = logging.getLogger("stateline.engine")
 
@@ -49,6 +73,9 @@ class Home(Protocol):
     monitor: Monitor
     slots: Slots
     rules: Rules | None
+    meter: Meter | None
+    ledger: Ledger
+    durable: bool
 
     def retired(self, worker: Worker) -> None:
         """The worker is done with its session, whatever the reason."""
@@ -98,13 +125,13 @@ class Worker:
         self._alarm: asyncio.TimerHandle | None = None
         self._call: RunningCall | None = None
         self._to_perform: tuple[CallModel, Placement] | None = None
+        self._purse: Purse | None = None
+        self._holds: list[Hold] = []
         self._next_chunk_s = 0.0
         self._handing_back = False
         self._released = False
         self._begun = False
-        self._story: list[e.Event] | None = None
-        """Of the turn that began here: its events, chunks aside."""
-        self._listeners: list[asyncio.Future[list[e.Event] | None]] = []
+        self._story = Story()
         self._answered: asyncio.Future[None] | None = None
         self.task: asyncio.Task[None] = asyncio.get_running_loop().create_task(self._main())
 
@@ -162,43 +189,24 @@ class Worker:
             home.retired(self)
             home.crashed(self._own, clean=away)
         finally:
-            self._end_story(None)
+            self._story.end(None)
             if self._alarm is not None:
                 self._alarm.cancel()
             self._unplace()
             if self._call is not None:
                 await self._call.stop()
+            if not home.durable and (turn := self.session.turn) is not None and turn.call is not None:
+                # Nobody takes it up; what it was sent for is charged all the same.
+                home.ledger.end(
+                    effect_key(self.session.ref.id, turn.number_in_session, turn.call.step), None, "cancelled"
+                )
 
     def story(self, response_id: str) -> asyncio.Future[list[e.Event] | None] | None:
-        """What will have been recorded of a running turn, chunks aside, once it has ended.
-
-        None, or a future of None: it did not begin here, or does not end here; its log has it.
-        """
+        """See ``Story.awaited``."""
         turn = self.session.turn
-        if self._story is None or turn is None or turn.response_id != response_id or self.task.done():
+        if turn is None or turn.response_id != response_id or self.task.done():
             return None
-        listener: asyncio.Future[list[e.Event] | None] = asyncio.get_running_loop().create_future()
-        self._listeners.append(listener)
-        return listener
-
-    def _tell_story(self, events: Sequence[e.Event]) -> None:
-        """Keep what was recorded for whoever waits for the turn's end."""
-        for event in events:
-            kind = type(event.body)
-            if kind is e.TurnRequested:
-                self._story = []
-            if self._story is None or kind is e.Chunk:
-                continue
-            self._story.append(event)
-            if kind in e.TERMINAL:
-                self._end_story(self._story)
-
-    def _end_story(self, story: list[e.Event] | None) -> None:
-        self._story = None
-        for listener in self._listeners:
-            if not listener.done():
-                listener.set_result(story)
-        self._listeners.clear()
+        return self._story.awaited()
 
     def abandon(self, error: BaseException) -> None:
         """Its task was cancelled from outside: whoever waits for its first append hears why."""
@@ -232,15 +240,16 @@ class Worker:
             await asyncio.wait([self._answered, self.task], return_when=asyncio.FIRST_COMPLETED)
 
     async def _run(self) -> None:
+        recorded: Sequence[e.Event] = ()
         if self._first:
-            await self._record(self._first)
+            recorded = await self._record(self._first)
         else:
             self._begin()
             await self._resume()
         if self._released:
             self._home.retired(self)
             return
-        self._home.live.own(self.session.ref, self.session.seq, self._seen, self.deliver)
+        self._home.live.own(self.session.ref, self.session.seq, self._seen, self.deliver, recorded)
         while True:
             while self._inbox and not self._call_done():
                 await self._take_input()
@@ -285,19 +294,53 @@ class Worker:
 
     # -- recording -----------------------------------------------------------------------------------------
 
-    async def _record(self, bodies: Iterable[e.Body], post: int | None = None) -> None:
-        """Fold, decide and append what ``bodies`` and their consequences are; then perform.
+    async def _record(self, bodies: Iterable[e.Body], post: int | None = None) -> Sequence[e.Event]:
+        """Fold, decide and append what ``bodies`` and their consequences are; then perform. Returns what was appended.
 
-        Placement is decided here, so that it is recorded with what asked for it.
+        Placement is decided here, so that it is recorded with what asked for it. Where a budget has less left than
+        a call reserves, all of it is decided again by what is left.
         """
         home = self._home
-        now_ms = home.clock.now_ms()
+        given, tries, self._purse = tuple(bodies), 0, None
+        while True:
+            session, events, stop = self._decided(given, post)
+            try:
+                await self._append(session, events)
+                break
+            except BudgetExceeded as error:
+                self._unplace()
+                assert self._purse is not None
+                tries += 1
+                self._purse.found_short(error, tries, BUDGET_TRIES_MAX)
+        self._dedup = ()
+        self.session = session
+        home.live.recorded(session.ref, events)
+        self._story.tell(events)
+        self._begin()
+        home.count(events)
+        if stop is not None and self._call is not None:
+            await self._call.stop(stop.reason)
+        if self._to_perform is not None:
+            self._perform(*self._to_perform)
+        return events
+
+    def _decided(self, bodies: Iterable[e.Body], post: int | None) -> tuple[Session, list[e.Event], StopCall | None]:
+        """What ``bodies`` come to, with what they move of balances.
+
+        Raises:
+            BudgetExceeded: of the very first append, so that its submitter hears it.
+        """
+        now_ms = self._home.clock.now_ms()
         session = self.session
         events: list[e.Event] = []
         queue = deque(bodies)
         stop: StopCall | None = None
+        self._holds = []
         while queue:
             body = queue.popleft()
+            if type(body) in ENDINGS:
+                body = closed(session, body, self._home.meter)
+                self._holds += settlement(session, body)
             event = e.Event(
                 session=session.ref,
                 seq=session.seq + 1,
@@ -316,62 +359,71 @@ class Worker:
                     stop = effect
                 else:
                     queue.appendleft(self._place(session, effect))
-        await self._append(session, events)
-        self._dedup = ()
-        self.session = session
-        home.live.recorded(session.ref, events)
-        self._tell_story(events)
-        self._begin()
-        home.count(events)
-        if stop is not None and self._call is not None:
-            await self._call.stop(stop.reason)
-        if self._to_perform is not None:
-            self._perform(*self._to_perform)
+        return session, events, stop
 
     async def _append(self, session: Session, events: Sequence[e.Event]) -> None:
         """Append, and give the session back with the same commit where nothing is left to do."""
         store, head, live = self._home.store, self.session.seq, self._home.live
-        create, self._create = self._create, False
+        create, holds = self._create, self._holds
+        if not self._home.durable:
+            # What is kept in memory alone leaves the balances to the ledger.
+            await self._home.ledger.keep(self.session, events, holds)
+            holds = []
         if session.turn is None and not self._inbox and not session.worth_snapshot:
             # The tailer is told first: an inbox that is nobody's would have to be looked for on the disk.
-            live.disown(session.ref)
+            live.disown(session.ref, appending=True)
             try:
-                await store.append(self._own, head, events, create=create, release=True)
+                await store.append(self._own, head, events, holds, create=create, release=True)
             except HeadMoved:
                 # Something was posted meanwhile, or the head did move, which the next try finds out.
                 if self._begun:
                     live.own(session.ref, head, self._seen, self.deliver)
             else:
+                self._create = False
                 self._released = True
                 return
-        await store.append(self._own, head, events, create=create)
+        await store.append(self._own, head, events, holds, create=create)
+        self._create = False
 
     def _place(self, session: Session, effect: CallModel) -> e.Body:
-        """The event that records where the call goes, or why it goes nowhere."""
+        """The event that records where the call goes, or why it goes nowhere.
+
+        Raises:
+            BudgetExceeded: of the very first append.
+        """
         turn = session.turn
         assert turn is not None
-        catalogue = self._home.catalogue
+        home = self._home
+        catalogue = home.catalogue
         if not catalogue.candidates(turn.request.model):
             # The configuration has lost the model since; a turn that began with it ends with it.
             catalogue = self._catalogue
-        affinity = turn.request.prompt_cache_key or session.ref.id
-        judge = judge_of(self._home.rules, session)
+        judge = judge_of(home.rules, session)
+        self._purse = self._purse or purse_of(home.meter, session)
+        request = partial(model_request, session, effect, stream=True)
+        look = partial(
+            place,
+            catalogue,
+            home.monitor,
+            turn.request.model,
+            affinity=turn.request.prompt_cache_key or session.ref.id,
+            request=request,
+            tried=turn.tried,
+            judge=judge,
+        )
         try:
-            placement = place(
-                catalogue,
-                self._home.monitor,
-                turn.request.model,
-                affinity=affinity,
-                request=lambda: model_request(session, effect, stream=True),
-                tried=turn.tried,
-                judge=judge,
-            )
+            placement, quote = paid(look, self._purse, request, home.clock.now_ms())
         except BadRequest as error:
+            return e.TurnFailed(response_id=turn.response_id, code=error.code, message=error.message)
+        except BudgetExceeded as error:
+            if not self._begun:
+                raise
             return e.TurnFailed(response_id=turn.response_id, code=error.code, message=error.message)
         deployment = placement.deployment
         if deployment is None:
-            return unplaced(turn, effect.step, placement, self._home.clock.now_ms(), judge)
+            return unplaced(turn, effect.step, placement, home.clock.now_ms(), judge)
         self._to_perform = (effect, placement)
+        self._holds += quote.holds
         return e.ModelCallStarted(
             turn=effect.turn,
             step=effect.step,
@@ -383,6 +435,7 @@ class Worker:
             verdict=placement.ruling,
             refused=placement.refused,
             dropped=dropped(session, deployment.origin),
+            reserved=quote.reserved,
         )
 
     def _unplace(self) -> None:
@@ -397,7 +450,7 @@ class Worker:
         assert turn is not None
         assert turn.call is not None
         assert deployment is not None
-        request = fitted(model_request(self.session, effect, stream=turn.call.stream), deployment)
+        request = fitted(model_request(self.session, effect, stream=turn.call.stream), deployment, turn.call.reserved)
         self._next_chunk_s = 0.0
         home = self._home
         self._call = RunningCall(
@@ -415,10 +468,10 @@ class Worker:
         if call.failure is None or type(ending) is not e.ModelCallFailed:
             return ending
         home, session = self._home, self.session
-        effect = CallModel(turn=ending.turn, step=ending.step, key="")
-        request = partial(model_request, session, effect, stream=True)
-        judge, failure = judge_of(home.rules, session), call.failure
-        return told(home.catalogue, home.monitor, session, request=request, failure=failure, ending=ending, judge=judge)
+        request = partial(model_request, session, CallModel(turn=ending.turn, step=ending.step, key=""), stream=True)
+        judge, purse = judge_of(home.rules, session), purse_of(home.meter, session)
+        look = Look(home.catalogue, home.monitor, request, judge, purse)
+        return told(look, session, failure=call.failure, ending=ending)
 
     # -- resuming --------------------------------------------------------------------------------------------
 
@@ -544,17 +597,3 @@ class Worker:
     def _ring(self) -> None:
         self._alarm = None
         self._wake.set()
-
-
-def with_ids(items: tuple[Item, ...], session: Session, turn: int) -> tuple[Item, ...]:
-    """Input items with ids: those that came with one keep it, unless it is taken twice."""
-    seen: set[str] = set()
-    out: list[Item] = []
-    for at, item in enumerate(items):
-        kept = item
-        if not item.id or item.id in seen:
-            made = item_id(PREFIXES[type(item)], session.ref.id, turn, 0, at)
-            kept = msgspec.structs.replace(item, id=made)
-        seen.add(kept.id)
-        out.append(kept)
-    return tuple(out)

@@ -20,7 +20,7 @@ import msgspec
 
 from stateline.core.errors import BadRequest, Conflict, NotFound, Unauthorized
 from stateline.core.events import Body, Event, KeyCreated, KeyRevoked, SessionCreated
-from stateline.core.ids import SessionRef, base32, session_id
+from stateline.core.ids import SYSTEM_TENANT, SessionRef, base32, session_id
 from stateline.core.limits import (
     KEY_APPENDS_MAX,
     KEY_NAME_CHARS_MAX,
@@ -32,7 +32,6 @@ from stateline.core.limits import (
 from stateline.ports import Clock, Fenced, HeadMoved, Ownership, SessionExists, SessionMissing, Store
 
 PREFIX = "sk-sl-"
-SYSTEM_TENANT = "system"
 KEYS_SESSION = SessionRef(SYSTEM_TENANT, session_id(0, blake2b(b"stateline/keys", digest_size=9).digest()))
 """Derived, so every node finds it without asking."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
@@ -64,6 +64,21 @@ def month_of(at_ms: int) -> str:
 def balance_name(budget: Budget, month: str) -> str:
     """The balance of a budget in a month. It ends with the month, so names sort by budget."""
     return f"budget/{budget.name}/{month}"
+
+
+class Rate(NamedTuple):
+    """What one unit of ``have`` is in ``want``, from a day on until a later rate of the two."""
+
+    have: str
+    want: str
+    rate: Decimal
+    on: date
+
+
+def rates_on(rates: Iterable[Rate], day: date) -> dict[tuple[str, str], Decimal]:
+    """The rates that hold on a day: of each pair of currencies the latest that has begun."""
+    begun = sorted((each for each in rates if each.on <= day), key=lambda each: each.on)
+    return {(each.have, each.want): each.rate for each in begun}
 
 
 class NoRate(Exception):

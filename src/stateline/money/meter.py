@@ -10,18 +10,20 @@ from stateline.core.billing import ZERO, Price, Rates
 from stateline.core.calls import Usage
 
 _MILLION = Decimal(1_000_000)
+OUTPUT_UNLIMITED = 2**31
+"""More tokens than any model says in a call."""
 
 TokenType = Literal["input", "cached_input", "cache_write", "output", "reasoning", "call"]
 
 
 class Line(NamedTuple):
-    """One kind of token of a call: how many, what a million of them costs, and what these do.
+    """One kind of token of a call: how many of it, what a million of them costs, and what these do.
 
     ``call`` is the fee of the call itself: one, at its own price.
     """
 
     kind: TokenType
-    count: int
+    quantity: int
     per_mtok: Decimal
     amount: Decimal
 
@@ -59,8 +61,13 @@ def lines_of(price: Price, usage: Usage) -> Iterator[Line]:
 
 
 def cost_of(price: Price, usage: Usage) -> Decimal:
-    """What a call cost, exactly."""
-    return sum((line.amount for line in lines_of(price, usage)), ZERO)
+    """What a call cost, exactly: the sum of its lines."""
+    if usage.cached_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
+        return sum((line.amount for line in lines_of(price, usage)), ZERO)
+    # Most calls are of two kinds of token alone.
+    rates = price.rates[0] if len(price.rates) == 1 else rates_for(price, usage.input_tokens)
+    amount = (usage.input_tokens * rates.input + usage.output_tokens * rates.output) / _MILLION
+    return amount + price.per_call if price.per_call else amount
 
 
 def worst_case(price: Price, input_tokens: int, output_tokens: int) -> Decimal:
@@ -69,27 +76,37 @@ def worst_case(price: Price, input_tokens: int, output_tokens: int) -> Decimal:
     Whatever of the input is cached, written to a cache or neither, whatever of the output is reasoning, and
     whichever of the bands up to that input it falls into.
     """
-    reached = [each for each in price.rates if input_tokens > each.above or not each.above]
-    dearest_input = max(_dearest_input(each) for each in reached)
-    dearest_output = max(_dearest_output(each) for each in reached)
-    return (input_tokens * dearest_input + output_tokens * dearest_output) / _MILLION + price.per_call
+    if len(price.rates) == 1:
+        dearest_input, dearest_output = _dearest_input(price.rates[0]), _dearest_output(price.rates[0])
+    else:
+        reached = [each for each in price.rates if input_tokens > each.above or not each.above]
+        dearest_input = max(_dearest_input(each) for each in reached)
+        dearest_output = max(_dearest_output(each) for each in reached)
+    amount = (input_tokens * dearest_input + output_tokens * dearest_output) / _MILLION
+    return amount + price.per_call if price.per_call else amount
 
 
 def output_affordable(price: Price, input_tokens: int, amount: Decimal) -> int:
     """The most output tokens whose worst case, with that input, is no more than ``amount``.
 
-    Below zero where not even the input can be paid for. A price without a price of output pays for any number.
+    Below zero where not even the input can be paid for; never above OUTPUT_UNLIMITED, which is also what a price
+    without a price of output pays for.
     """
-    left = amount - worst_case(price, input_tokens, 0)
+    left = (amount - worst_case(price, input_tokens, 0)) * _MILLION
     if left < 0:
         return -1
-    per_mtok = (worst_case(price, input_tokens, 1_000_000) - worst_case(price, input_tokens, 0)) or None
-    return 2**31 if per_mtok is None else int(left * _MILLION / per_mtok)
+    per_mtok = worst_case(price, input_tokens, 1_000_000) - worst_case(price, input_tokens, 0)
+    if left >= per_mtok * OUTPUT_UNLIMITED:
+        return OUTPUT_UNLIMITED
+    # A quotient that is rounded could pay for one token too many.
+    return int(left // per_mtok)
 
 
 def _dearest_input(rates: Rates) -> Decimal:
+    if rates.cached is None and rates.cache_write is None:
+        return rates.input
     return max(rates.input, rates.cached or ZERO, rates.cache_write or ZERO)
 
 
 def _dearest_output(rates: Rates) -> Decimal:
-    return max(rates.output, rates.reasoning or ZERO)
+    return rates.output if rates.reasoning is None else max(rates.output, rates.reasoning)

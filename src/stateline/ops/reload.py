@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -29,17 +30,24 @@ class Reloader:
         prepare: checks what ``load`` does not, such as secrets, and gives what puts it in force.
     """
 
-    def __init__(self, config: Config, load: Callable[[], Config], prepare: Callable[[Config], Apply]) -> None:
+    def __init__(
+        self, config: Config, load: Callable[[], Config], prepare: Callable[[Config], Awaitable[Apply]]
+    ) -> None:
         self.config = config
         self._load = load
         self._prepare = prepare
+        self._one = asyncio.Lock()
 
-    def reload(self) -> Reloaded:
+    async def reload(self) -> Reloaded:
         """Read, check, change.
 
         Raises:
             BadRequest: with the line that a start would have ended with; nothing was changed.
         """
+        async with self._one:
+            return await self._reloaded()
+
+    async def _reloaded(self) -> Reloaded:
         try:
             found = self._load()
             fixed = FIXED
@@ -48,7 +56,7 @@ class Reloader:
                 fixed = (*FIXED, "server.tls_cert", "server.tls_key")
             restart = tuple(key for key in differences(self.config, found) if key in fixed)
             config = kept(self.config, found, restart)
-            apply = self._prepare(config)
+            apply = await self._prepare(config)
         except StatelineError as error:
             log.error("the configuration was not reloaded: %s", error)
             raise BadRequest(str(error), code=error.code) from None
@@ -63,8 +71,8 @@ class Reloader:
 
 
 def differences(old: Config, new: Config) -> Iterator[str]:
-    """The keys whose values differ; deployments and products by their names."""
-    for section in ("server", "auth", "limits", "retention"):
+    """The keys whose values differ; deployments, products and budgets by their names."""
+    for section in ("server", "auth", "prices", "limits", "retention"):
         before, after = getattr(old, section), getattr(new, section)
         for key in before.__struct_fields__:
             if getattr(before, key) != getattr(after, key):
@@ -72,7 +80,7 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     # However it was named: url, url_env or url_file.
     if old.store.url != new.store.url:
         yield "store.url"
-    for section in ("deployments", "products"):
+    for section in ("deployments", "products", "budgets"):
         before, after = ({each.name: each for each in getattr(config, section)} for config in (old, new))
         for name in dict.fromkeys([*before, *after]):
             if before.get(name) != after.get(name):

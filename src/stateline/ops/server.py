@@ -111,7 +111,7 @@ class ServerOperator:
     # -- the rest ----------------------------------------------------------------------------------
 
     async def reload(self) -> Reloaded:
-        return self._reloader.reload()
+        return await self._reloader.reload()
 
     async def status(self) -> ServerStatus:
         return ServerStatus(

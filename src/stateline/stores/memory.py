@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from itertools import chain, count, islice
 
-from stateline.core.errors import BadRequest, StatelineError, StoreUnavailable
+from stateline.core.errors import BadRequest, StoreUnavailable
 from stateline.core.events import Chunk, Dedup, Event, Snapshot
 from stateline.core.ids import SessionRef
 from stateline.core.limits import (
@@ -19,6 +19,7 @@ from stateline.core.limits import (
     TAIL_EVENTS_MAX,
 )
 from stateline.ports import (
+    Balance,
     Clock,
     Duplicate,
     Fenced,
@@ -30,7 +31,8 @@ from stateline.ports import (
     SessionMissing,
     Watch,
 )
-from stateline.stores import rules
+from stateline.stores import balances, rules
+from stateline.stores.balances import Standing
 from stateline.stores.clock import SystemClock
 from stateline.stores.recent import posted_event, stored
 
@@ -96,6 +98,7 @@ class MemoryStore:
         self._sessions: dict[SessionRef, _Session] = {}
         self._numbers = count(1)
         self._dedup: dict[tuple[str, str], tuple[Dedup, SessionRef, int]] = {}
+        self._balances: dict[str, Standing] = {}
         self._nodes: dict[str, int] = {}
         self._served = ""
         self._waiters: list[tuple[frozenset[SessionRef], asyncio.Future[None]]] = []
@@ -129,7 +132,7 @@ class MemoryStore:
     ) -> int:
         self._check_open()
         if holds:
-            raise StatelineError(f"no budget {holds[0].budget}", code="unknown_budget")
+            balances.check(holds)
         if len(events) > APPEND_EVENTS_MAX:
             raise BadRequest(
                 f"{len(events)} events in one append, {APPEND_EVENTS_MAX} at most",
@@ -147,6 +150,9 @@ class MemoryStore:
             raise HeadMoved(f"the inbox of session {own.session.id} is not empty")
         for event in events:
             self._check_dedup(own.session.tenant, event.dedup)
+        if holds:
+            self._forget_balances()
+            self._balances |= balances.moved(holds, self._balances.get)
         if create:
             self._sessions[own.session] = session
         if adopts:
@@ -166,6 +172,10 @@ class MemoryStore:
             session.owner = None
         self._wake(own.session)
         return session.head
+
+    async def balances(self, names: Sequence[str]) -> dict[str, Balance]:
+        self._check_open()
+        return {name: found.balance for name in names if (found := self._balances.get(name)) is not None}
 
     async def read(
         self,
@@ -325,6 +335,14 @@ class MemoryStore:
         for key in list(islice(self._dedup, 2 * len(dedup))):
             if self._dedup[key][2] <= now_ms:
                 del self._dedup[key]
+
+    def _forget_balances(self) -> None:
+        """The oldest are at the front, since names are by month; two may go for each append."""
+        now_ms = self._clock.now_ms()
+        for name in list(islice(self._balances, 2)):
+            expires_ms = self._balances[name].expires_ms
+            if expires_ms is not None and expires_ms <= now_ms:
+                del self._balances[name]
 
     def _due(self, node: str) -> dict[str, list[_Session]]:
         """Due sessions by tenant, the next tenant in turn first. The node that asks is alive."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from types import ModuleType
 
-from stateline.testing.store_checks import inbox, log, ownership, tail
+from stateline.testing.store_checks import inbox, log, money, ownership, tail
 from stateline.testing.store_rig import DURABLE, PATIENCE_S, Check, MakeStore, ManualClock, Reopen, Rig
 
 __all__ = ["CHECKS", "Check", "MakeStore", "ManualClock", "Reopen", "exercise_store", "needs_reopen", "run_check"]
@@ -28,7 +28,7 @@ def _named(*areas: ModuleType) -> dict[str, Check]:
     }
 
 
-CHECKS: dict[str, Check] = _named(log, tail, inbox, ownership)
+CHECKS: dict[str, Check] = _named(log, tail, inbox, ownership, money)
 """All checks by name: the area and the promise."""
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
+from decimal import Decimal
+
 import msgspec
 
 from stateline.core import events as e
+from stateline.core.billing import Charge, Held, Price, Rates, Reserved, Tariff
 from stateline.core.calls import (
     AllowedTools,
     FunctionChoice,
@@ -41,6 +45,45 @@ RESPONSE = f"resp_{SESSION}aaaaaaaa1"
 NOTE = UrlCitation(url="https://example.org", start_index=0, end_index=2, title="An example")
 LOGPROB = {"token": "Hi", "logprob": -0.5, "bytes": [72, 105], "top_logprobs": []}
 SIDECARS = {f"rs_{SESSION}t1s1i0": Sidecar(origin="openai-responses/openai", data={"id": "rs_1", "n": [1, None]})}
+
+PRICE = Price(
+    cloud="azure",
+    model="gpt-5",
+    region="eu",
+    service_tier="priority",
+    currency="EUR",
+    rates=(
+        Rates(input=Decimal("1.25"), output=Decimal(10), cached=Decimal("0.125"), cache_write=Decimal("1.5")),
+        Rates(input=Decimal("2.5"), reasoning=Decimal(15), above=272_000),
+    ),
+    per_call=Decimal("0.0001"),
+    since=date(2026, 1, 1),
+    until=date(2027, 1, 1),
+    source="a price list",
+)
+TARIFF = Tariff(
+    id="trf_0",
+    deployment="azure",
+    model="gpt-5",
+    upstream_model="gpt-5-prod",
+    cloud="azure",
+    host="azure",
+    price=PRICE,
+    vendor="openai",
+    region="swedencentral",
+    billing_account="1234",
+    accelerator="nvidia-h100",
+    channel="marketplace",
+)
+RESERVED = Reserved(
+    tariff="trf_0",
+    amount=Decimal("0.5"),
+    currency="EUR",
+    held=(Held("budget/all/2026-11", Decimal("0.55"), Decimal("1.1")),),
+    output_tokens=4_096,
+)
+CHARGE = Charge(tariff="trf_0", amount=Decimal("0.01"), currency="EUR", estimated=True)
+NO_CHARGE = Charge(tariff="trf_0", amount=Decimal(0), currency="EUR")
 
 INPUT: tuple[Item, ...] = (
     Message(id=f"msg_{SESSION}t1s0i0", role="developer", content=(InputText(text="Be brief. é"),)),
@@ -208,6 +251,27 @@ EVERY_BODY: tuple[e.Body, ...] = (
     e.TimerFired(turn=1, step=2),
     e.DeadlinePassed(turn=1),
     e.Snapshot(fold=1, state=msgspec.Raw(b'{"kind":"chain","created_at_ms":1,"turns":2}')),
+    e.ModelCallStarted(
+        turn=1, step=3, deployment="azure", origin="openai-chat/azure", model="gpt-5", reserved=RESERVED
+    ),
+    e.ModelCallFinished(turn=1, step=3, finish_reason="stop", charge=CHARGE),
+    e.ModelCallFailed(
+        turn=1, step=3, code="rate_limit_exceeded", message="slow down", retryable=True, unbilled=True, charge=NO_CHARGE
+    ),
+    e.TariffRecorded(tariff=TARIFF),
+    e.StatelessCallStarted(
+        id="acme/0/1",
+        tenant="acme",
+        principal="k1",
+        interface="chat",
+        deployment="azure",
+        model="gpt-5",
+        passed=(Passed("b", "budget"),),
+        verdict=DENIAL,
+        refused=(Refused("b", DENIAL),),
+        reserved=RESERVED,
+    ),
+    e.StatelessCallEnded(id="acme/0/1", usage=Usage(input_tokens=1), code="node_lost", charge=CHARGE),
     e.KeyCreated(key_id="k1", tenant="acme", name="ci", hash="00ff", expires_at_ms=5),
     e.KeyRevoked(key_id="k1"),
 )

@@ -13,17 +13,19 @@ from stateline.models.formats import anthropic_messages
 from stateline.models.formats.aws_eventstream import MessageSplitter
 from stateline.models.formats.bedrock_converse_errors import decode_error, translate_exception
 from stateline.models.formats.openai_shared import cut_stream, malformed
+from stateline.models.formats.together import BROKEN, decoded
 
 __all__ = ["StreamDecoder", "decode_error"]
 
 
-class _Chunk(msgspec.Struct):
+class _Chunk(msgspec.Struct, gc=False):
     """msgspec reads base64 into bytes."""
 
     event: bytes = msgspec.field(name="bytes")
 
 
-_chunk = msgspec.json.Decoder(_Chunk)
+_chunk = msgspec.json.Decoder(_Chunk).decode
+_chunks = msgspec.json.Decoder(list[_Chunk]).decode
 
 
 class StreamDecoder:
@@ -48,7 +50,7 @@ class StreamDecoder:
             ModelError: ``malformed_stream``, ``unsupported_output``, or what an exception inside the
                 stream says.
         """
-        events: list[bytes] = []
+        chunks: list[bytes] = []
         for message in self._messages.feed(data):
             (kind, name, _), payload = message
             if kind != "event":
@@ -56,10 +58,11 @@ class StreamDecoder:
                     break
                 raise translate_exception(message)
             if name == "chunk":
-                try:
-                    events.append(_chunk.decode(payload).event)
-                except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                    raise malformed(str(error)) from None
+                chunks.append(payload)
+        try:
+            events = [chunk.event for chunk in decoded(chunks, _chunks, _chunk)]
+        except BROKEN as error:
+            raise malformed(str(error)) from None
         out = self._events.decode(events)
         self.done = self._events.done
         return out

@@ -33,11 +33,11 @@ from stateline.core.calls import (
 )
 from stateline.core.errors import ModelError
 from stateline.core.items import REDACTED, SIGNATURE, UrlCitation
-from stateline.models.formats.alike import Alike
 from stateline.models.formats.anthropic_messages_request import encode_request
 from stateline.models.formats.errors import ErrorBody, translate
 from stateline.models.formats.openai_shared import cut_stream, malformed, tier_named
 from stateline.models.formats.sse import SseDecoder
+from stateline.models.formats.together import BROKEN, decoded
 
 __all__ = ["StreamDecoder", "decode_response", "encode_request"]
 
@@ -154,11 +154,10 @@ class _Event(msgspec.Struct, gc=False):
 
 
 _event = msgspec.json.Decoder(_Event)
+_events = msgspec.json.Decoder(list[_Event]).decode
 _block = msgspec.json.Decoder(_Block)
 _kind = msgspec.json.Decoder(_Kind)
 _whole = msgspec.json.Decoder(_Whole)
-
-_BROKEN = (msgspec.DecodeError, UnicodeDecodeError)
 
 
 def decode_response(body: bytes) -> list[ModelDelta]:
@@ -180,7 +179,7 @@ def decode_response(body: bytes) -> list[ModelDelta]:
         for at, raw in enumerate(answer.content):
             reader.start(_read_block(raw), at, out)
             reader.stop(out)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise malformed(str(error), code=code) from None
     if answer.stop_reason is None:
         raise malformed("no stop reason", code=code)
@@ -198,12 +197,11 @@ def _read_block(raw: msgspec.Raw) -> _Block:
 class StreamDecoder(SseDecoder):
     """Decodes a stream that is fed in pieces of any size."""
 
-    __slots__ = ("_alike", "_reader")
+    __slots__ = ("_reader",)
 
     def __init__(self) -> None:
         super().__init__()
         self._reader = _Reader("malformed_stream")
-        self._alike = Alike(b'"text":')
 
     @property
     def used(self) -> Usage | None:
@@ -216,39 +214,37 @@ class StreamDecoder(SseDecoder):
 
     def decode(self, events: list[bytes]) -> list[ModelDelta]:
         out: list[ModelDelta] = []
-        reader, decode, alike = self._reader, _event.decode, self._alike
-        at = 0
-        while at < len(events) and not self.done:
-            if alike.known:
-                count, text = alike.take(events, at)
-                if count:
-                    at += count
-                    if text:
-                        out.append(TextDelta(text))
-                        reader.chars += len(text)
-                    continue
-                # What comes now may end the block to which the texts belong.
-                alike.forget()
-            data = events[at]
-            at += 1
-            try:
-                event = decode(data)
+        reader = self._reader
+        texts: list[str] = []
+        try:
+            for event in () if self.done else decoded(events, _events, _one):
                 kind, delta = event.type, event.delta
                 if kind == "content_block_delta":
                     if delta is not None and event.index == reader.at and reader.texts and delta.text:
-                        out.append(TextDelta(delta.text))
-                        reader.chars += len(delta.text)
-                        alike.learn(data, delta.text)
-                    else:
-                        reader.delta(event, out)
-                elif kind == "message_stop":
+                        # Nearly all of a stream's: these go together.
+                        texts.append(delta.text)
+                        continue
+                    self._say(texts, out)
+                    reader.delta(event, out)
+                    continue
+                self._say(texts, out)
+                if kind == "message_stop":
                     self._end(out)
-                elif kind in _EVENTS:
+                    break
+                if kind in _EVENTS:
                     reader.take(event, out)
-            except _BROKEN as error:
-                if _is_known(data):
-                    raise malformed(str(error)) from None
+        except BROKEN as error:
+            raise malformed(str(error)) from None
+        self._say(texts, out)
         return out
+
+    def _say(self, texts: list[str], out: list[ModelDelta]) -> None:
+        """Texts of the open block, as one."""
+        if texts:
+            text = "".join(texts)
+            texts.clear()
+            out.append(TextDelta(text))
+            self._reader.chars += len(text)
 
     def _end(self, out: list[ModelDelta]) -> None:
         if self._reader.reason is None:
@@ -257,13 +253,15 @@ class StreamDecoder(SseDecoder):
         out.append(self._reader.finish())
 
 
-def _is_known(data: bytes) -> bool:
-    """Whether this is no event of a kind that we do not read, whose fields may be of any type."""
+def _one(data: bytes) -> _Event:
+    """An event by itself; one of a kind that we do not read may have fields of any type."""
     try:
+        return _event.decode(data)
+    except BROKEN as error:
         kind = _kind.decode(data).type
-    except _BROKEN:
-        return True
-    return not kind or kind in _EVENTS or kind in ("content_block_delta", "message_stop")
+        if not kind or kind in _EVENTS or kind in ("content_block_delta", "message_stop"):
+            raise malformed(str(error)) from None
+        return _Event(type=kind)
 
 
 class _Reader:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from zlib import crc32
 
 from stateline.core.errors import ModelError
-from stateline.core.limits import ANSWER_EVENT_BYTES_MAX, EVENT_HEADERS_KEPT_MAX
+from stateline.core.limits import ANSWER_EVENT_BYTES_MAX, EVENT_HEADERS_KEPT_MAX, EVENT_PRELUDES_KEPT_MAX
 
 HeaderValue = bool | int | bytes | str
 
@@ -76,29 +76,41 @@ class MessageSplitter:
                 return []
             data = bytes(self._held)
         messages: list[Message] = []
-        prelude, last = _PRELUDE.unpack_from, _CHECKSUM.unpack_from
+        last = _CHECKSUM.unpack_from
         at, end = 0, len(data)
         needed = _PRELUDE.size
         while end - at >= _PRELUDE.size:
-            needed, headers_bytes, checksum = prelude(data, at)
-            if crc32(data[at : at + 8]) != checksum:
-                raise _malformed("the checksum of a prelude does not fit")
-            if not _OVERHEAD + headers_bytes <= needed <= ANSWER_EVENT_BYTES_MAX:
-                raise _malformed(f"a message of {needed} bytes, {headers_bytes} of them headers")
+            begin = at + _PRELUDE.size
+            needed, headers_bytes, checksum = prelude_of(data[at:begin])
             if end - at < needed:
                 break
             stop = at + needed - 4
             # The checksum of the whole goes on from that of its first eight bytes.
             if (crc32(data[at + 8 : stop], checksum),) != last(data, stop):
                 raise _malformed("the checksum of a message does not fit")
-            begin = at + _PRELUDE.size + headers_bytes
-            messages.append((headers_of(data[at + _PRELUDE.size : begin]), data[begin:stop]))
+            at = begin + headers_bytes
+            messages.append((headers_of(data[begin:at]), data[at:stop]))
             at = stop + 4
             needed = _PRELUDE.size
         self._needed = needed
         if at < end or self._held:
             self._held = bytearray(data[at:])
         return messages
+
+
+@lru_cache(maxsize=EVENT_PRELUDES_KEPT_MAX)
+def prelude_of(data: bytes) -> tuple[int, int, int]:
+    """The length of a message, that of its headers, and the checksum of the two. Most messages are as long as others.
+
+    Raises:
+        ModelError: ``malformed_stream``.
+    """
+    needed, headers_bytes, checksum = _PRELUDE.unpack(data)
+    if crc32(data[:8]) != checksum:
+        raise _malformed("the checksum of a prelude does not fit")
+    if not _OVERHEAD + headers_bytes <= needed <= ANSWER_EVENT_BYTES_MAX:
+        raise _malformed(f"a message of {needed} bytes, {headers_bytes} of them headers")
+    return needed, headers_bytes, checksum
 
 
 @lru_cache(maxsize=EVENT_HEADERS_KEPT_MAX)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -37,6 +38,7 @@ from stateline.models.formats.aws_eventstream import Message, MessageSplitter
 from stateline.models.formats.bedrock_converse_errors import decode_error, translate_exception
 from stateline.models.formats.bedrock_converse_request import encode_request
 from stateline.models.formats.openai_shared import cut_stream, malformed
+from stateline.models.formats.together import BROKEN, decoded
 
 __all__ = ["StreamDecoder", "decode_error", "decode_response", "encode_request"]
 
@@ -172,11 +174,11 @@ class _Answer(_Ended, gc=False):
 
 
 _piece = msgspec.json.Decoder(_Piece).decode
+_pieces = msgspec.json.Decoder(list[_Piece]).decode
 _start = msgspec.json.Decoder(_Start).decode
 _ended = msgspec.json.Decoder(_Ended).decode
 _answer = msgspec.json.Decoder(_Answer).decode
 _string = msgspec.json.Decoder(str).decode
-_BROKEN = (msgspec.DecodeError, UnicodeDecodeError)
 
 _Kind = Literal["", "text", "reasoning", "call", "skipped"]
 
@@ -196,7 +198,7 @@ def decode_response(body: bytes) -> list[ModelDelta]:
             raise malformed("no message in it", code=code)
         for at, block in enumerate(answer.output.message.content or ()):
             reader.whole(at, block, out)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise malformed(str(error), code=code) from None
     reader.end(answer)
     if reader.reason is None:
@@ -227,19 +229,27 @@ class StreamDecoder:
                 stream says.
         """
         out: list[ModelDelta] = []
-        reader = self._reader
+        said: list[bytes] = []
         try:
             for message in self._messages.feed(data):
+                if self.done:
+                    break
                 (kind, name, _), payload = message
-                if name == "contentBlockDelta" and kind == "event" and not self.done:
-                    piece = _piece(payload)
-                    if piece.delta is not None:
-                        reader.piece(piece.contentBlockIndex, piece.delta, out)
-                elif not self.done:
-                    self._take(message, out)
-        except _BROKEN as error:
+                if name == "contentBlockDelta" and kind == "event":
+                    said.append(payload)
+                    continue
+                self._say(said, out)
+                self._take(message, out)
+            self._say(said, out)
+        except BROKEN as error:
             raise malformed(str(error)) from None
         return out
+
+    def _say(self, said: list[bytes], out: list[ModelDelta]) -> None:
+        """Pieces that came one after the other."""
+        if said:
+            self._reader.pieces(decoded(said, _pieces, _piece), out)
+            said.clear()
 
     def eof(self) -> list[ModelDelta]:
         """The deltas still due when the body has ended.
@@ -318,13 +328,28 @@ class _Reader:
         else:
             self._refuse(block)
 
+    def pieces(self, pieces: Iterable[_Piece], out: list[ModelDelta]) -> None:
+        texts: list[str] = []
+        for piece in pieces:
+            delta = piece.delta
+            if delta is None:
+                continue
+            if delta.text and piece.contentBlockIndex == self._at and self._kind == "text":
+                # Nearly all of most streams: these go together.
+                texts.append(delta.text)
+                continue
+            self._say_texts(texts, out)
+            self.piece(piece.contentBlockIndex, delta, out)
+        self._say_texts(texts, out)
+
+    def _say_texts(self, texts: list[str], out: list[ModelDelta]) -> None:
+        """Texts of the open block, as one."""
+        if texts:
+            self._text("".join(texts), out)
+            texts.clear()
+
     def piece(self, at: int, delta: _Block, out: list[ModelDelta]) -> None:
         text = delta.text
-        if text and at == self._at and self._kind == "text":
-            # Nearly all of most streams.
-            self._chars += len(text)
-            out.append(TextDelta(text))
-            return
         if at != self._at:
             self._open(at, out)
         if text is not None:

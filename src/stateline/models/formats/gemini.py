@@ -15,6 +15,8 @@ Source: https://ai.google.dev/api/generate-content and …/gemini-api/docs/thoug
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from stateline.core.calls import (
@@ -36,6 +38,7 @@ from stateline.models.formats.gemini_request import encode_request
 from stateline.models.formats.json_stream import ArraySplitter
 from stateline.models.formats.openai_shared import cut_stream, malformed, tier_named
 from stateline.models.formats.sse import SseDecoder
+from stateline.models.formats.together import BROKEN, decoded
 
 __all__ = ["StreamDecoder", "decode_error", "decode_response", "encode_request"]
 
@@ -138,7 +141,7 @@ class _Answer(msgspec.Struct, gc=False):
 
 
 _answer = msgspec.json.Decoder(_Answer).decode
-_BROKEN = (msgspec.DecodeError, UnicodeDecodeError)
+_answers = msgspec.json.Decoder(list[_Answer]).decode
 
 
 def decode_response(body: bytes) -> list[ModelDelta]:
@@ -151,7 +154,7 @@ def decode_response(body: bytes) -> list[ModelDelta]:
     out: list[ModelDelta] = []
     try:
         reader.take(_answer(body), out)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise malformed(str(error), code="malformed_response") from None
     if reader.reason is None:
         raise malformed("no finish reason", code="malformed_response")
@@ -180,9 +183,8 @@ class StreamDecoder(SseDecoder):
     def decode(self, events: list[bytes]) -> list[ModelDelta]:
         out: list[ModelDelta] = []
         try:
-            for data in events:
-                self._reader.take(_answer(data), out)
-        except _BROKEN as error:
+            self._reader.take_all(decoded(events, _answers, _answer), out)
+        except BROKEN as error:
             raise malformed(str(error)) from None
         return out
 
@@ -191,6 +193,19 @@ class StreamDecoder(SseDecoder):
             raise cut_stream()
         self.done = True
         out.append(self._reader.finish())
+
+
+def _only_text(answer: _Answer) -> str | None:
+    """The text of an event that says nothing else, but for what every event of an answer says."""
+    candidates = answer.candidates
+    if not candidates or answer.error is not None or answer.promptFeedback is not None:
+        return None
+    content = candidates[0].content
+    if content is None or candidates[0].finishReason is not None or content.parts is None or len(content.parts) != 1:
+        return None
+    part = content.parts[0]
+    plain = part.thoughtSignature is None and part.functionCall is None and not part.thought
+    return part.text if plain else None
 
 
 class _Reader:
@@ -210,6 +225,23 @@ class _Reader:
         self._id: str | None = None
         self._model: str | None = None
         self._usage: _Usage | None = None
+
+    def take_all(self, answers: Iterable[_Answer], out: list[ModelDelta]) -> None:
+        """Take in the next events of an answer, the texts among them as one where nothing comes between."""
+        texts: list[str] = []
+        for answer in answers:
+            if self._last == "text" and (text := _only_text(answer)):
+                texts.append(text)
+                self._usage = answer.usageMetadata or self._usage
+                continue
+            self._say(texts, out)
+            self.take(answer, out)
+        self._say(texts, out)
+
+    def _say(self, texts: list[str], out: list[ModelDelta]) -> None:
+        if texts:
+            self._text("".join(texts), None, out, thought=False)
+            texts.clear()
 
     def take(self, answer: _Answer, out: list[ModelDelta]) -> None:
         """Take in an answer, or the next event of one."""

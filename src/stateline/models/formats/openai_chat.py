@@ -26,11 +26,11 @@ from stateline.core.calls import (
 )
 from stateline.core.errors import ModelError
 from stateline.core.limits import CALL_ID_CHARS_MAX
-from stateline.models.formats.alike import Alike
 from stateline.models.formats.errors import ErrorBody, translate
 from stateline.models.formats.openai_chat_request import encode_request
 from stateline.models.formats.openai_shared import Citation, Logprob, cut_stream, malformed
 from stateline.models.formats.sse import SseDecoder
+from stateline.models.formats.together import BROKEN, decoded
 
 __all__ = ["StreamDecoder", "decode_response", "encode_request"]
 
@@ -125,7 +125,9 @@ class _Answer(msgspec.Struct, gc=False):
     error: ErrorBody | str | None = None
 
 
-_answer = msgspec.json.Decoder(_Answer)
+_answer = msgspec.json.Decoder(_Answer).decode
+_answers = msgspec.json.Decoder(list[_Answer]).decode
+_DONE = b"[DONE]"
 
 
 def decode_response(body: bytes) -> list[ModelDelta]:
@@ -135,8 +137,8 @@ def decode_response(body: bytes) -> list[ModelDelta]:
         ModelError: ``malformed_response``, or what an error inside the answer says.
     """
     try:
-        answer = _answer.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        answer = _answer(body)
+    except BROKEN as error:
         raise malformed(str(error), code="malformed_response") from None
     reader = _Reader("malformed_response")
     out: list[ModelDelta] = []
@@ -150,12 +152,11 @@ def decode_response(body: bytes) -> list[ModelDelta]:
 class StreamDecoder(SseDecoder):
     """Decodes a stream that is fed in pieces of any size."""
 
-    __slots__ = ("_alike", "_reader")
+    __slots__ = ("_reader",)
 
     def __init__(self) -> None:
         super().__init__()
         self._reader = _Reader("malformed_stream")
-        self._alike = Alike(b'"content":')
 
     @property
     def used(self) -> Usage | None:
@@ -168,30 +169,28 @@ class StreamDecoder(SseDecoder):
 
     def decode(self, events: list[bytes]) -> list[ModelDelta]:
         out: list[ModelDelta] = []
-        reader, decode, alike = self._reader, _answer.decode, self._alike
-        at = 0
-        while at < len(events) and not self.done:
-            if alike.known:
-                count, text = alike.take(events, at)
-                if count:
-                    at += count
-                    if text:
-                        out.append(TextDelta(text))
+        if self.done:
+            return out
+        reader = self._reader
+        texts: list[str] = []
+        ended = _DONE in events
+        if ended:
+            del events[events.index(_DONE) :]
+        try:
+            for answer in decoded(events, _answers, _answer):
+                if reader.said and (text := _only_text(answer)):
+                    # Nearly all of a stream's: these go together.
+                    texts.append(text)
                     continue
-            event = events[at]
-            at += 1
-            if event == b"[DONE]":
-                if reader.reason is None:
-                    raise malformed("the stream ended without a finish reason")
-                out.append(self._end())
-                break
-            try:
-                answer = decode(event)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise malformed(str(error)) from None
-            reader.read(answer, out)
-            if not alike.known and (text := _only_text(answer)):
-                alike.learn(event, text)
+                _say(texts, out)
+                reader.read(answer, out)
+        except BROKEN as error:
+            raise malformed(str(error)) from None
+        _say(texts, out)
+        if ended:
+            if reader.reason is None:
+                raise malformed("the stream ended without a finish reason")
+            out.append(self._end())
         return out
 
     def _end(self) -> Finish:
@@ -199,11 +198,21 @@ class StreamDecoder(SseDecoder):
         return self._reader.finish()
 
 
+def _say(texts: list[str], out: list[ModelDelta]) -> None:
+    """Texts that came one after the other, as one."""
+    if texts:
+        out.append(TextDelta("".join(texts)))
+        texts.clear()
+
+
 class _Reader:
-    """Turns answers, whole or in chunks, into deltas, and gathers what Finish says."""
+    """Turns answers, whole or in chunks, into deltas, and gathers what Finish says.
+
+    ``said`` is whether there was a text: from then on no citation waits for one.
+    """
 
     __slots__ = (
-        "_calls", "_citations", "_code", "_id", "_ids", "_model", "_texts", "_tier", "_usage", "reason",
+        "_calls", "_citations", "_code", "_id", "_ids", "_model", "_tier", "_usage", "reason", "said",
     )  # fmt: skip
 
     def __init__(self, code: str) -> None:
@@ -212,7 +221,7 @@ class _Reader:
         self._calls = 0
         self._ids: dict[int, tuple[int, str]] = {}
         self._citations: list[AnnotationDelta] = []
-        self._texts = False
+        self.said = False
         self._id: str | None = None
         self._model: str | None = None
         self._tier: str | None = None
@@ -239,10 +248,10 @@ class _Reader:
                 out.append(ReasoningDelta(reasoning))
             if delta.content:
                 out.append(TextDelta(delta.content, _logprobs(choice)))
-                self._texts = True
+                self.said = True
             if delta.annotations:
                 self._citations += _citations(delta.annotations)
-            if self._citations and self._texts:
+            if self._citations and self.said:
                 out += self._citations
                 self._citations = []
             if delta.refusal:
@@ -298,10 +307,11 @@ class _Reader:
 
 
 def _only_text(answer: _Answer) -> str | None:
-    """The text of a chunk that brings nothing else which could count a second time."""
-    if answer.usage is not None or answer.choices is None or len(answer.choices) != 1:
+    """The text of a chunk that brings nothing else, in a stream whose id is known."""
+    choices = answer.choices
+    if choices is None or len(choices) != 1 or answer.usage is not None or answer.error is not None:
         return None
-    choice = answer.choices[0]
+    choice = choices[0]
     delta = choice.delta
     if delta is None or choice.index or choice.logprobs is not None or choice.finish_reason is not None:
         return None

@@ -37,6 +37,7 @@ from stateline.models.formats.errors import ErrorBody, translate
 from stateline.models.formats.openai_responses_request import encode_request
 from stateline.models.formats.openai_shared import Citation, Logprob, malformed
 from stateline.models.formats.sse import SseDecoder
+from stateline.models.formats.together import BROKEN, decoded
 
 __all__ = ["StreamDecoder", "decode_response", "encode_request"]
 
@@ -157,12 +158,13 @@ class _Kind(msgspec.Struct, gc=False):
 
 
 _event = msgspec.json.Decoder(_Event)
+_events = msgspec.json.Decoder(list[_Event]).decode
 _kind = msgspec.json.Decoder(_Kind)
 _item = msgspec.json.Decoder(_Item)
 _bare = msgspec.json.Decoder(_Bare)
 _whole = msgspec.json.Decoder(_Whole)
 
-_BROKEN = (msgspec.DecodeError, UnicodeDecodeError)
+_DONE = b"[DONE]"
 _Key = int | str | None
 
 
@@ -188,7 +190,7 @@ def decode_response(body: bytes) -> list[ModelDelta]:
             raise malformed("it is no response object", code=code)
         for raw in answer.output:
             reader.take_whole(_read_item(raw), None, out)
-    except _BROKEN as error:
+    except BROKEN as error:
         raise malformed(str(error), code=code) from None
     out.append(reader.finish(answer))
     return out
@@ -213,15 +215,15 @@ class StreamDecoder(SseDecoder):
 
     def decode(self, events: list[bytes]) -> list[ModelDelta]:
         out: list[ModelDelta] = []
-        reader, decode = self._reader, _event.decode
+        if self.done:
+            return out
+        reader = self._reader
         texts: list[str] = []
-        for data in events:
-            if self.done:
-                break
-            if data == b"[DONE]":
-                raise malformed("the stream ended without a terminal event")
-            try:
-                event = decode(data)
+        ended = _DONE in events
+        if ended:
+            del events[events.index(_DONE) :]
+        try:
+            for event in decoded(events, _events, _one):
                 kind = event.type
                 if kind == "response.output_text.delta":
                     if event.output_index == reader.at is not None and event.delta and not event.logprobs:
@@ -235,11 +237,13 @@ class StreamDecoder(SseDecoder):
                 if kind in _TERMINAL:
                     out.append(reader.end(event))
                     self.done = True
-                elif (handler := _HANDLERS.get(kind)) is not None:
+                    break
+                if (handler := _HANDLERS.get(kind)) is not None:
                     handler(reader, event, out)
-            except _BROKEN as error:
-                if not _is_unknown(data):
-                    raise malformed(str(error)) from None
+        except BROKEN as error:
+            raise malformed(str(error)) from None
+        if ended and not self.done:
+            raise malformed("the stream ended without a terminal event")
         _say(reader, texts, out)
         return out
 
@@ -252,13 +256,15 @@ def _say(reader: _Reader, texts: list[str], out: list[ModelDelta]) -> None:
         reader.got = True
 
 
-def _is_unknown(data: bytes) -> bool:
-    """Whether this is an event that we do not read, whose fields may be of any type."""
+def _one(data: bytes) -> _Event:
+    """An event by itself; one of a kind that we do not read may have fields of any type."""
     try:
+        return _event.decode(data)
+    except BROKEN as error:
         kind = _kind.decode(data).type
-    except _BROKEN:
-        return False
-    return bool(kind) and kind not in _HANDLERS and kind not in _TERMINAL
+        if not kind or kind in _HANDLERS or kind in _TERMINAL:
+            raise malformed(str(error)) from None
+        return _Event(type=kind)
 
 
 class _Reader:

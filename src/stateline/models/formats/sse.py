@@ -41,7 +41,7 @@ class EventSplitter:
         Raises:
             ModelError: ``malformed_stream``, when one event is larger than ANSWER_EVENT_BYTES_MAX.
         """
-        if data[-2:] == b"\n\n" and not self._held and not self._data and _CR not in data:
+        if not self._held and not self._data:
             whole = _whole_events(data)
             if whole is not None:
                 return whole
@@ -92,20 +92,29 @@ class EventSplitter:
 def _whole_events(data: bytes) -> list[bytes] | None:
     """The data of events of one line each, named or not, which is what most reads of most streams bring.
 
-    None where there is anything else, even if it says nothing.
+    None where there is anything else, even if it says nothing. No step is taken for each event: an event is a
+    token, and a read may bring hundreds.
     """
-    # To split at two bytes takes half of what it takes to split at one, and to count one is slower still.
-    events = data[:-2].split(b"\n\n")
-    if data[:6] == b"data: ":
-        whole = [event[6:] for event in events if event[:6] == b"data: " and _LF not in event]
-    elif data[:6] == b"event:":
-        lines = [event.split(b"\n") for event in events]
-        whole = [
-            pair[1][6:] for pair in lines if len(pair) == 2 and pair[0][:6] == b"event:" and pair[1][:6] == b"data: "
-        ]
-    else:
+    gap = b"\r\n\r\n" if data[-4:] == b"\r\n\r\n" else b"\n\n"
+    if data[-2:] != gap[-2:]:
         return None
-    return whole if len(whole) == len(events) else None
+    if data[:6] == b"data: ":
+        events = data[6 : -len(gap)].split(gap + b"data: ")
+        said = b"".join(events)
+        return None if _LF in said or _CR in said else events
+    if data[:6] != b"event:" or _CR in data:
+        return None
+    lines = data[:-1].split(b"\n")
+    names, said, gaps = lines[::3], lines[1::3], lines[2::3]
+    if any(gaps) or len(gaps) != len(names) or _marked(names, b"event:") is None:
+        return None
+    return _marked(said, b"data: ")
+
+
+def _marked(lines: list[bytes], mark: bytes) -> list[bytes] | None:
+    """What stands behind the mark that all lines begin with; None where one does not."""
+    first, *found = (b"\n" + b"\n".join(lines)).split(b"\n" + mark)
+    return None if first or len(found) != len(lines) else found
 
 
 class SseDecoder:

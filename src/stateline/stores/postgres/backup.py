@@ -23,8 +23,22 @@ from stateline.stores.postgres import chunks, connecting, opening, schema
 from stateline.stores.postgres.clock import now_sql
 from stateline.stores.postgres.connecting import Connection, Place
 
-TABLES = ("meta", "tenants", "sessions", "events", "snapshots", "chunks", "inbox", "dedup", "blobs", "blob_refs")
+TABLES = (
+    "meta",
+    "tenants",
+    "sessions",
+    "events",
+    "snapshots",
+    "chunks",
+    "inbox",
+    "dedup",
+    "blobs",
+    "blob_refs",
+    "balances",
+)
 """What is copied, in the order in which it is put back; without the prefix."""
+_SINCE = {"balances": 3}
+"""The schema version that first had a table, where it was not the first."""
 _OF_PROCESSES = ("nodes", "writers")
 _COLUMNS = (
     "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped"
@@ -163,7 +177,7 @@ def verify(folder: Path) -> Manifest:
         raise _invalid(f"{folder} is no backup of a PostgreSQL database: {MANIFEST}: {error}") from None
     if not 1 <= manifest.schema_version <= schema.VERSION:
         raise _invalid(f"{folder} has schema version {manifest.schema_version}, this release knows {schema.VERSION}")
-    if manifest.tables.keys() != set(TABLES):
+    if manifest.tables.keys() != {name for name in TABLES if _SINCE.get(name, 1) <= manifest.schema_version}:
         raise _invalid(f"{folder} has not the tables of a backup")
     for name, table in manifest.tables.items():
         try:
@@ -231,7 +245,8 @@ async def _put_back(db: Connection, folder: Path, manifest: Manifest, progress: 
     await chunks.make_missing(db, manifest.chunk_parts)
     done = 0
     for name in TABLES:
-        table = manifest.tables[name]
+        if (table := manifest.tables.get(name)) is None:
+            continue  # An older release had none of it.
 
         async def pieces(path: Path = folder / f"{name}.copy") -> AsyncIterator[bytes]:
             nonlocal done

@@ -8,13 +8,16 @@ still what was decided on, and inserts all of a session's records or none.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain
+from operator import itemgetter
 from typing import NamedTuple
 
 from stateline.core.events import Chunk, Dedup, Snapshot
 from stateline.core.ids import SessionRef
-from stateline.ports import Duplicate
+from stateline.ports import Duplicate, Hold
+from stateline.stores.balances import Standing, moved, summed
 from stateline.stores.postgres.clock import now_sql
 
 RecordRow = tuple[int, int, int, int, int, int | None, bytes]
@@ -105,6 +108,10 @@ class Batch:
         self.keys: dict[tuple[int, str], tuple[str, str, int, int, bool]] = {}
         self.blobs: dict[tuple[int, str], bytes] = {}
         self.refs: set[tuple[int, int, str]] = set()
+        self.moves: list[tuple[int, int, Sequence[Hold]]] = []
+        """What was held, by whom: the turn of the append, its session, its holds."""
+        self._standings: dict[str, Standing] | None = None
+        self._stored: frozenset[str] = frozenset()
 
     # -- what requests ask and do ------------------------------------------------------------------------
 
@@ -193,16 +200,28 @@ class Batch:
             self.refs.add((row.tenant, row.number, name))
             self.blobs[row.tenant, name] = content
 
-    def mark(self) -> tuple[int, int]:
-        return len(self.events), len(self.chunks)
+    def know_balances(self, found: Mapping[str, Standing]) -> None:
+        """These balances were read and locked, and no other that is asked for is there."""
+        self._standings = dict(found)
+        self._stored = frozenset(found)
 
-    def undo(self, mark: tuple[int, int], ref: SessionRef) -> None:
+    def move_balances(self, row: Row, turn: int, holds: Sequence[Hold]) -> None:
+        """Raises BudgetExceeded where a balance is known and has no room; else the statement finds out."""
+        if self._standings is not None:
+            self._standings |= moved(holds, self._standings.get)
+        self.moves.append((turn, row.number, holds))
+
+    def mark(self) -> tuple[int, int, int]:
+        return len(self.events), len(self.chunks), len(self.moves)
+
+    def undo(self, mark: tuple[int, int, int], ref: SessionRef) -> None:
         """Forget what a session's requests changed since the mark."""
         row = self.rows.pop(ref, None)
         if row is None:
             return
         del self.events[mark[0] :]
         del self.chunks[mark[1] :]
+        del self.moves[mark[2] :]
         self.snapshots.pop(row.number, None)
         self.keys = {place: entry for place, entry in self.keys.items() if entry[2] != row.number}
         self.refs = {entry for entry in self.refs if entry[1] != row.number}
@@ -238,6 +257,10 @@ class Batch:
             "snapshots": list(self.snapshots.values()),
             "inbox": self.inbox,
             "consumed": self.consumed,
+        }
+        if self.moves:
+            rows |= self._balance_rows()
+        rows |= {
             "keys_put": [key[:-1] for key in keys if key[-1]],
             "keys_new": [key[:-1] for key in keys if not key[-1]],
             "refs": sorted(self.refs),
@@ -246,6 +269,17 @@ class Batch:
         used = tuple(name for name, values in rows.items() if values)
         columns: list[object] = [column for name in used for column in map(list, zip(*rows[name], strict=True))]
         return statement_of(used), [clock_ms, writer, number, *columns]
+
+    def _balance_rows(self) -> dict[str, Sequence[tuple[object, ...]]]:
+        # As they were asked for, which sessions' turns are not when memory decides.
+        in_turn = chain.from_iterable(holds for _, _, holds in sorted(self.moves, key=itemgetter(0)))
+        sums = sorted(summed(in_turn).items())
+        missing = set[str]() if self._standings is None else self._standings.keys() - self._stored
+        return {
+            "holders": sorted({(number,) for _, number, _ in self.moves}),
+            "balances_new": [(name, s.held, s.spent, s.expires_ms) for name, s in sums if name in missing],
+            "balances": [(name, *each) for name, each in sums if name not in missing],
+        }
 
 
 class Unsure(Exception):
@@ -258,7 +292,7 @@ _RECORD_NAMES = "tenant, session, seq, at_ms, epoch, post, body"
 _DONE = "(w.session IN (SELECT n FROM done)) IS TRUE"
 _KEYS_INTO = (
     "INSERT INTO stateline_dedup (tenant, key, ref, digest, session, expires_ms)"
-    f" SELECT w.tenant, w.key, w.ref, w.digest, w.session, w.ttl + {now_sql()} FROM {{w}} WHERE {_DONE}"
+    f" SELECT w.tenant, w.key, w.ref, w.digest, w.session, w.ttl + {now_sql()} FROM {{w}} WHERE {_DONE}{{after}}"
     " ON CONFLICT (tenant, key) DO UPDATE SET ref = excluded.ref, digest = excluded.digest,"
     " session = excluded.session, expires_ms = excluded.expires_ms"
 )
@@ -325,7 +359,7 @@ _PARTS: dict[str, tuple[str, str, str]] = {
     "refs": (
         "int[], bigint[], text[]",
         "(tenant, session, name)",
-        f"refs AS (INSERT INTO stateline_blob_refs (tenant, session, name) SELECT w.* FROM {{w}} WHERE {_DONE}"
+        f"refs AS (INSERT INTO stateline_blob_refs (tenant, session, name) SELECT w.* FROM {{w}} WHERE {_DONE}{{after}}"
         " ON CONFLICT DO NOTHING RETURNING tenant, name)",
     ),
     "blobs": (
@@ -337,6 +371,23 @@ _PARTS: dict[str, tuple[str, str, str]] = {
         " ORDER BY w.tenant, w.name"
         " ON CONFLICT (tenant, name) DO UPDATE SET refs = b.refs + excluded.refs)",
     ),
+    "holders": ("bigint[]", "(n)", "holders AS MATERIALIZED (SELECT w.n FROM {w})"),
+    "balances_new": (
+        "text[], numeric[], numeric[], bigint[]",
+        "(name, held, spent, expires)",
+        "balances_new AS (INSERT INTO stateline_balances (name, held, spent, expires_ms) SELECT w.* FROM {w}"
+        " WHERE {ready} ORDER BY w.name ON CONFLICT (name) DO NOTHING RETURNING 1)",
+    ),
+    # Each is moved only where all holds of the batch have room in it.
+    "balances": (
+        "text[], numeric[], numeric[], numeric[], bigint[]",
+        "(name, held, spent, room, expires)",
+        "wanted AS MATERIALIZED (SELECT w.* FROM {w} JOIN stateline_balances b ON b.name = w.name"
+        " WHERE {ready} ORDER BY w.name FOR UPDATE OF b), "
+        "balances AS (UPDATE stateline_balances b SET held = b.held + w.held, spent = b.spent + w.spent,"
+        " expires_ms = CASE WHEN w.expires IS NULL OR b.expires_ms < w.expires THEN w.expires ELSE b.expires_ms END"
+        " FROM wanted w WHERE b.name = w.name AND (w.room IS NULL OR b.held + b.spent <= w.room) RETURNING 1)",
+    ),
 }
 """Each part: the types of its columns, their names, and what it does with ``{w}``, its rows."""
 
@@ -346,24 +397,49 @@ _PROOF = (
 )
 
 
+_BEFORE_BALANCES = ("events", "chunks", "snapshots", "inbox", "consumed")
+_ALL_HOLD = "NOT EXISTS (SELECT 1 FROM holders h WHERE (h.n IN (SELECT n FROM done)) IS NOT TRUE)"
+
+
+def _returning(does: str) -> str:
+    return does if "RETURNING" in does else f"{does[:-1]} RETURNING 1)"
+
+
 @cache
 def statement_of(used: tuple[str, ...]) -> str:
-    """One statement over those parts; $1 is the clock, $2 the writer, $3 the commit's number."""
+    """One statement over those parts; $1 is the clock, $2 the writer, $3 the commit's number.
+
+    Balances are locked after sessions, and before keys and contents, which other nodes may be writing too: as they
+    are where they were locked before the statement. They are moved only where all sessions that hold of them are;
+    else the statement fails. What takes time and waits for nobody is done before.
+    """
     parts: list[str] = []
     given = 3
+    holding = "holders" in used
+    ready = _ALL_HOLD + "".join(
+        f" AND (SELECT count(*) FROM {name}) >= 0" for name in _BEFORE_BALANCES if holding and name in used
+    )
+    after = "".join(f" AND (SELECT count(*) FROM {name}) >= 0" for name in used if name.startswith("balances"))
+    moving: list[str] = []
     for name in used:
         types, names, does = _PARTS[name]
         arrays: list[str] = []
         for kind in types.split(","):
             given += 1
             arrays.append(f"${given}::{kind.strip()}")
-        parts.append(does.format(w=f"unnest({', '.join(arrays)}) AS w {names}"))
+        if holding and name in _BEFORE_BALANCES:
+            does = _returning(does)
+        if name.startswith("balances"):
+            moving.append(f"(SELECT count(*) FROM {name}) = cardinality({arrays[0]})")
+        parts.append(does.format(w=f"unnest({', '.join(arrays)}) AS w {names}", ready=ready, after=after))
         if name == "made" or (name == "moved" and "made" not in used):
             done = " UNION ALL ".join(f"SELECT n FROM {part}" for part in ("moved", "made") if part in used)
             parts.append(f"done AS MATERIALIZED ({done})")
     written = " + ".join(f"(SELECT count(*) FROM {part})" for part in ("keys_put", "keys_new") if part in used)
-    # A writer whose number is not the next one must change nothing: dividing by zero ends it all.
+    # A writer whose number is not the next one must change nothing: dividing by zero ends it all. So does the root
+    # of a negative number, where a balance has no room.
+    room = f", sqrt(CASE WHEN {' AND '.join(moving)} THEN 1 ELSE -1 END)" if moving else ""
     return (
         f"WITH {', '.join(parts)}, {_PROOF}"
-        f" SELECT ARRAY(SELECT n FROM done), {written or '0'}, 1 / (SELECT count(*) FROM proof)"
+        f" SELECT ARRAY(SELECT n FROM done), {written or '0'}, 1 / (SELECT count(*) FROM proof){room}"
     )

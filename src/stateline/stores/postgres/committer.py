@@ -17,6 +17,9 @@ from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.events import Dedup
 from stateline.core.ids import SessionRef
 from stateline.core.limits import BATCH_BYTES_MAX, BATCH_REQUESTS_MAX, RECENT_SESSIONS_MAX, STORE_QUEUE_MAX
+from stateline.ports import BudgetExceeded
+from stateline.stores.balances import Standing
+from stateline.stores.postgres import connecting
 from stateline.stores.postgres.batch import Batch, Kept, Row, Unsure
 from stateline.stores.postgres.blobs import Blobs
 from stateline.stores.postgres.clock import now_sql
@@ -58,6 +61,8 @@ class Committer:
         self._kept: dict[SessionRef, Kept] = {}
         self._tenants: dict[str, int] = {}
         self._numbers: deque[int] = deque()
+        self._tight: set[str] = set()
+        """Balances that had no room when they were last asked: appends that hold of them are decided on locked rows."""
         self._unresolved: tuple[int, list[Taken]] | None = None
         """The commit that nobody can tell about, and the sessions that it took, if it happened."""
         self._task = asyncio.get_running_loop().create_task(self._serve(), name="committer")
@@ -139,7 +144,7 @@ class Committer:
         if any(request.large for request in batch):
             await self._blobs.move_out(batch)
         await self._draw(batch)
-        if all(request.by_memory for request in batch):
+        if all(request.by_memory for request in batch) and not (self._tight and self._tight & _budgets(batch)):
             batch = await self._by_memory(batch)
         if batch:
             await self._by_rows(batch)
@@ -184,7 +189,8 @@ class Committer:
         for ref, unit in units.items():
             if not self._decide(batch, ref, unit):
                 rest += unit
-        if not batch.touched:
+        if not batch.touched or (batch.moves and _budgets(rest)):
+            # What holds of balances keeps its order among all that do.
             return requests
         rows = {row.ref: row for row in batch.touched}
 
@@ -206,7 +212,9 @@ class Committer:
             raise
         except StatelineError:
             raise
-        except Exception:
+        except Exception as error:
+            if connecting.lacks_room(error):
+                self._tight |= _budgets(requests)
             # Somebody's value does not fit: the rows' way finds out whose.
             return requests
         for ref, row in rows.items():
@@ -242,6 +250,7 @@ class Committer:
     async def _by_rows(self, requests: list[Request]) -> None:
         """Commit with rows read and locked, and answer all."""
         batch: Batch | None = None
+        budgets = _budgets(requests)
         # What was tried by memory has taken numbers for the same sessions.
         await self._draw(requests)
 
@@ -251,6 +260,8 @@ class Committer:
                 self._numbers.extendleft(batch.drafted)
             await db.execute(self._writer.begin)
             batch = await self._locked(db, requests)
+            if self._tight and self._tight & budgets:
+                batch.know_balances(await _lock_balances(db, budgets))
             for request in requests:
                 try:
                     request.result, request.error = request.run(batch), None
@@ -258,7 +269,13 @@ class Committer:
                     request.error = error
             if batch.touched:
                 sql, values = batch.statement(self._writer.now_ms(), self._writer.name, number)
-                row = await db.fetchrow(sql, *values)
+                try:
+                    row = await db.fetchrow(sql, *values)
+                except Exception as error:
+                    if not connecting.lacks_room(error):
+                        raise
+                    self._tight |= budgets
+                    raise Again from error
                 assert row is not None
                 if set(row[0]) != {row.number for row in batch.touched} or row[1] != len(batch.keys):
                     raise Again
@@ -279,6 +296,9 @@ class Committer:
         assert batch is not None
         for row in batch.touched:
             self._keep(row)
+        if budgets:
+            self._tight -= budgets
+            self._tight |= {request.error.budget for request in requests if isinstance(request.error, BudgetExceeded)}
         self._answer(requests)
 
     async def _one_by_one(self, requests: list[Request], error: Exception) -> None:
@@ -392,6 +412,21 @@ class Committer:
         if len(self._kept) >= RECENT_SESSIONS_MAX:
             self._kept.clear()
         self._kept[row.ref] = Kept(row.tenant, row.number, row.owner, row.epoch, row.head)
+
+
+def _budgets(requests: Iterable[Request]) -> set[str]:
+    """The balances that requests move."""
+    return {hold.budget for request in requests if request.holds for hold in request.holds}
+
+
+async def _lock_balances(db: Connection, names: Iterable[str]) -> dict[str, Standing]:
+    """Those of these balances that there are, locked in the order of their names."""
+    rows = await db.fetch(
+        "SELECT name, held, spent, expires_ms FROM stateline_balances WHERE name = ANY($1::text[])"
+        " ORDER BY name FOR UPDATE",
+        sorted(names),
+    )
+    return {name: Standing(held, spent, expires_ms) for name, held, spent, expires_ms in rows}
 
 
 def _take(waiting: deque[Request]) -> list[Request]:

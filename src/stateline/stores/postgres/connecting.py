@@ -228,6 +228,11 @@ def lacks_proof(error: BaseException) -> bool:
     return isinstance(error, pg.DivisionByZeroError)
 
 
+def lacks_room(error: BaseException) -> bool:
+    """Whether balances had no room for what was to be held of them, or were not there."""
+    return isinstance(error, pg.InvalidArgumentForPowerFunctionError)
+
+
 def lacks_table(error: BaseException) -> bool:
     return isinstance(error, pg.UndefinedTableError)
 

@@ -7,15 +7,15 @@ nothing of the request may be left. ``publish`` tells this node's memory what wa
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from stateline.core.errors import StatelineError
 from stateline.core.events import Dedup, Event
 from stateline.core.ids import SessionRef
 from stateline.core.limits import INBOX_POSTS_MAX
 from stateline.ports import Fenced, HeadMoved, Hold, InboxFull, Ownership, SessionMissing
-from stateline.stores import rules
+from stateline.stores import balances, rules
 from stateline.stores.postgres.batch import Batch, Row
 from stateline.stores.recent import Recent
 from stateline.stores.rules import missing
@@ -33,6 +33,7 @@ class Request:
     future: asyncio.Future[Any]
     makes: bool = False
     """Whether it makes a session."""
+    holds: Sequence[Hold] = ()
 
     def __init__(self, session: SessionRef, events: Sequence[Event] = ()) -> None:
         self.session = session
@@ -116,8 +117,13 @@ class Create(Request):
             recent.forked(self.session)
 
 
+_turns = itertools.count()
+
+
 class Append(Request):
-    __slots__ = ("dedup", "expected", "holds", "makes", "own", "release", "taken")
+    """``turn`` is its place among all that have holds, in the order in which they were asked for."""
+
+    __slots__ = ("dedup", "expected", "holds", "makes", "own", "release", "taken", "turn")
 
     def __init__(
         self,
@@ -134,12 +140,16 @@ class Append(Request):
         self.own = own
         self.expected = expected
         self.holds = holds
+        self.turn = 0
+        if holds:
+            balances.check(holds)
+            self.turn = next(_turns)
         self.release = release
         self.taken, self.dedup = rules.named(events)
 
     @property
     def by_memory(self) -> bool:
-        return not self.taken and not self.holds
+        return not self.taken
 
     def posts(self) -> Sequence[int]:
         return self.taken
@@ -148,8 +158,6 @@ class Append(Request):
         return self.dedup
 
     def run(self, batch: Batch) -> int:
-        if self.holds:
-            raise StatelineError(f"no budget {self.holds[0].budget}", code="unknown_budget")
         row = batch.row(self.session)
         if self.makes:
             if row is not None:
@@ -165,6 +173,8 @@ class Append(Request):
         batch.check_keys(row.tenant, self.dedup)
         if self.release and row.inbox > len(self.taken):
             raise HeadMoved(f"the inbox of session {self.session.id} is not empty")
+        if self.holds:
+            batch.move_balances(row, self.turn, self.holds)
         if self.makes:
             batch.add(row)
         if adopted:

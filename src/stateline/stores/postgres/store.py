@@ -13,7 +13,7 @@ from stateline.core.errors import StatelineError
 from stateline.core.events import Event
 from stateline.core.ids import SessionRef
 from stateline.core.limits import CHUNK_PART_S, EXPIRED_ROWS_MAX, READ_PAGE_EVENTS_MAX, TAIL_POLL_S
-from stateline.ports import Clock, Duplicate, Hold, Ownership, Posted, Watch
+from stateline.ports import Balance, Clock, Duplicate, Hold, Ownership, Posted, Watch
 from stateline.stores.postgres import chunks, connecting, opening
 from stateline.stores.postgres.bells import Bells
 from stateline.stores.postgres.blobs import Blobs
@@ -35,7 +35,7 @@ log = logging.getLogger("stateline.stores")
 
 _T = TypeVar("_T")
 _TEND_S = 600.0
-"""How often partitions are made ahead and expired keys are cleared."""
+"""How often partitions are made ahead and what has expired is cleared."""
 
 
 async def open_postgres(url: str, *, clock: Clock | None = None) -> PostgresStore:
@@ -109,6 +109,15 @@ class PostgresStore:
         release: bool = False,
     ) -> Coroutine[Any, Any, int]:
         return self._submit(partial(Append, create=create, release=release), own, expected_seq, events, holds)
+
+    async def balances(self, names: Sequence[str]) -> dict[str, Balance]:
+        async def look(db: Connection) -> dict[str, Balance]:
+            rows = await db.fetch(
+                "SELECT name, held, spent FROM stateline_balances WHERE name = ANY($1::text[])", list(names)
+            )
+            return {row[0]: Balance(row[1], row[2]) for row in rows}
+
+        return await self._pool.run(look)
 
     async def read(
         self,
@@ -325,7 +334,7 @@ class PostgresStore:
             return await job(db)
 
     async def tend(self) -> None:
-        """Make partitions ahead of their time, and clear keys whose time is over.
+        """Make partitions ahead of their time, and clear keys and balances whose time is over.
 
         It is done every so often by itself, where time is the database's.
         """
@@ -341,15 +350,13 @@ class PostgresStore:
 
     async def _tend_once(self, db: Connection) -> None:
         await chunks.ensure(db, self._now_ms())
-        while True:
-            tag = await db.execute(
-                "DELETE FROM stateline_dedup WHERE (tenant, key) IN (SELECT tenant, key FROM stateline_dedup"
-                f" WHERE expires_ms <= {now_sql()} ORDER BY expires_ms LIMIT {EXPIRED_ROWS_MAX}"
-                " FOR UPDATE SKIP LOCKED)",
-                self._now_ms(),
+        for table, place in (("dedup", "tenant, key"), ("balances", "name")):
+            query = (
+                f"DELETE FROM stateline_{table} WHERE ({place}) IN (SELECT {place} FROM stateline_{table}"
+                f" WHERE expires_ms <= {now_sql()} ORDER BY expires_ms LIMIT {EXPIRED_ROWS_MAX} FOR UPDATE SKIP LOCKED)"
             )
-            if tag != f"DELETE {EXPIRED_ROWS_MAX}":
-                return
+            while await db.execute(query, self._now_ms()) == f"DELETE {EXPIRED_ROWS_MAX}":
+                pass
 
 
 _NOWHERE: tuple[int, int | None] = (-1, None)

@@ -10,11 +10,11 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from stateline.core.errors import StatelineError
 from stateline.core.events import Dedup, Event, ResponseDeleted, SessionDeleted
 from stateline.core.ids import SessionRef
 from stateline.core.limits import INBOX_POSTS_MAX
 from stateline.ports import (
+    BudgetExceeded,
     Fenced,
     HeadMoved,
     Hold,
@@ -23,7 +23,8 @@ from stateline.ports import (
     Posted,
     SessionMissing,
 )
-from stateline.stores import rules
+from stateline.stores import balances, rules
+from stateline.stores.balances import Standing
 from stateline.stores.recent import Recent, posted_event
 from stateline.stores.rules import missing
 from stateline.stores.sqlite.together import NOTHING
@@ -121,6 +122,8 @@ class Append(Request):
         release: bool,
     ) -> None:
         super().__init__(own.session, events)
+        if holds:
+            balances.check(holds)
         self.makes = create
         self.release = release
         self.own = own
@@ -135,8 +138,6 @@ class Append(Request):
                 break
 
     def run(self, tx: Transaction) -> int:
-        if self.holds:
-            raise StatelineError(f"no budget {self.holds[0].budget}", code="unknown_budget")
         if self.makes:
             if tx.known(self.session):
                 raise rules.exists(self.session)
@@ -150,6 +151,8 @@ class Append(Request):
             tx.check_dedup(row.tenant, self.dedup)
         if self.release and row.inbox > len(self.posts):
             raise HeadMoved(f"the inbox of session {self.session.id} is not empty")
+        if self.holds:
+            tx.balances_moved(self._balances(tx))
         own = self.own
         if self.makes:
             tx.add(row)
@@ -176,6 +179,16 @@ class Append(Request):
         if self.large:
             self.keep_blobs(tx, tenant, number)
         return seq
+
+    def _balances(self, tx: Transaction) -> dict[str, Standing]:
+        """The balances as its holds leave them."""
+        try:
+            return balances.moved(self.holds, tx.balance)
+        except BudgetExceeded:
+            # Only the index knows for sure that there is no such session, and it would be asked later.
+            if self.makes and tx.row(self.session) is not None:
+                raise rules.exists(self.session) from None
+            raise
 
     def _check_posts(self, tx: Transaction, row: Row) -> None:
         for post in self.posts:

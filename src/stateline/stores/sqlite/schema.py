@@ -114,6 +114,17 @@ INSERT INTO deletions SELECT session, tenant, max(at_ms) FROM events
 CREATE TABLE erasing (session INTEGER PRIMARY KEY, tenant INTEGER NOT NULL) STRICT;
 """
 
+_THIRD = """
+-- What budgets stand at: amounts are decimals as text, exact. A balance may be forgotten from expires_ms on.
+CREATE TABLE balances (
+    name TEXT PRIMARY KEY,
+    held TEXT NOT NULL,
+    spent TEXT NOT NULL,
+    expires_ms INTEGER
+) STRICT, WITHOUT ROWID;
+CREATE INDEX balances_expiry ON balances (expires_ms) WHERE expires_ms IS NOT NULL;
+"""
+
 _NEWEST = "ifnull((SELECT max(seq) FROM {} WHERE tenant = sessions.tenant AND session = sessions.n), 0)"
 HEAD = f"max(head, {', '.join(map(_NEWEST.format, ('events', 'chunks', 'snapshots')))})"
 """A session's head, whoever owns it.
@@ -123,7 +134,7 @@ has the head in memory, whatever opens the file later finds it by the index, and
 once the session is given back.
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)
 """Step ``i`` leads from version ``i`` to ``i + 1``."""
 VERSION = len(MIGRATIONS)
 

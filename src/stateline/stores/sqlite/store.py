@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import sqlite3
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -17,7 +19,7 @@ from stateline.core.errors import StatelineError
 from stateline.core.events import Event
 from stateline.core.ids import SessionRef
 from stateline.core.limits import BLOB_GRACE_S, TAIL_READS_MAX
-from stateline.ports import Clock, Duplicate, Hold, Ownership, Posted, Watch
+from stateline.ports import Balance, Clock, Duplicate, Hold, Ownership, Posted, Watch
 from stateline.stores.clock import SystemClock
 from stateline.stores.recent import Recent
 from stateline.stores.sqlite import opening
@@ -94,7 +96,21 @@ class SqliteStore:
         create: bool = False,
         release: bool = False,
     ) -> Coroutine[Any, Any, int]:
-        return self._submit(Append(own, expected_seq, events, holds, create=create, release=release))
+        try:
+            request = Append(own, expected_seq, events, holds, create=create, release=release)
+        except StatelineError as error:
+            return _raise(error)
+        return self._submit(request)
+
+    async def balances(self, names: Sequence[str]) -> dict[str, Balance]:
+        def look(db: sqlite3.Connection) -> dict[str, Balance]:
+            rows = db.execute(
+                "SELECT b.name, b.held, b.spent FROM json_each(?) w CROSS JOIN balances b ON b.name = w.value",
+                (json.dumps(list(names)),),
+            )
+            return {name: Balance(Decimal(held), Decimal(spent)) for name, held, spent in rows}
+
+        return await self._readers.run(look)
 
     async def read(
         self,

@@ -9,18 +9,21 @@ the file agrees; an append of the owner writes its events alone, whose index tak
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
 from itertools import chain
 
 from stateline.core.events import Chunk, Dedup, Snapshot
 from stateline.core.ids import SessionRef
 from stateline.core.limits import EXPIRED_ROWS_MAX
 from stateline.ports import Duplicate
+from stateline.stores.balances import Standing
 from stateline.stores.sqlite import together
 from stateline.stores.sqlite.schema import HEAD
 from stateline.stores.sqlite.together import NOTHING, OR_NOTHING
 
 _ROWS_MAX = 4_096
+_BALANCES_MAX = 4_096
 
 # A statement that fails gives up the whole transaction here. OR FAIL says so to SQLite, which else keeps
 # each page that a statement of many rows touches a second time, to undo that statement alone: a third of
@@ -31,6 +34,8 @@ _INSERT_CHUNK = f"INSERT OR FAIL INTO chunks {_COLUMNS}"
 _PUT_SNAPSHOT = f"INSERT OR REPLACE INTO snapshots {_COLUMNS}"
 _RECORD = f"(?,?,?,?,?,{OR_NOTHING},?)"
 _PUT_DEDUP = "INSERT OR REPLACE INTO dedup {values}"
+_PUT_BALANCES = "INSERT OR REPLACE INTO balances {values}"
+_BALANCE = f"(?,?,?,{OR_NOTHING})"
 _INSERT_SESSIONS = (
     "INSERT OR FAIL INTO sessions (n, tenant, id, owner, epoch, head, due_ms, wake_ms, parent, parent_seq, created_ms)"
     " {values}"
@@ -123,6 +128,9 @@ class Transaction:
         self._new: list[Row] = []
         self._passed: dict[int, Row] = {}
         self._tenants: dict[str, int] = {}
+        self._balances: dict[str, Standing] = {}
+        """As they are in the file, but for those that this batch moved."""
+        self._moved: set[str] = set()
         used = db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'sessions'").fetchone()
         self._last_number: int = used[0] if used else 0
 
@@ -131,6 +139,8 @@ class Transaction:
             self.db.execute("ROLLBACK")
         if len(self._rows) > _ROWS_MAX:
             self._rows.clear()
+        if len(self._balances) > _BALANCES_MAX:
+            self._balances.clear()
         self._absent.clear()
         self.now_ms = now_ms
         self.db.execute("BEGIN IMMEDIATE")
@@ -143,7 +153,7 @@ class Transaction:
         """Forget everything since ``begin``; SQLite may have done its part already."""
         for collected in (self.events, self.chunks, self.snapshots, self._new):
             collected.clear()
-        for known in (self._rows, self._passed, self._tenants, self.dedup):
+        for known in (self._rows, self._passed, self._tenants, self.dedup, self._balances, self._moved):
             known.clear()
         if self.db.in_transaction:
             self.db.execute("ROLLBACK")
@@ -164,6 +174,16 @@ class Transaction:
         if self.dedup:
             together.execute(self.db, _PUT_DEDUP, _DEDUP, self.dedup.values())
             self.dedup.clear()
+        if self._moved:
+            self._flush_balances()
+
+    def _flush_balances(self) -> None:
+        rows: list[tuple[int | str, ...]] = []
+        for name in sorted(self._moved):
+            held, spent, expires_ms = self._balances[name]
+            rows.append((name, str(held), str(spent), _bound(expires_ms)))
+        together.execute(self.db, _PUT_BALANCES, _BALANCE, rows)
+        self._moved.clear()
 
     def flush_sessions(self) -> None:
         """Write the sessions' rows, before a statement that looks at them."""
@@ -302,10 +322,37 @@ class Transaction:
             expires_ms = self.now_ms + e.ttl_s * 1000
             self.dedup[tenant, e.key] = (tenant, e.key, e.ref, e.digest, session, expires_ms)
 
+    # -- balances ----------------------------------------------------------------------------------
+
+    def balance(self, name: str) -> Standing | None:
+        """What a balance stands at with what this batch did; None where there is none."""
+        found = self._balances.get(name)
+        if found is None:
+            row = self.db.execute("SELECT held, spent, expires_ms FROM balances WHERE name = ?", (name,)).fetchone()
+            if row is not None:
+                found = self._balances[name] = Standing(Decimal(row[0]), Decimal(row[1]), row[2])
+        return found
+
+    def balances_moved(self, moved: Mapping[str, Standing]) -> None:
+        """Have these written at the end."""
+        self._balances |= moved
+        self._moved |= moved.keys()
+
+    # -- what is over ------------------------------------------------------------------------------
+
     def clear_expired(self) -> bool:
-        """Delete some expired dedup keys; True if there may be more."""
+        """Delete some expired dedup keys and balances; True if there may be more."""
+        if self._moved:
+            self._flush_balances()
+        gone = self.db.execute(
+            "DELETE FROM balances WHERE name IN (SELECT name FROM balances WHERE expires_ms <= ? LIMIT ?)"
+            " RETURNING name",
+            (self.now_ms, EXPIRED_ROWS_MAX),
+        ).fetchall()
+        for (name,) in gone:
+            self._balances.pop(name, None)
         cursor = self.db.execute(
             "DELETE FROM dedup WHERE (tenant, key) IN (SELECT tenant, key FROM dedup WHERE expires_ms <= ? LIMIT ?)",
             (self.now_ms, EXPIRED_ROWS_MAX),
         )
-        return cursor.rowcount >= EXPIRED_ROWS_MAX
+        return max(cursor.rowcount, len(gone)) >= EXPIRED_ROWS_MAX

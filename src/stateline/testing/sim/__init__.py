@@ -54,6 +54,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     hits: dict[tuple[int, Fault], int]
     struck: dict[Fault, int]
     ended: dict[str, int]
+    refused: int = 0
+    """Requests that a budget did not pay for."""
 
 
 def simulate(seed: int, *, steps: int = STEPS) -> Report:
@@ -98,7 +100,7 @@ def _run(seed: int, steps: int) -> tuple[Report, list[str]]:
         if not findings:
             verify(world.database, world.audit, told)
             findings = list(world.audit.findings)
-        return _report(world, seed), findings
+        return _report(world, told, seed), findings
     finally:
         sys.unraisablehook = _unheard
         world.loop.bury(world.hosts)
@@ -125,7 +127,7 @@ async def _write(world: World, number: int, script: Sequence[Word]) -> None:
         number += _SCRIPTS_MAX
 
 
-def _report(world: World, seed: int) -> Report:
+def _report(world: World, told: Told, seed: int) -> Report:
     ended: dict[str, int] = {}
     for kind in world.audit.ended.values():
         ended[kind.__name__] = ended.get(kind.__name__, 0) + 1
@@ -141,4 +143,5 @@ def _report(world: World, seed: int) -> Report:
         hits=world.faults.hits,
         struck=world.faults.struck,
         ended=ended,
+        refused=told.refused,
     )

@@ -6,12 +6,15 @@ of each session and compares.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 
 from stateline.core import events as e
+from stateline.core.billing import Charge, Reserved
 from stateline.core.ids import SessionRef, effect_key
 from stateline.core.transitions import TRANSITIONS, TurnState
-from stateline.ports import Ownership
+from stateline.ports import Balance, Hold, Ownership
 from stateline.testing.sim.faults import transitions
 from stateline.testing.sim.loop import Host, SimLoop
 
@@ -74,6 +77,11 @@ class Audit:
         self._consumed: set[tuple[SessionRef, int]] = set()
         self._placed: set[str] = set()
         self._dispatched: set[str] = set()
+        self._reserved: dict[str, Reserved] = {}
+        """What calls that have not ended have set aside, by their effects' keys."""
+        self._totals: Counter[str] = Counter()
+        self._limits: dict[str, Decimal] = {}
+        self._charged: Counter[str] = Counter()
         self._fired: set[tuple[SessionRef, int, int]] = set()
         self._hosts: dict[str, Host] = {}
         self._excused: dict[Host, float] = {}
@@ -124,7 +132,12 @@ class Audit:
             self.turns[body.response_id] = ref
             facts.response_id, facts.cancelling = body.response_id, False
         elif isinstance(body, e.ModelCallStarted):
-            self._placed.add(effect_key(ref.id, body.turn, body.step))
+            key = effect_key(ref.id, body.turn, body.step)
+            self._placed.add(key)
+            if body.reserved is not None:
+                self._reserved[key] = body.reserved
+        elif isinstance(body, e.ModelCallFinished | e.ModelCallFailed):
+            self._charge(effect_key(ref.id, body.turn, body.step), body.charge)
         elif isinstance(body, e.CancelRequested):
             facts.cancelling = True
         elif isinstance(body, e.TimerFired):
@@ -149,6 +162,42 @@ class Audit:
 
     def posted(self, ref: SessionRef, post: int, event: e.Event) -> None:
         self.waiting[ref, post] = event
+
+    # -- money --------------------------------------------------------------------------------------------
+
+    def held(self, ref: SessionRef, holds: Sequence[Hold]) -> None:
+        """An append of ``ref`` moves balances. Not even what is settled may bring one above its limit."""
+        for hold in holds:
+            if hold.limit is not None:
+                self._limits[hold.budget] = hold.limit
+            self._totals[hold.budget] += hold.held + hold.spent  # pyright: ignore[reportArgumentType]
+        for name in {hold.budget for hold in holds}:
+            limit = self._limits.get(name)
+            if limit is not None and self._totals[name] > limit:
+                self.broken("no budget is overdrawn", f"{name} at {self._totals[name]} of {limit} by {ref.id}")
+
+    def _charge(self, key: str, charge: Charge | None) -> None:
+        """A call has ended; one that reserved nothing costs nothing."""
+        reserved = self._reserved.pop(key, None)
+        if reserved is None:
+            if charge is not None:
+                self.broken("what is charged was reserved", key)
+            return
+        if charge is None or not 0 <= charge.amount <= reserved.amount:
+            self.broken("a call costs no more than it reserved", f"{key}: {charge} of {reserved.amount}")
+            return
+        for each in reserved.held:
+            self._charged[each.budget] += charge.amount * each.rate  # pyright: ignore[reportArgumentType]
+
+    def settled(self, balances: Mapping[str, Balance]) -> None:
+        """At rest: nothing is held, and what is spent is what calls were charged."""
+        if self._reserved:
+            self.broken("every reservation is settled", f"{sorted(self._reserved)[:3]}")
+        for name, (held, spent) in balances.items():
+            if held or spent != self._charged[name]:
+                self.broken(
+                    "a balance is what calls cost", f"{name}: {held} held, {spent} of {self._charged[name]} spent"
+                )
 
     # -- effects ------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from stateline.core.ids import SessionRef, parse_conversation_id
 from stateline.core.items import FunctionCall, FunctionCallOutput, InputText, Item, Message
 from stateline.core.response import Response, StreamEvent
 from stateline.engine import Accepted, Engine, Submission
+from stateline.ports import BudgetExceeded
 from stateline.testing.sim.model import GONE, MODELS
 from stateline.testing.sim.world import ConnectionLost, World
 
@@ -55,6 +56,8 @@ class Told:
         self.answers: dict[str, Response] = {}
         self.amended: list[tuple[SessionRef, e.Body]] = []
         self.serial = 0
+        self.refused = 0
+        """Requests that a budget did not pay for."""
 
     def next(self) -> int:
         self.serial += 1
@@ -109,6 +112,9 @@ class Client:
             except (ConnectionLost, StoreUnavailable, Overloaded, NoDeployment):
                 await self._world.loop.pause(self._random.random() * 3)
             except (BadRequest, NotFound, Conflict):
+                return None
+            except BudgetExceeded:
+                self._told.refused += 1
                 return None
             except StatelineError as error:
                 self._world.audit.broken("a client is told of its own faults alone", f"{type(error).__name__}: {error}")

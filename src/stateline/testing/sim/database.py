@@ -12,12 +12,15 @@ import msgspec
 
 from stateline.core.errors import BadRequest
 from stateline.core.events import Dedup, Event, Snapshot
-from stateline.core.ids import SessionRef
+from stateline.core.ids import SYSTEM_TENANT, SessionRef
 from stateline.core.limits import APPEND_EVENTS_MAX, DEDUP_TTL_S, INBOX_POSTS_MAX
 from stateline.ports import (
+    Balance,
+    BudgetExceeded,
     Duplicate,
     Fenced,
     HeadMoved,
+    Hold,
     InboxFull,
     Ownership,
     Posted,
@@ -87,7 +90,7 @@ class Row:
 
 
 class Database:
-    """Rows, inboxes, dedup keys and nodes.
+    """Rows, inboxes, dedup keys, balances and nodes.
 
     Args:
         now_ms: the database's clock.
@@ -104,6 +107,7 @@ class Database:
         self._open: dict[SessionRef, Row] = {}
         """Sessions with an owner or something to do: all that a claim has to look at."""
         self._dedup: dict[tuple[str, str], tuple[Dedup, int]] = {}
+        self.balances: dict[str, Balance] = {}
         self._nodes: dict[str, int] = {}
         self._served = ""
 
@@ -129,7 +133,16 @@ class Database:
             raise _exists(session)
         return Row(session, len(self.created) + 1, None, 0)
 
-    def append(self, own: Ownership, expected_seq: int, events: Sequence[Event], create: bool, release: bool) -> int:
+    def append(
+        self,
+        own: Ownership,
+        expected_seq: int,
+        events: Sequence[Event],
+        create: bool,
+        release: bool,
+        *,
+        holds: Sequence[Hold] = (),
+    ) -> int:
         if len(events) > APPEND_EVENTS_MAX:
             raise BadRequest(f"{len(events)} events in one append", code="append_too_large")
         row = self._drafted(own.session) if create else self.rows.get(own.session) or self._row(own.session)
@@ -147,6 +160,8 @@ class Database:
                 raise HeadMoved(f"the inbox of session {row.ref.id} is not empty")
             dedup = [entry for event in events for entry in event.dedup]
             self._check_dedup(row.ref.tenant, dedup)
+        if holds:
+            self._hold(row.ref, holds)
         kept = [_stored(event, seq, own.epoch) for seq, event in enumerate(events, expected_seq + 1)]
         self._audit.appending(row.ref, own, row.head, kept)
         if create:
@@ -166,6 +181,17 @@ class Database:
             self._give_back(row)
         self._changed(row.ref)
         return row.head
+
+    def _hold(self, ref: SessionRef, holds: Sequence[Hold]) -> None:
+        """Move the balances, or raise BudgetExceeded. It is the last thing that may refuse an append."""
+        after = dict(self.balances)
+        for hold in holds:
+            held, spent = after.get(hold.budget, Balance())
+            now = after[hold.budget] = Balance(held + hold.held, spent + hold.spent)
+            if hold.limit is not None and now.held + now.spent > hold.limit:
+                raise BudgetExceeded(hold.budget, hold.limit - sum(self.balances.get(hold.budget, Balance())))
+        self.balances = after
+        self._audit.held(ref, holds)
 
     def _check_writer(self, row: Row, own: Ownership) -> bool:
         """Whether the append of another than its writer adopts the session; raises Fenced where it may not."""
@@ -328,11 +354,15 @@ class Database:
         return True
 
     def unrest(self) -> list[str]:
-        """What still has an owner, an input or a timer: nothing, once a run is at rest."""
+        """What still has an owner, an input or a timer: nothing, once a run is at rest.
+
+        A living node keeps the ledger that it writes.
+        """
         return [
             f"session {row.ref.id} (owner {row.owner}, epoch {row.epoch}, {len(row.inbox)} inputs, head {row.head},"
             f" last {type(row.events[-1].body).__name__ if row.events else None})"
             for row in self._open.values()
+            if row.ref.tenant != SYSTEM_TENANT or row.owner is None
         ]
 
     def _give_back(self, row: Row) -> None:

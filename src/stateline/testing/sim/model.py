@@ -49,8 +49,11 @@ class SimModel:
         if random.random() < trouble:
             await self._refuse(random.randrange(8), deployment)
         after = random.randrange(1, _WORDS) if random.random() < trouble else None
-        said = 0
+        said, most = 0, request.params.max_output_tokens
         for deltas in self._said(deployment.model, serial):
+            if said == most:
+                yield [Finish(reason="length", usage=Usage(input_tokens=9, output_tokens=said))]
+                return
             if said == after:
                 await self._break_off(random.randrange(3), deployment)
             if self.calm and type(deltas[0]) is TextDelta:

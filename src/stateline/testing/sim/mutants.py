@@ -44,12 +44,12 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
     "dispatch before record": (
         (
             "engine/work.py",
-            "        await self._append(session, events)\n        self._dedup = ()",
-            "        if self._to_perform is not None:\n"
-            "            before, self.session = self.session, session\n"
-            "            self._perform(*self._to_perform)\n"
-            "            self.session = before\n"
-            "        await self._append(session, events)\n        self._dedup = ()",
+            "                await self._append(session, events)\n                break",
+            "                if self._to_perform is not None:\n"
+            "                    before, self.session = self.session, session\n"
+            "                    self._perform(*self._to_perform)\n"
+            "                    self.session = before\n"
+            "                await self._append(session, events)\n                break",
         ),
     ),
     "unsafe re-dispatch": (
@@ -77,6 +77,10 @@ MUTANTS: dict[str, tuple[Patch, ...]] = {
     ),
     "lost inbox wake-up": (("engine/live.py", "                watched.owner(record)\n", ""),),
     "lost cancel": (("core/session.py", 'changes["cancelling"] = True', "pass"),),
+    "lost settlement": (("engine/work.py", "self._holds += settlement(session, body)", "pass"),),
+    "no limit of a budget": (
+        ("testing/sim/database.py", "if hold.limit is not None and now.held", "if hold.limit is None and now.held"),
+    ),
     "wrong snapshot sequence": (
         (
             "core/session.py",

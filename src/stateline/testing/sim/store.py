@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 from stateline.core.errors import StatelineError, StoreUnavailable
 from stateline.core.events import Chunk, Event
 from stateline.core.ids import SessionRef
-from stateline.ports import Duplicate, Hold, Ownership, Posted, Watch
+from stateline.ports import Balance, Duplicate, Hold, Ownership, Posted, Watch
 from stateline.testing.sim.audit import Audit
 from stateline.testing.sim.database import Database
 from stateline.testing.sim.faults import Fault, Faults
@@ -119,7 +120,12 @@ class SimStore:
     ) -> Coroutine[Any, Any, int]:
         places = self._audit.attempted(own.session, events)
         values = (own, expected_seq, events, create, release)
-        return self._ask(own.session, self._database.append, values, places, appends=True)
+        apply = partial(self._database.append, holds=holds) if holds else self._database.append
+        return self._ask(own.session, apply, values, places, appends=True)
+
+    async def balances(self, names: Sequence[str]) -> dict[str, Balance]:
+        await self._look()
+        return {name: self._database.balances[name] for name in names if name in self._database.balances}
 
     async def read(
         self,

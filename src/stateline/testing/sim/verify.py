@@ -31,6 +31,7 @@ def verify(database: Database, audit: Audit, told: Told) -> None:
     for response_id, ref in audit.turns.items():
         if ref in logs and response_id not in audit.ended:
             audit.broken("every turn ends", response_id)
+    audit.settled(database.balances)
     _check_told(audit, told, logs)
     for response_id, answer in told.answers.items():
         log = logs.get(told.accepted[response_id])

@@ -22,6 +22,7 @@ from stateline.testing.sim.database import Database
 from stateline.testing.sim.faults import Faults
 from stateline.testing.sim.loop import Host, SimLoop
 from stateline.testing.sim.model import GONE, MODELS, SimModel
+from stateline.testing.sim.money import has_money, meter_of
 from stateline.testing.sim.store import SimStore
 
 _T = TypeVar("_T")
@@ -78,6 +79,9 @@ class SimCatalogue:
     def names(self) -> tuple[str, ...]:
         return tuple(self._by_model)
 
+    def all(self) -> list[Deployment]:
+        return [one for each in self._by_model.values() for one in each]
+
 
 class SimEngine(Engine):
     """The real engine, which tells the audit why a worker of it crashed."""
@@ -122,6 +126,7 @@ class World:
         self.model = SimModel(self.loop, self.audit, self.random)
         self.slots = [Slot(f"node{at}") for at in range(NODES)]
         self.hosts: list[Host] = [self.outside]
+        self.meter = meter_of(seed, SimCatalogue(with_gone=True).all()) if has_money(seed) else None
         self.limits = self._limits()
 
     def _limits(self) -> TurnLimits:
@@ -171,6 +176,7 @@ class World:
             clock=self.clock,
             entropy=self.random.randbytes,
             limits=self.limits,
+            meter=self.meter,
             shared=True,
         )
         engine.audit = self.audit

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 
 from stateline.core.calls import ModelParams, Usage
-from stateline.core.errors import BadRequest, StatelineError, StoreUnavailable
+from stateline.core.errors import BadRequest, StoreUnavailable
 from stateline.core.events import (
     Body,
     Chunk,
@@ -28,7 +28,6 @@ from stateline.ports import (
     Duplicate,
     Fenced,
     HeadMoved,
-    Hold,
     Ownership,
     SessionExists,
     SessionMissing,
@@ -251,13 +250,6 @@ async def check_what_is_too_much_for_one_append_is_refused(rig: Rig) -> None:
     own = await rig.session()
     await raises(BadRequest, rig.store.append(own, 0, texts(own.session, 1, APPEND_EVENTS_MAX + 1)))
     assert await rig.store.append(own, 0, texts(own.session, 1, APPEND_EVENTS_MAX)) == APPEND_EVENTS_MAX
-
-
-async def check_a_hold_on_an_unknown_budget_appends_nothing(rig: Rig) -> None:
-    own = await rig.session()
-    holds = [Hold(budget="none", held=Decimal(1))]
-    await raises(StatelineError, rig.store.append(own, 0, texts(own.session, 1, 1), holds))
-    assert await rig.read(own.session) == []
 
 
 # -- dedup keys --------------------------------------------------------------------------------------

@@ -1,0 +1,456 @@
+"""The ledger of stateless calls: what they reserve and what they cost, durable, and without their content.
+
+A node writes it into system sessions of its own, *books*. A call's reservation is durable before the call is sent.
+Many calls share an append. Whoever finds a book whose node is gone charges what was under way with all that it
+reserved, and gives the book back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from typing import NamedTuple, Protocol
+
+from stateline.core import events as e
+from stateline.core.billing import EXACT, ZERO, Charge, Reserved, Tariff
+from stateline.core.calls import Usage
+from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
+from stateline.core.ids import SYSTEM_TENANT, SessionRef, effect_key, session_id
+from stateline.core.limits import (
+    APPEND_EVENTS_MAX,
+    LEDGER_BATCH_MAX,
+    LEDGER_DELAY_S,
+    LEDGER_EVENTS_MAX,
+    LEDGER_GATHER_S,
+    LEDGER_WAITING_MAX,
+)
+from stateline.core.session import Session
+from stateline.engine.meter import costs, settling, whole
+from stateline.ports import BudgetExceeded, Clock, Fenced, HeadMoved, Hold, Ownership, SessionMissing, Store
+
+log = logging.getLogger("stateline.engine")
+
+_KEPT = frozenset((e.ModelCallStarted, e.ModelCallFinished, e.ModelCallFailed))
+
+
+class Owner(Protocol):
+    """The node whose ledger it is."""
+
+    store: Store
+    clock: Clock
+    owner: str
+    entropy: Callable[[int], bytes]
+
+
+class _Entry(NamedTuple):
+    """What is to be written, and who waits until it is."""
+
+    body: e.StatelessCallStarted | e.StatelessCallEnded | e.TariffRecorded
+    holds: Sequence[Hold]
+    done: asyncio.Future[None] | None
+
+
+class Ledger:
+    """One node's books. Entries are written in the order in which they come."""
+
+    def __init__(self, node: Owner) -> None:
+        self._node = node
+        self._book: _Book | None = None
+        self._books: dict[str, _Book] = {}
+        """By the id of each call that is under way: the book that its end belongs into."""
+        self._closing: set[_Book] = set()
+        self._tariffs: Sequence[Tariff] = ()
+
+    async def announce(self, tariffs: Sequence[Tariff]) -> None:
+        """Record the tariffs of calls to come; on return they are durable."""
+        self._tariffs = tuple(tariffs)
+        if self._book is not None:
+            self._retire(self._book)
+            self._book = None
+        if tariffs:
+            await self._current().announced
+
+    # -- calls ------------------------------------------------------------------------------------------
+
+    async def start(self, body: e.StatelessCallStarted, holds: Sequence[Hold], *, wait: bool = True) -> None:
+        """A call is about to be sent. On return it may be, unless nobody is to wait (``wait``).
+
+        Raises:
+            BudgetExceeded: a budget has too little left; nothing was recorded.
+            StoreUnavailable: whether it was recorded is not known; if it was, nothing is charged for it.
+            Overloaded: LEDGER_WAITING_MAX entries wait to be written.
+        """
+        book = self._current()
+        if book.waiting >= LEDGER_WAITING_MAX:
+            raise Overloaded("calls cannot be recorded fast enough now; try again", retry_after_s=1.0)
+        self._books[body.id] = book
+        book.open[body.id] = body.reserved
+        if not wait:
+            book.put(_Entry(body, holds, None))
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        book.put(_Entry(body, holds, done))
+        try:
+            await done
+        except (BudgetExceeded, StatelineError):
+            self._forget(body.id)
+            raise
+        except asyncio.CancelledError:
+            # Nobody sends it any more. Where it is recorded all the same, its book ends it.
+            if done.cancelled():
+                self._forget(body.id)
+            else:
+                self.end(body.id, None, "cancelled", sent=False)
+            raise
+
+    def end(
+        self, id_: str, charge: Charge | None, code: str | None = None, usage: Usage | None = None, *, sent: bool = True
+    ) -> Charge | None:
+        """A call has ended; gives what it is charged. What it did not use of its reservation is given back soon.
+
+        Args:
+            charge: None: all that it reserved, or nothing where it was not ``sent``.
+        """
+        book = self._books.get(id_)
+        if book is None:
+            return None
+        reserved = book.open.get(id_)
+        if charge is None and reserved is not None:
+            charge = whole(reserved) if sent else _none(reserved)
+        body = e.StatelessCallEnded(id=id_, usage=usage, code=code, charge=charge)
+        book.put(_Entry(body, settling(reserved, charge), None))
+        self._forget(id_)
+        return charge
+
+    def _forget(self, id_: str) -> None:
+        book = self._books.pop(id_, None)
+        if book is not None:
+            book.open.pop(id_, None)
+            book.look()
+
+    async def keep(self, session: Session, events: Sequence[e.Event], holds: Sequence[Hold]) -> None:
+        """What a session that is kept in memory records of its calls (``store: false``).
+
+        Raises:
+            As ``start``.
+        """
+        if not any(type(event.body) in _KEPT for event in events):
+            return
+        turn = session.turn
+        principal = "" if turn is None else turn.principal
+        for event in events:
+            body = event.body
+            if type(body) is e.TurnRequested:
+                principal = body.principal
+            elif type(body) is e.ModelCallStarted:
+                started = e.StatelessCallStarted(
+                    id=effect_key(event.session.id, body.turn, body.step),
+                    tenant=event.session.tenant,
+                    principal=principal,
+                    interface="responses",
+                    deployment=body.deployment,
+                    model=body.model,
+                    passed=body.passed,
+                    verdict=body.verdict,
+                    refused=body.refused,
+                    reserved=body.reserved,
+                )
+                taken = [hold for hold in holds if hold.held > 0]
+                await self.start(started, taken, wait=costs(body.reserved))
+            elif type(body) is e.ModelCallFinished:
+                self.end(effect_key(event.session.id, body.turn, body.step), body.charge, usage=body.usage)
+            elif type(body) is e.ModelCallFailed:
+                self.end(effect_key(event.session.id, body.turn, body.step), body.charge, body.code, body.usage)
+
+    # -- books ------------------------------------------------------------------------------------------
+
+    def _current(self) -> _Book:
+        book, node = self._book, self._node
+        if book is None or book.over or book.own.owner != node.owner:
+            if book is not None:
+                self._retire(book)
+            ref = SessionRef(SYSTEM_TENANT, session_id(node.clock.now_ms(), node.entropy(9)))
+            own = Ownership(session=ref, owner=node.owner, epoch=1, head=0)
+            book = self._book = _Book(node.store, node.clock, own, self._tariffs)
+        return book
+
+    def _retire(self, book: _Book) -> None:
+        """No further call is put into it; it is given back when those under way have ended."""
+        book.retire()
+        self._closing.add(book)
+        book.task.add_done_callback(lambda _: self._closing.discard(book))
+
+    async def close(self, timeout_s: float = 2.0) -> None:
+        """Write what waits, and give the books back. Calls under way are charged as if they were lost."""
+        for id_ in list(self._books):
+            self.end(id_, None, "node_stopped")
+        if self._book is not None:
+            self._retire(self._book)
+            self._book = None
+        books = [book.task for book in self._closing]
+        if books:
+            _, late = await asyncio.wait(books, timeout=timeout_s)
+            for task in late:
+                task.cancel()
+
+    async def recover(self, own: Ownership) -> None:
+        """Take up the book of a node that is gone: its calls that were under way may have been sent.
+
+        Raises:
+            StoreUnavailable, Fenced, SessionMissing: as the store does; what is left is for the next.
+        """
+        store, ref, seq = self._node.store, own.session, 0
+        under_way: dict[str, Reserved | None] = {}
+        async for event in store.read(ref):
+            body, seq = event.body, event.seq
+            if type(body) is e.StatelessCallStarted:
+                under_way[body.id] = body.reserved
+            elif type(body) is e.StatelessCallEnded:
+                under_way.pop(body.id, None)
+        lost = list(under_way.items())
+        if lost:
+            log.info("a node was lost with %d stateless calls under way; they are charged in full", len(lost))
+        for at in range(0, len(lost), APPEND_EVENTS_MAX // 2):
+            some = lost[at : at + APPEND_EVENTS_MAX // 2]
+            charges = [(id_, reserved, whole(reserved) if reserved else None) for id_, reserved in some]
+            bodies = [e.StatelessCallEnded(id=id_, code="node_lost", charge=charge) for id_, _, charge in charges]
+            holds = [hold for _, reserved, charge in charges for hold in settling(reserved, charge)]
+            seq = await store.append(own, seq, _events(own, seq, bodies, self._node.clock.now_ms()), holds)
+        await store.release(own, 0)
+
+
+def _none(reserved: Reserved) -> Charge:
+    return Charge(tariff=reserved.tariff, amount=Decimal(0), currency=reserved.currency)
+
+
+def _events(own: Ownership, seq: int, bodies: Iterable[e.Body], now_ms: int) -> list[e.Event]:
+    return [
+        e.Event(session=own.session, seq=seq + at, at_ms=now_ms, body=body, epoch=own.epoch)
+        for at, body in enumerate(bodies, 1)
+    ]
+
+
+class _Book:
+    """One system session, and the task that writes it.
+
+    Attributes:
+        open: what each call that is under way has reserved, by its id.
+        announced: done once the book and the tariffs in its beginning are durable.
+    """
+
+    def __init__(self, store: Store, clock: Clock, own: Ownership, tariffs: Iterable[Tariff]) -> None:
+        self.own = own
+        self.open: dict[str, Reserved | None] = {}
+        loop = asyncio.get_running_loop()
+        self.announced: asyncio.Future[None] = loop.create_future()
+        self._store = store
+        self._clock = clock
+        self._seq = 0
+        self._made = False
+        self._doubt = False
+        self._queue: deque[_Entry] = deque(_Entry(e.TariffRecorded(tariff=each), (), None) for each in tariffs)
+        self._queue_put = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._retired = False
+        self._fenced = False
+        if self._queue:
+            self._hurry.set()
+            self._queue_put.set()
+        else:
+            self.announced.set_result(None)
+        self.task: asyncio.Task[None] = loop.create_task(self._run(), name="ledger")
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
+
+    @property
+    def over(self) -> bool:
+        """Whether another book is to be begun."""
+        return self._retired or self._fenced or self.task.done() or self._seq >= LEDGER_EVENTS_MAX
+
+    def put(self, entry: _Entry) -> None:
+        self._queue.append(entry)
+        self._queue_put.set()
+        if entry.done is not None or len(self._queue) >= LEDGER_BATCH_MAX:
+            self._hurry.set()
+
+    def look(self) -> None:
+        """A call is no longer under way."""
+        if self._retired and not self.open:
+            self._queue_put.set()
+            self._hurry.set()
+
+    def retire(self) -> None:
+        self._retired = True
+        self.look()
+
+    async def _run(self) -> None:
+        delay_s, written_s, loop = 0.05, 0.0, asyncio.get_running_loop()
+        while True:
+            await self._queue_put.wait()
+            if not self._hurry.is_set():
+                try:
+                    async with asyncio.timeout(LEDGER_DELAY_S):
+                        await self._hurry.wait()
+                except TimeoutError:
+                    pass
+            if loop.time() - written_s < LEDGER_GATHER_S * 4:
+                # Calls come one after the other: an append that carries some of them costs as much as one of one.
+                await asyncio.sleep(LEDGER_GATHER_S)
+            self._queue_put.clear()
+            self._hurry.clear()
+            try:
+                if self._doubt:
+                    await self._find_out()
+                while self._queue:
+                    await self._write()
+                written_s = loop.time()
+                if not self.announced.done():
+                    self.announced.set_result(None)
+                if self._retired and not self.open:
+                    if self._made:
+                        await self._store.release(self.own, 0)
+                    return
+            except StoreUnavailable as error:
+                log.warning("stateless calls cannot be recorded now: %s", error.message)
+                self._doubt = True
+                self._refuse(error)
+                await self._clock.sleep(delay_s)
+                delay_s = min(delay_s * 2, 5.0)
+                self._queue_put.set()
+            except (Fenced, SessionMissing, HeadMoved):
+                # Another node has taken this one for dead, and has charged what was under way.
+                log.warning("the ledger of this node has been taken up by another")
+                self._fenced = True
+                lost = Overloaded("this node lost its lease; try again", retry_after_s=1.0)
+                self._refuse(lost)
+                self._queue.clear()
+                if not self.announced.done():
+                    self.announced.set_exception(lost)
+                return
+            else:
+                delay_s = 0.05
+
+    def _refuse(self, error: StatelineError) -> None:
+        """Tell whoever waits that its call is not to be sent. What is only to be known stays in the queue."""
+        refused: set[str] = set()
+        for entry in self._queue:
+            if entry.done is not None:
+                refused.add(_name(entry.body))
+                if not entry.done.done():
+                    entry.done.set_exception(error)
+        self._queue = deque(entry for entry in self._queue if _name(entry.body) not in refused)
+
+    async def _write(self) -> None:
+        """Append what waits, as much as one append takes; what a budget does not allow is told so."""
+        batch = [self._queue.popleft() for _ in range(min(len(self._queue), LEDGER_BATCH_MAX))]
+        while batch:
+            holds = _together(batch)
+            bodies: list[e.Body] = [entry.body for entry in batch]
+            if not self._made:
+                bodies.insert(0, e.SessionCreated(kind="system"))
+            events = _events(self.own, self._seq, bodies, self._clock.now_ms())
+            try:
+                self._seq = await self._store.append(self.own, self._seq, events, holds, create=not self._made)
+            except BudgetExceeded as error:
+                batch = _fitting(batch, error)
+            except BaseException:
+                self._queue.extendleft(reversed(batch))
+                raise
+            else:
+                self._made = True
+                for entry in batch:
+                    if entry.done is None:
+                        continue
+                    if entry.done.cancelled():
+                        self.put(_unsent(entry.body))
+                    elif not entry.done.done():
+                        entry.done.set_result(None)
+                return
+
+    async def _find_out(self) -> None:
+        """What of the last append was made, whose answer never came."""
+        kept = {(type(entry.body), _name(entry.body)) for entry in self._queue}
+        made: set[tuple[type, str]] = set()
+        unsent: list[_Entry] = []
+        try:
+            async for event in self._store.read(self.own.session, self._seq):
+                self._made, self._seq = True, event.seq
+                body = event.body
+                made.add((type(body), _name(body)))
+                if type(body) is e.StatelessCallStarted and (type(body), body.id) not in kept:
+                    # Its caller was told that it is not recorded.
+                    unsent.append(_unsent(body))
+        except SessionMissing:
+            if self._made:
+                raise
+        self._queue = deque([*unsent, *(one for one in self._queue if (type(one.body), _name(one.body)) not in made)])
+        self._doubt = False
+
+
+def _together(batch: Iterable[_Entry]) -> list[Hold]:
+    """What entries move, as few holds: for each balance what is given back and spent, then what is set aside.
+
+    Where these fit, those of each entry do.
+    """
+    given: dict[str, tuple[Decimal, Decimal]] = {}
+    taken: dict[str, tuple[Decimal, Decimal | None]] = {}
+    add = EXACT.add
+    for entry in batch:
+        for hold in entry.holds:
+            name, limit = hold.budget, hold.limit
+            if type(entry.body) is e.StatelessCallEnded:
+                held, spent = given.get(name, (ZERO, ZERO))
+                given[name] = (add(held, hold.held), add(spent, hold.spent))
+            else:
+                held, least = taken.get(name, (ZERO, limit))
+                if limit is not None:
+                    least = limit if least is None else min(limit, least)
+                taken[name] = (add(held, hold.held), least)
+    holds = [Hold(budget=name, held=held, spent=spent) for name, (held, spent) in given.items()]
+    holds += [Hold(budget=name, held=held, limit=limit) for name, (held, limit) in taken.items()]
+    return holds
+
+
+def _unsent(body: e.Body) -> _Entry:
+    """The end of a call that was recorded, and never sent."""
+    assert type(body) is e.StatelessCallStarted
+    charge = None if body.reserved is None else _none(body.reserved)
+    ended = e.StatelessCallEnded(id=body.id, code="not_sent", charge=charge)
+    return _Entry(ended, settling(body.reserved, charge), None)
+
+
+def _fitting(batch: list[_Entry], error: BudgetExceeded) -> list[_Entry]:
+    """The entries that a balance has room for, in their order; the others are refused, one at the least."""
+    left = error.left
+    kept: list[_Entry] = []
+    refused: list[_Entry] = []
+    for entry in batch:
+        wanted = sum((hold.held for hold in entry.holds if hold.budget == error.budget), Decimal(0))
+        if wanted > left and _limited(entry, error.budget):
+            refused.append(entry)
+        else:
+            kept.append(entry)
+            left -= wanted
+    if not refused:
+        # Others drew on it meanwhile.
+        last = next(at for at in range(len(kept) - 1, -1, -1) if _limited(kept[at], error.budget))
+        refused.append(kept.pop(last))
+    for entry in refused:
+        if entry.done is not None and not entry.done.done():
+            entry.done.set_exception(BudgetExceeded(error.budget, error.left))
+    return kept
+
+
+def _limited(entry: _Entry, budget: str) -> bool:
+    return any(hold.budget == budget and hold.limit is not None for hold in entry.holds)
+
+
+def _name(body: e.Body) -> str:
+    if type(body) is e.TariffRecorded:
+        return body.tariff.id
+    return body.id if type(body) is e.StatelessCallStarted or type(body) is e.StatelessCallEnded else ""

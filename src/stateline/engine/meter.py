@@ -1,0 +1,324 @@
+"""What calls may cost and what they did: the prices and budgets of the configuration, asked at each call.
+
+Nothing here is shared between nodes; what is shared are the balances that an append moves (``ports.Hold``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from stateline.core import events as e
+from stateline.core.billing import ONE, ZERO, Charge, Held, Price, Reserved, Tariff, tier_of
+from stateline.core.calls import ModelRequest, Usage
+from stateline.core.limits import METER_PAYERS_MAX, OUTPUT_TOKENS_DEFAULT, OUTPUT_TOKENS_PAID_MIN
+from stateline.core.placing import asked_tier
+from stateline.core.tokens import most_tokens
+from stateline.money.budgets import Budget, NoRate, Payer, balance_name, converted, covering, month_of
+from stateline.money.meter import cost_of, output_affordable, worst_case
+from stateline.ports import BudgetExceeded, Deployment, Hold
+
+Unpriced = Literal["unbudgeted", "allow", "refuse"]
+"""Which calls a deployment without a price takes: those that no hard budget covers, all, or none."""
+
+
+class Quote(NamedTuple):
+    """What a call reserves.
+
+    Attributes:
+        reserved: for the log; None where no price is known.
+        holds: for the append that records it.
+    """
+
+    reserved: Reserved | None
+    holds: tuple[Hold, ...] = ()
+
+
+UNPRICED = Quote(None)
+
+
+class Cover(NamedTuple):
+    """A budget that covers a call: its balance, what that may come to, and what one unit of the price's currency is."""
+
+    name: str
+    limit: Decimal | None
+    rate: Decimal
+    budget: Budget
+
+
+class Meter:
+    """The prices and budgets in force.
+
+    Args:
+        tariffs: by deployment and service tier (``billing.tier_of``).
+        budgets: those of all tenants.
+        rates: what one unit of the first currency is in the second.
+        before: the meter that this one replaces; calls under way are charged by its tariffs.
+    """
+
+    def __init__(
+        self,
+        tariffs: Mapping[str, Mapping[str, Tariff]],
+        budgets: Sequence[Budget] = (),
+        rates: Mapping[tuple[str, str], Decimal] | None = None,
+        *,
+        unpriced: Unpriced = "unbudgeted",
+        before: Meter | None = None,
+    ) -> None:
+        self.budgets = tuple(budgets)
+        self._tariffs = tariffs
+        self.rates = rates or {}
+        self.unpriced: Unpriced = unpriced
+        self._by_id: dict[str, tuple[Tariff, Mapping[str, Tariff]]] = {} if before is None else dict(before._by_id)
+        for tiers in tariffs.values():
+            for tariff in tiers.values():
+                self._by_id[tariff.id] = (tariff, tiers)
+        self._by_session = any(each.session is not None for each in self.budgets)
+        self._covering: dict[Payer, Sequence[Budget]] = {}
+        self._covers: dict[tuple[Payer, str], tuple[str, Sequence[Cover]]] = {}
+        self._month = ("", 0, 0)
+        self._charged: dict[tuple[str, bool], Decimal] = {} if before is None else before._charged
+
+    @property
+    def tariffs(self) -> list[Tariff]:
+        """All that calls may be charged by from now on."""
+        return [tariff for tiers in self._tariffs.values() for tariff in tiers.values()]
+
+    def covering(self, payer: Payer) -> Sequence[Budget]:
+        """The budgets that a call draws on."""
+        if not self._by_session and payer.session:
+            # One answer does for all sessions.
+            payer = payer._replace(session="")
+        found = self._covering.get(payer)
+        if found is None:
+            if len(self._covering) >= METER_PAYERS_MAX:
+                self._covering.clear()
+            found = self._covering[payer] = covering(self.budgets, payer)
+        return found
+
+    def covers(self, payer: Payer, currency: str, at_ms: int) -> Sequence[Cover]:
+        """The balances that a call at a price of that currency draws on."""
+        month = self.month(at_ms)
+        if not self._by_session and payer.session:
+            payer = payer._replace(session="")
+        kept = self._covers.get((payer, currency))
+        if kept is not None and kept[0] == month:
+            return kept[1]
+        if len(self._covers) >= METER_PAYERS_MAX:
+            self._covers.clear()
+        found = tuple(self._cover(each, currency, month) for each in self.covering(payer))
+        self._covers[payer, currency] = (month, found)
+        return found
+
+    def _cover(self, budget: Budget, currency: str, month: str) -> Cover:
+        try:
+            rate = converted(ONE, currency, budget.currency, self.rates)
+        except NoRate as missing:
+            # The configuration is refused without it, so this is a defect.
+            raise AssertionError(str(missing)) from missing
+        return Cover(balance_name(budget, month), budget.limit if budget.mode == "hard" else None, rate, budget)
+
+    def tariff(self, deployment: str, service_tier: str | None) -> Tariff | None:
+        """By what a call there is charged; None where no price is known."""
+        tiers = self._tariffs.get(deployment)
+        return None if tiers is None else tiers.get(tier_of(service_tier))
+
+    def purse(self, payer: Payer, service_tier: str | None) -> Purse:
+        """Who pays for a call; ``service_tier`` as its request names it."""
+        return Purse(self, payer, asked_tier(service_tier))
+
+    def month(self, at_ms: int) -> str:
+        """``month_of``, which hardly ever changes."""
+        name, since_ms, until_ms = self._month
+        if not since_ms <= at_ms < until_ms:
+            # Within one hour of UTC the month is one.
+            since_ms = at_ms - at_ms % 3_600_000
+            name = month_of(since_ms)
+            self._month = (name, since_ms, since_ms + 3_600_000)
+        return name
+
+    def count(self, charge: Charge | None) -> None:
+        """Count a recorded charge, for /metrics."""
+        if charge is not None:
+            key = (charge.currency, charge.estimated)
+            self._charged[key] = self._charged.get(key, Decimal(0)) + charge.amount
+
+    def counters(self) -> Mapping[str, float]:
+        return {
+            f'charged_total{{currency="{currency}",estimated="{str(estimated).lower()}"}}': float(amount)
+            for (currency, estimated), amount in self._charged.items()
+        }
+
+    # -- what a call did ------------------------------------------------------------------------------
+
+    def charged(self, reserved: Reserved | None, usage: Usage | None, service_tier: str | None) -> Charge | None:
+        """What a call that was answered cost: by its usage, or, where that never came, all that it reserved.
+
+        ``service_tier`` is the one that the provider says it served: a price of another tier is none of the call's.
+        """
+        if reserved is None:
+            return None
+        found = self._by_id.get(reserved.tariff)
+        if found is None or usage is None:
+            return whole(reserved)
+        tariff, tiers = found
+        if service_tier is not None and tier_of(service_tier) != tariff.price.service_tier:
+            served = tiers.get(tier_of(service_tier))
+            if served is None or served.price.currency != reserved.currency:
+                return whole(reserved)
+            tariff = served
+        amount = cost_of(tariff.price, usage)
+        return Charge(tariff=tariff.id, amount=amount, currency=tariff.price.currency)
+
+
+def costs(reserved: Reserved | None) -> bool:
+    """Whether a call may cost anything, as far as is known."""
+    return reserved is not None and reserved.amount > 0
+
+
+def whole(reserved: Reserved) -> Charge:
+    """The charge of a call whose usage never came."""
+    return Charge(tariff=reserved.tariff, amount=reserved.amount, currency=reserved.currency, estimated=True)
+
+
+def nothing(reserved: Reserved) -> Charge:
+    """The charge of a call of which nothing was sent, or that its provider refused."""
+    return Charge(tariff=reserved.tariff, amount=Decimal(0), currency=reserved.currency)
+
+
+def failed(reserved: Reserved | None, body: e.ModelCallFailed) -> e.ModelCallFailed:
+    """The end of a failed or lost call with what it cost.
+
+    What is known of its usage is what it had used when the provider last spoke, and may be less than it used.
+    """
+    if reserved is None:
+        return body
+    return msgspec.structs.replace(body, charge=nothing(reserved) if body.unbilled else whole(reserved))
+
+
+def settling(reserved: Reserved | None, charge: Charge | None) -> list[Hold]:
+    """How the budgets' balances move when a call has ended: what was set aside goes, what it cost is spent."""
+    if reserved is None or charge is None:
+        return []
+    spent = charge.amount
+    return [
+        Hold(budget=each.budget, held=-each.amount, spent=spent if each.rate == ONE else spent * each.rate)
+        for each in reserved.held
+    ]
+
+
+class Purse:
+    """Who pays for one call, at one meter.
+
+    Attributes:
+        short: what budgets' balances were found to have left, less than a try of this call wanted.
+    """
+
+    __slots__ = ("_covering", "_meter", "_payer", "_tier", "short")
+
+    def __init__(self, meter: Meter, payer: Payer, service_tier: str | None) -> None:
+        self._meter = meter
+        self._payer = payer
+        self._tier = service_tier
+        self._covering = meter.covering(payer) if meter.budgets else ()
+        self.short: dict[str, Decimal] = {}
+
+    def takes(self, deployment: Deployment) -> bool:
+        """Whether the call may go to a deployment, as far as a price must be known."""
+        meter = self._meter
+        unpriced: Unpriced = meter.unpriced
+        if unpriced == "allow" or self._tariff(deployment) is not None:
+            return True
+        return unpriced == "unbudgeted" and not any(each.mode == "hard" for each in self._covering)
+
+    def _tariff(self, deployment: Deployment) -> Tariff | None:
+        return self._meter.tariff(deployment.name, self._tier or deployment.service_tier)
+
+    def quote(self, deployment: Deployment, request: Callable[[], ModelRequest], at_ms: int) -> Quote:
+        """What the call reserves there.
+
+        Where hard budgets cover it, it is held to the output that is reserved; where one has less left (``short``)
+        than the whole would take, to less output.
+
+        Raises:
+            BudgetExceeded: a budget does not pay for its input and OUTPUT_TOKENS_PAID_MIN of output.
+        """
+        tariff = self._tariff(deployment)
+        if tariff is None:
+            return UNPRICED
+        price = tariff.price
+        covers = self._meter.covers(self._payer, price.currency, at_ms) if self._covering else ()
+        if not covers and _free(tariff):
+            return Quote(Reserved(tariff=tariff.id, amount=ZERO, currency=price.currency))
+        asked = request()
+        input_tokens = most_tokens(asked)
+        limit = asked.params.max_output_tokens
+        output_tokens = 0 if asked.embed is not None else _output_tokens(limit, deployment)
+        if self.short:
+            output_tokens = self._affordable(covers, price, input_tokens, output_tokens)
+        amount = worst_case(price, input_tokens, output_tokens)
+        held: list[Held] = []
+        holds: list[Hold] = []
+        bound = False
+        for name, most, rate, _ in covers:
+            part = amount if rate is ONE else amount * rate
+            held.append(Held(name, part, rate))
+            holds.append(Hold(budget=name, held=part, limit=most))
+            bound = bound or most is not None
+        reserved = Reserved(
+            tariff=tariff.id,
+            amount=amount,
+            currency=price.currency,
+            held=tuple(held),
+            output_tokens=output_tokens if bound and asked.embed is None and output_tokens != limit else None,
+        )
+        return Quote(reserved, tuple(holds))
+
+    def _affordable(self, covers: Sequence[Cover], price: Price, input_tokens: int, output_tokens: int) -> int:
+        """How much of the output the budgets still pay for.
+
+        Raises:
+            BudgetExceeded: less than OUTPUT_TOKENS_PAID_MIN, and than the call asks for.
+        """
+        least = min(OUTPUT_TOKENS_PAID_MIN, output_tokens)
+        for cover in covers:
+            left = self.short.get(cover.name)
+            if left is not None and cover.limit is not None:
+                affordable = output_affordable(price, input_tokens, left / cover.rate)
+                if affordable < least:
+                    raise too_little(cover.budget, left)
+                output_tokens = min(output_tokens, affordable)
+        return output_tokens
+
+    def found_short(self, error: BudgetExceeded, tries: int, tries_max: int) -> None:
+        """Remember what a budget has left. After the last try it counts as nothing."""
+        self.short[error.budget] = error.left if tries < tries_max else Decimal(-1)
+
+
+def too_little(budget: Budget, left: Decimal) -> BudgetExceeded:
+    """The error of a call that a budget does not pay for."""
+    error = BudgetExceeded(budget.name, left)
+    error.message = (
+        f"the budget {budget.name!r} of {budget.limit} {budget.currency} a month has "
+        f"{max(left, Decimal(0)):f} left, which does not pay for this call; it begins anew with the next month"
+    )
+    error.args = (error.message,)
+    return error
+
+
+def _free(tariff: Tariff) -> bool:
+    return not tariff.price.per_call and all(
+        not (each.input or each.output or each.cache_write or each.cached or each.reasoning)
+        for each in tariff.price.rates
+    )
+
+
+def _output_tokens(limit: int | None, deployment: Deployment) -> int:
+    """The output that a call may take at most, or is held to."""
+    if limit is not None:
+        return limit
+    most = None if deployment.facts is None else deployment.facts.output_tokens
+    return OUTPUT_TOKENS_DEFAULT if most is None else most
