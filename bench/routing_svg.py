@@ -25,8 +25,7 @@ def draw(saved: Sequence[float], most: Sequence[float]) -> str:
         f'<text x="{LEFT}" y="{HEIGHT - 12}">{len(pairs)} random portfolios, sorted; '
         "bars: saved, marks: the most that any routing could save</text>",
     ]
-    ticks = [low + (high - low) * number / 5 for number in range(6)]
-    for value in [*ticks, 0.0]:
+    for value in (number / 10 for number in range(round(low * 10), int(high * 10) + 1)):
         lines.append(f'<line x1="{LEFT}" x2="{WIDTH - 16}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#ddd"/>')
         lines.append(f'<text x="{LEFT - 6}" y="{y(value) + 4:.1f}" text-anchor="end">{value:.0%}</text>')
     for number, (value, bound) in enumerate(pairs):
