@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-shared failover interleavings soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-plan bench-prices bench-routing bench-shared failover interleavings soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,6 +61,9 @@ bench-contracts: ## CPU that contracts add to a call, and of a verdict over 50 c
 	$(RUN) python -m bench.contracts $(ARGS)
 	$(RUN) python -m bench.verdicts
 
+bench-prices: ## Random calls priced from each public catalogue, against its raw data: make bench-prices ARGS=FOLDER
+	$(UV) run --locked --extra local --with genai-prices==0.2.3 python -m bench.prices $(ARGS)
+
 bench-money: ## CPU that prices, the meter and budgets add to a call; writes bench/results/money.json
 	$(RUN) python -m bench.money $(ARGS)
 
@@ -69,6 +72,12 @@ interleavings: ## 10,000 random interleavings of calls and crashes on each store
 
 bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams, one budget
 	$(RUN) python -m bench.shared $(ARGS)
+
+bench-plan: ## Plans against brute force and greedy ones; writes bench/results/plan.json
+	$(RUN) python -m bench.plan $(ARGS)
+
+bench-routing: ## A year of traffic by marginal value and by list price; writes bench/results/routing.json and .svg
+	$(RUN) python -m bench.routing $(ARGS)
 
 failover: ## 200 streams over three upstreams that break in turn; writes bench/results/failover.json
 	$(RUN) python -m bench.failover $(ARGS)

@@ -10,6 +10,7 @@ catalogues differ.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import random
 import sys
@@ -24,6 +25,7 @@ from bench.price_oracles import (
     PLACES,
     TIERS,
     Case,
+    Mix,
     any_mix,
     genai_cost,
     genai_models,
@@ -57,7 +59,7 @@ def main() -> None:
     genai = from_genai_prices(genai_prices(), Catalogue("genai-prices", asked.on))
     pairs = [(each._asdict(), each.found) for each in differences(litellm.prices, genai.prices, asked.on)]
     differ = [entry for entry, found in pairs if found == "differ"]
-    result = {
+    result: dict[str, Any] = {
         "on": str(asked.on),
         "seed": asked.seed,
         "litellm": {
@@ -82,6 +84,7 @@ def main() -> None:
                 asked.on,
             ),
         },
+        "azure_gpt_5_5": _trap(PriceBook(litellm.prices), asked.on),
         "cross_check": {
             "both": len(differ) + _alike(litellm.prices, genai.prices, asked.on),
             "differ": len(differ),
@@ -176,6 +179,20 @@ def deployment(case: Case) -> Deployment:
         region=region or None,
         data_zone=zone or None,
     )
+
+
+def _trap(book: PriceBook, on: date) -> dict[str, list[str | None]]:
+    """A call at Azure by tier and zone: here, and as genai-prices answers, which knows neither there."""
+    package: Any = importlib.import_module("genai_prices")
+    mix = Mix(25_500, 0, 0, 4_250, 0)
+    out: dict[str, list[str | None]] = {}
+    for place, tier in (("global", "default"), ("global", "priority"), ("global", "batch"), ("eu", "default")):
+        usage = package.Usage(input_tokens=mix.input, output_tokens=mix.output)
+        context = {"service_tier": tier, "region": place}
+        theirs = package.calc_price(usage, "gpt-5.5", provider_id="azure", price_context=context).total_price
+        ours = priced(Case("azure", "gpt-5.5", place, tier, mix), book, on)
+        out[f"{place} {tier}"] = [_text(ours), str(theirs)]
+    return out
 
 
 def _alike(first: Iterable[Any], second: Iterable[Any], on: date) -> int:

@@ -64,6 +64,7 @@ def merged(first: Iterable[Price], second: Iterable[Price], on: date) -> list[Pr
         if mine is None or theirs is None:
             out += [row for row in (*ones, *others) if _key(row) == key]
             continue
+        # Of equal ones that of genai-prices, which has days.
         base, beside = (mine, theirs) if _worst(mine) > _worst(theirs) else (theirs, mine)
         word = "says less" if key in unlike else "agrees"
         label = beside.source.partition(",")[0]

@@ -103,6 +103,8 @@ def imported(kind: Kind, document: object, file: str, on: date) -> Imported:
             found = from_genai_prices(document, Catalogue("genai-prices", on))
     except PriceError as error:
         raise PriceError(f"{file}: {error.message}") from None
+    except RecursionError:
+        raise PriceError(f"{file}: nested too deeply") from None
     _bounded(found.prices, Path(file))
     return found
 

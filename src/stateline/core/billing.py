@@ -7,7 +7,7 @@ that what a call cost can be computed again when the configuration has long move
 from __future__ import annotations
 
 from datetime import date
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 
 import msgspec
 
@@ -16,6 +16,8 @@ from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
+EXACT = Context(prec=160, traps=[Inexact, InvalidOperation, Overflow])
+"""Adds amounts without ever rounding one (``EXACT.add``)."""
 DEFAULT_TIER = "default"
 _DEFAULT_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 
@@ -29,6 +31,13 @@ def is_amount(value: Decimal) -> bool:
     """Whether it is one that can be computed with exactly: AMOUNT_MAX at most, of AMOUNT_PLACES_MAX places at most."""
     exponent = value.as_tuple().exponent
     return isinstance(exponent, int) and exponent >= -AMOUNT_PLACES_MAX and 0 <= value <= AMOUNT_MAX
+
+
+def plain(amount: Decimal) -> Decimal:
+    """The same amount without trailing zeros or an exponent above zero, so that equal ones are written alike."""
+    short = amount.normalize()
+    exponent = short.as_tuple().exponent
+    return short.quantize(Decimal(1)) if isinstance(exponent, int) and exponent > 0 else short
 
 
 class Rates(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

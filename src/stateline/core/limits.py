@@ -377,6 +377,8 @@ COMMITMENT_INTERVALS_MAX = 1200
 """Intervals of one commitment: a century of months."""
 PLAN_PLACEMENTS_MAX = 100_000
 """Workloads times deployments times quarters of one plan."""
+MARGINAL_VALUES_FRESH_S = 24 * 3600
+"""A plan's marginal values count for as long; prices and use move, and so does what a commitment still needs."""
 
 
 class TurnLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -421,6 +423,8 @@ LEDGER_BATCH_MAX = 500
 """Entries of that ledger that one append writes."""
 LEDGER_WAITING_MAX = 20_000
 """Entries that wait to be written while the store is away; past it, new calls are refused."""
+LEDGER_GATHER_S = 0.004
+"""How long a stateless call waits for others to be recorded with it, where many come."""
 LEDGER_DELAY_S = 0.05
 """How long an entry that nobody waits for may wait for others."""
 METER_PAYERS_MAX = 10_000

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import date
+from decimal import Decimal
+from typing import Any, cast
 
 import msgspec
 
-from stateline.core.billing import Price, Tariff, is_amount
+from stateline.core.billing import Price, Tariff, is_amount, plain
 from stateline.core.errors import StatelineError
 from stateline.core.ids import digest
 
@@ -103,9 +105,18 @@ def check(price: Price) -> None:
 
 
 def tariff_of(tariff: Tariff) -> Tariff:
-    """The tariff with its id: a digest of all that it says, so that equal ones are one."""
+    """The tariff with its id: a digest of all that it says, so that equal ones are one, however they are written."""
     bare = msgspec.structs.replace(tariff, id="")
-    return msgspec.structs.replace(bare, id="trf_" + digest(msgspec.json.encode(bare))[:20])
+    return msgspec.structs.replace(bare, id="trf_" + digest(msgspec.json.encode(_said(bare)))[:20])
+
+
+def _said(value: Any) -> Any:
+    """All that a value says: what it leaves out as well, and amounts written alike."""
+    if isinstance(value, msgspec.Struct):
+        return [_said(getattr(value, name)) for name in value.__struct_fields__]
+    if isinstance(value, tuple):
+        return [_said(each) for each in cast("tuple[Any, ...]", value)]
+    return plain(value) if isinstance(value, Decimal) else value
 
 
 def _meet(one: Price, other: Price) -> bool:

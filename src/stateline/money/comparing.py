@@ -44,18 +44,14 @@ class Difference(NamedTuple):
 def differences(first: Iterable[Price], second: Iterable[Price], on: date) -> list[Difference]:
     """Where they differ on a day; what a row leaves out costs what the whole does, and is no difference."""
     ones, others = by_key(first, on), by_key(second, on)
-    out: list[Difference] = []
-    for key in sorted(ones.keys() | others.keys()):
-        one, other = ones.get(key), others.get(key)
-        if one is not None and other is not None:
-            amounts = tuple(_amounts(one, other))
-            if amounts or one.currency != other.currency:
-                out.append(Difference(*key, "differ", amounts, (one.source, other.source)))
-        elif one is not None:
-            out.append(Difference(*key, "first", (), (one.source,)))
-        elif other is not None:
-            out.append(Difference(*key, "second", (), (other.source,)))
-    return out
+    out = [Difference(*key, "first", (), (ones[key].source,)) for key in ones.keys() - others.keys()]
+    out += [Difference(*key, "second", (), (others[key].source,)) for key in others.keys() - ones.keys()]
+    for key in ones.keys() & others.keys():
+        one, other = ones[key], others[key]
+        amounts = tuple(_amounts(one, other))
+        if amounts or one.currency != other.currency:
+            out.append(Difference(*key, "differ", amounts, (one.source, other.source)))
+    return sorted(out, key=lambda each: each[:4])
 
 
 def by_key(prices: Iterable[Price], on: date) -> dict[Key, Price]:

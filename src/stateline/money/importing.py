@@ -7,9 +7,8 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, NamedTuple, cast
 
-from stateline.core.billing import ZERO, Price, Rates
+from stateline.core.billing import ZERO, Price, Rates, plain
 from stateline.money.book import PriceError, check
-from stateline.money.rows import plain
 
 
 class Remark(NamedTuple):

@@ -14,10 +14,9 @@ from datetime import date
 from decimal import Decimal
 from typing import Any, NamedTuple, cast
 
-from stateline.core.billing import DEFAULT_TIER, ZERO, Price, Rates, tier_of
+from stateline.core.billing import DEFAULT_TIER, ZERO, Price, Rates, plain, tier_of
 from stateline.money.book import PriceError
 from stateline.money.importing import Catalogue, Imported, Remark, amount_of, sorted_rows, table_of, unusable
-from stateline.money.rows import plain
 from stateline.money.tariffs import GEMINI_API, GLOBAL
 
 _REGIONS: Mapping[str, str | None] = {
@@ -63,7 +62,7 @@ def from_genai_prices(catalogue: object, origin: Catalogue) -> Imported:
         PriceError: it is no such catalogue.
     """
     providers = [table_of(each) for each in _list(catalogue)]
-    ours = [each for each in providers if each is not None and each.get("id") in _REGIONS]
+    ours = [each for each in providers if each is not None and str(each.get("id")) in _REGIONS]
     if not ours or not all(isinstance(each.get("models"), list) for each in ours):
         raise PriceError("not the data of genai-prices: no provider of ours with a list of models")
     prices: list[Price] = []
@@ -161,10 +160,17 @@ def _holds(clause: Any, name: str) -> bool:
             case "contains":
                 return str(value).lower() in name
             case "regex":
-                return re.search(str(value), name) is not None
+                return _found(str(value), name)
             case _:
                 return False
     return False
+
+
+def _found(pattern: str, name: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except re.error:
+        return False
 
 
 # -- prices by tier and day ----------------------------------------------------------------------
@@ -188,18 +194,15 @@ def _spans(cloud: str, model: Mapping[str, Any], skipped: list[Remark]) -> Itera
         else:
             first = min(since for since, _ in overrides if since is not None)
             begins = [day for day in starts if day >= first]
-        held: _Span | None = None
+        spans: list[_Span] = []
         for index, since in enumerate(begins):
             until = begins[index + 1] if index + 1 < len(begins) else None
             prices = _on(since, base, overrides)
-            if held is not None and held.prices == prices:
-                held = held._replace(until=until)
-                continue
-            if held is not None:
-                yield held
-            held = _Span(tier, since, until, prices)
-        if held is not None:
-            yield held
+            if spans and spans[-1].prices == prices:
+                spans[-1] = spans[-1]._replace(until=until)
+            else:
+                spans.append(_Span(tier, since, until, prices))
+        yield from spans
 
 
 def _on(

@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from stateline.core.billing import DEFAULT_TIER, ZERO, Price, Rates
+from stateline.core.billing import DEFAULT_TIER, ZERO, Price, Rates, plain
 from stateline.money.book import PriceError
 from stateline.money.importing import Catalogue, Imported, Remark, amount_of, scaled, sorted_rows, table_of, unusable
-from stateline.money.rows import plain
 from stateline.money.tariffs import GEMINI_API, GLOBAL, VERTEX
 
 _MODES = frozenset({"chat", "responses", "completion", "embedding"})
@@ -93,7 +92,7 @@ def _home(name: str, entry: Mapping[str, Any]) -> _Home | str | None:
     split = _split(provider, name)
     if split is None:
         return None
-    if entry.get("mode") not in _MODES:
+    if str(entry.get("mode")) not in _MODES:
         return f"it is of the mode {entry.get('mode')}"
     if "model-router" in name or "model_router" in name:
         return "the price of the model that is chosen comes on top"
@@ -194,8 +193,9 @@ def _lacks(bands: Mapping[int, _Parts], default: Mapping[int, _Parts]) -> str:
         if above not in default:
             return f"prices above {above} input tokens, where the default tier has none"
         for part in ("input", "output", "cached", "cache_write"):
-            # Nothing comes out of an embedding, in whatever tier.
-            if default[0].get(part) and part not in parts:
+            # Output that costs nothing is that of embeddings, in whatever tier.
+            said = default[0].get(part) if part == "output" else part in default[0]
+            if said and part not in parts:
                 return f"no price of {part}" + (f" above {above} input tokens" if above else "")
         if "reasoning" in default[0] and "reasoning" not in parts and default[0]["reasoning"] != default[0]["output"]:
             return "no price of reasoning"

@@ -103,13 +103,6 @@ def document_of(prices: Iterable[Price]) -> Document:
     return Document(prices=[_row(each) for each in prices])
 
 
-def plain(amount: Decimal) -> Decimal:
-    """The same amount without trailing zeros or an exponent above zero, so that equal ones are written alike."""
-    short = amount.normalize()
-    exponent = short.as_tuple().exponent
-    return short.quantize(Decimal(1)) if isinstance(exponent, int) and exponent > 0 else short
-
-
 def _price(entry: dict[str, Any], file: str, at: str) -> Price:
     if "currency" not in entry:
         raise PriceError(f'{file}: {at}: a price has a currency, such as currency = "USD"')
@@ -152,14 +145,19 @@ def _row(price: Price) -> Row:
         service_tier=price.service_tier,
         currency=price.currency,
         long_context=tuple(
-            Band(above=each.above, **{key: getattr(each, field) for key, field in _RATES.items()}) for each in further
+            Band(above=each.above, **{key: _amount(each, field) for key, field in _RATES.items()}) for each in further
         ),
-        per_call=price.per_call,
+        per_call=price.per_call or ZERO,  # The default itself is left out, and not what equals it.
         since=price.since,
         until=price.until,
         source=price.source,
-        **{key: getattr(first, field) for key, field in _RATES.items()},
+        **{key: _amount(first, field) for key, field in _RATES.items()},
     )
+
+
+def _amount(rates: Rates, field: str) -> Any:
+    amount: Decimal | None = getattr(rates, field)
+    return (amount or ZERO) if field == "output" else amount
 
 
 def _check_keys(table: Mapping[str, Any], struct: type[msgspec.Struct], file: str, at: str) -> None:

@@ -32,6 +32,7 @@ def test_the_narrowest_place_that_is_named_goes_first() -> None:
     anywhere, zone, region = row(1), row(2, region="eu"), row(3, region="swedencentral")
     book = PriceBook([anywhere, region, zone])
     assert len(book) == 3
+    assert book.all() == [anywhere, region, zone]
     for places, found in (
         (("swedencentral", "eu"), region),
         (("francecentral", "eu"), zone),
@@ -130,3 +131,12 @@ def test_equal_tariffs_have_one_id_and_others_another() -> None:
     assert one.id.startswith("trf_")
     assert tariff_of(one) == one
     assert tariff_of(msgspec.structs.replace(bare, price=row(2))).id != one.id
+
+
+def test_a_tariff_that_was_read_back_has_the_id_that_it_had() -> None:
+    written = row(per_call=Decimal("0.00"), rates=(Rates(input=Decimal("1.10"), output=Decimal("0")),))
+    bare = Tariff(id="", deployment="d", model="m", upstream_model="m", cloud="azure", host="azure", price=written)
+    one = tariff_of(bare)
+    assert tariff_of(msgspec.json.decode(msgspec.json.encode(one), type=Tariff)) == one
+    short = row(rates=(Rates(input=Decimal("1.1")),))
+    assert tariff_of(msgspec.structs.replace(bare, price=short)).id == one.id
