@@ -559,6 +559,7 @@ def main() -> None:
     parser.add_argument("--store", choices=[*STORES, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=10_000, help="interleavings on each store (default: 10000)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, default=report.RESULTS / "interleavings.json")
     args = parser.parse_args()
     results: dict[str, Any] = {"machine": report.machine()}
     failed = False
@@ -580,8 +581,8 @@ def main() -> None:
                 found = {"broken": [str(error)]}
         results[store] = found
         print(f"{store}: {json.dumps(found)}")
-    report.RESULTS.mkdir(exist_ok=True)
-    (report.RESULTS / "interleavings.json").write_text(json.dumps(results, indent=1) + "\n")
+    args.json.parent.mkdir(exist_ok=True)
+    args.json.write_text(json.dumps(results, indent=1) + "\n")
     raise SystemExit(1 if failed else 0)
 
 
