@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-prices bench-shared failover interleavings soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-plan bench-prices bench-routing bench-shared failover interleavings soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,12 @@ interleavings: ## 10,000 random interleavings of calls and crashes on each store
 
 bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams, one budget
 	$(RUN) python -m bench.shared $(ARGS)
+
+bench-plan: ## Plans against brute force and greedy ones; writes bench/results/plan.json
+	$(RUN) python -m bench.plan $(ARGS)
+
+bench-routing: ## A year of traffic by marginal value and by list price; writes bench/results/routing.json and .svg
+	$(RUN) python -m bench.routing $(ARGS)
 
 failover: ## 200 streams over three upstreams that break in turn; writes bench/results/failover.json
 	$(RUN) python -m bench.failover $(ARGS)

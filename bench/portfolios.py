@@ -10,7 +10,7 @@ from stateline.contracts import Contracts, Document, load
 from stateline.contracts.portfolio import Task, read
 
 CLOUDS = ("aws", "azure", "google")
-REGIONS = ("eu-1", "us-1", "ap-1")
+REGIONS = ("eu-1", "eu-1", "us-1", "us-1", "ap-1")
 SINCE = date(2026, 1, 1)
 
 

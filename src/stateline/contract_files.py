@@ -38,12 +38,17 @@ def load_folder(folder: Path) -> Contracts:
     )
     if len(names) > CONTRACT_FILES_MAX:
         raise ContractError(f"more than {CONTRACT_FILES_MAX} files", file=str(folder), code="contracts_unreadable")
-    documents = {name: _read(folder / name) for name in names}
+    documents = {name: read_document(folder / name) for name in names}
     determinations = documents.pop(DETERMINATIONS, None)
     return load(list(documents.values()), determinations)
 
 
-def _read(path: Path) -> Document:
+def read_document(path: Path) -> Document:
+    """One file, YAML or JSON.
+
+    Raises:
+        ContractError: it cannot be read, is too large, or is not valid YAML.
+    """
     name = str(path)
     try:
         data = path.read_bytes()

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
-from stateline.core.billing import Price
+from stateline.core.billing import ZERO, Price
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import Blame, StatelineError
 from stateline.core.events import Event
@@ -76,11 +76,14 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         limit: the append is refused where ``spent + held`` of the balance would be above it afterwards; None:
             never. Those of one append count one after the other.
         expires_ms: Unix time from which on the balance may be forgotten; None: never.
+
+    Amounts have AMOUNT_DIGITS_MAX digits at most on either side of the point, so that they add up exactly; others
+    are a BadRequest.
     """
 
     budget: str
-    held: Decimal = Decimal(0)
-    spent: Decimal = Decimal(0)
+    held: Decimal = ZERO
+    spent: Decimal = ZERO
     limit: Decimal | None = None
     expires_ms: int | None = None
 
@@ -88,8 +91,8 @@ class Hold(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class Balance(NamedTuple):
     """What a balance stands at."""
 
-    held: Decimal = Decimal(0)
-    spent: Decimal = Decimal(0)
+    held: Decimal = ZERO
+    spent: Decimal = ZERO
 
 
 class BudgetExceeded(StatelineError):

@@ -14,6 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 from tests.api.conftest import Served
 
+from stateline.api.call import Call, WhileConnected
 from stateline.api.exchange import server_config
 
 Message = dict[str, Any]
@@ -244,3 +245,40 @@ async def test_the_application_hears_that_its_client_has_gone() -> None:
 
     await serve(app, talk)
     assert heard == ["http.request", "http.disconnect"]
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["our server", "any ASGI server"])
+async def test_a_block_ends_quietly_when_the_client_hangs_up_and_not_before(ours: bool) -> None:
+    ends: list[bool] = []
+    inside, done = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Message, receive: Any, send: Any) -> None:
+        async def theirs() -> Message:
+            message: Message = await receive()
+            return message
+
+        call = Call(scope, receive if ours else theirs, send, "r", {})
+        await call.body()
+        async with WhileConnected(call) as connected:
+            await asyncio.sleep(0.05)
+        ends.append(connected.gone)
+        async with WhileConnected(call) as connected:
+            inside.set()
+            await asyncio.sleep(20)
+        ends.append(connected.gone)
+        # It has gone before the block: that ends one as well.
+        async with WhileConnected(call) as connected:
+            await asyncio.sleep(20)
+        ends.append(connected.gone)
+        await asyncio.sleep(0)
+        done.set()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(GET)
+        await inside.wait()
+        writer.close()
+        await done.wait()
+
+    await serve(app, talk)
+    assert ends == [False, True, True]

@@ -95,6 +95,10 @@ def shown(rows: list[dict[str, str]]) -> list[tuple[str, ...]]:
     ]  # fmt: skip
 
 
+def sums(rows: list[dict[str, str]], column: str) -> Decimal:
+    return sum((Decimal(row[column]) for row in rows), Decimal(0))
+
+
 def check_everything(config: str, folder: Path) -> None:
     rows = rows_of(run("export", "--config", config))
     assert sorted(shown(rows)) == sorted(
@@ -185,6 +189,67 @@ def test_commitments_are_exported_from_the_contracts(tmp_path: Path) -> None:
     error = refused(*options, "--contracts", str(incomplete))
     assert error.code == "focus_column_missing"
     assert "openai-azure/spend has no ContractCommitmentType" in error.message
+
+
+PAID = """
+contract: acme-azure
+parties: [acme, azure]
+clauses:
+  - id: prepaid
+    kind: commitment
+    payer: acme
+    payee: azure
+    effective: {from: 2100-11-01, until: 2101-11-01}
+    amount: {exact: "0.005", unit: USD}
+    commitment: {model: prepaid, interval: full, accrues: use}
+  - id: minimum
+    kind: commitment
+    payer: acme
+    payee: azure
+    effective: {from: 2100-11-01, until: 2101-11-01}
+    amount: {exact: "1000", unit: USD}
+    commitment: {model: minimum, interval: annual, accrues: use}
+  - id: power
+    kind: commitment
+    payer: other
+    payee: azure
+    effective: {from: 2100-11-01, until: 2101-11-01}
+    amount: {exact: "2", unit: GW}
+    commitment: {model: reserved}
+"""
+
+
+async def test_use_that_a_commitment_has_paid_is_not_billed_again(tmp_path: Path) -> None:
+    await fill(await open_sqlite(tmp_path / "stateline.db"))
+    (tmp_path / "contracts").mkdir()
+    (tmp_path / "contracts" / "c.yaml").write_text(PAID)
+    config = configure(tmp_path, f"sqlite:///{tmp_path}/stateline.db", f'[contracts]\npath = "{tmp_path}/contracts"\n')
+
+    def check() -> None:
+        file = tmp_path / "usage.csv"
+        summary = json.loads(run("export", "--config", config, "-o", str(file), "--json"))
+        assert [one["id"] for one in summary["not_applied"]] == ["acme-azure/power"]
+        rows = [row for row in rows_of(file.read_text()) if row["ServiceProviderName"] == "azure"]
+        # Three calls of 0.002025 on the first day, and one on the second; 0.005 were paid before.
+        assert sums(rows, "ContractedCost") == Decimal("0.0081")
+        assert sums(rows, "EffectiveCost") == Decimal("0.0081")
+        assert sums(rows, "BilledCost") == Decimal("0.0031")
+        applied = [
+            (each["ContractCommitmentId"], Decimal(str(each["ContractCommitmentAppliedCost"])))
+            for row in rows
+            for each in json.loads(row["ContractApplied"])["Elements"]
+        ]
+        assert sum(cost for name, cost in applied if name == "acme-azure/prepaid") == Decimal("0.005")
+        assert sum(cost for name, cost in applied if name == "acme-azure/minimum") == Decimal("0.0031")
+        # What was used before the first day that is asked for counts, too.
+        later = rows_of(run("export", "--config", config, "--from", NEXT_DAY.isoformat()))
+        assert sums(later, "BilledCost") == Decimal("0.002025")
+        other = rows_of(run("export", "--config", config, "--payer", "other"))
+        assert {row["ContractApplied"] for row in other} == {""}
+        code, out = toolkit("validate", str(file), "--supports", "SupportsUnitPricing")
+        assert code == 0, out
+
+    await asyncio.to_thread(check)
 
 
 def test_bad_input_is_one_line(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from stateline.api.auth import Principal
 from stateline.api.errors import ClientGone, Header, Shape
+from stateline.api.exchange import Exchange
 from stateline.core.errors import BadRequest, StatelineError
 from stateline.core.limits import BODY_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX
 from stateline.core.response import Dialect
@@ -188,35 +189,48 @@ class Call:
 
 
 class WhileConnected:
-    """Ends its block quietly when the client hangs up.
+    """Ends its block quietly when the client hangs up. ``gone`` tells the two ends apart.
 
-    ``receive`` says nothing after the body until the client goes, so a task waits there and cancels the
-    block's own task. ``gone`` tells the two ends apart.
+    Our own server says so by itself. ASGI has no word for it but what ``receive`` returns after the body, so under
+    any other a task waits there.
     """
 
-    __slots__ = ("_receive", "_task", "_watcher", "gone")
+    __slots__ = ("_exchange", "_receive", "_task", "_watcher", "gone")
 
     def __init__(self, call: Call) -> None:
         self._receive = call.receive
+        owner = getattr(call.receive, "__self__", None)
+        self._exchange = owner if type(owner) is Exchange and not owner.disconnected else None
+        self._watcher: asyncio.Task[None] | None = None
         self.gone = False
 
     async def __aenter__(self) -> WhileConnected:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
-        self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        if self._exchange is not None:
+            self._exchange.watch(self._leave)
+        else:
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return self
 
     async def _watch(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.gone = True
-        self._task.cancel()
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self.gone:
+            self.gone = True
+            self._task.cancel()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        self._watcher.cancel()
+        if self._exchange is not None:
+            self._exchange.watch(None)
+        if self._watcher is not None:
+            self._watcher.cancel()
         return self.gone and kind is asyncio.CancelledError and self._task.uncancel() == 0
 
 

@@ -42,7 +42,7 @@ class Exchange:
     """
 
     __slots__ = (
-        "_chunked", "_ended", "_expects_100", "_flow", "_left", "_on_end", "_scope", "_transport", "_waiter",
+        "_chunked", "_ended", "_expects_100", "_flow", "_gone", "_left", "_on_end", "_scope", "_transport", "_waiter",
         "body", "disconnected", "keep_alive", "more_body", "response_complete", "response_started",
     )  # fmt: skip
 
@@ -64,6 +64,7 @@ class Exchange:
         self._ended = False
         self._chunked = False
         self._left = 0
+        self._gone: Callable[[], None] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self.keep_alive = keep_alive
         self.body = b""
@@ -82,6 +83,14 @@ class Exchange:
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
+        if self._gone is not None and self.disconnected:
+            self._gone()
+
+    def watch(self, gone: Callable[[], None] | None) -> None:
+        """Have ``gone`` called if the client hangs up before it has its whole answer; None: no more."""
+        self._gone = gone
+        # An end of the connection is heard of by reading alone.
+        self._flow.resume_reading()
 
     async def run(self, app: ASGI3Application) -> None:
         """The application's answer; what it leaves undone closes the connection."""

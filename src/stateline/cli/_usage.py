@@ -9,7 +9,8 @@ from datetime import UTC, date, datetime, timedelta
 from stateline.config import Config
 from stateline.core.billing import Metered, Tariff
 from stateline.core.errors import BadRequest, StoreUnavailable
-from stateline.core.metered import SYSTEM_TENANT, TAGS, TARIFF_TAGS, Calls
+from stateline.core.ids import SYSTEM_TENANT
+from stateline.core.metered import TAGS, TARIFF_TAGS, Calls
 from stateline.ports import Progress
 from stateline.stores.logs import ALWAYS_MS, Wanted
 from stateline.wiring import count_sessions, read_logs
@@ -57,6 +58,10 @@ class Usage:
         """Calls that had not ended."""
         return self._calls.under_way
 
+    def look_at(self, span: tuple[int, int]) -> None:
+        """Another time, as ``between`` gives it."""
+        self._since_ms, self._until_ms = span
+
     async def calls(self, progress: Progress | None) -> AsyncGenerator[Metered]:
         """The calls that ended in that time, of all sessions.
 
@@ -80,12 +85,16 @@ class Usage:
         """A tariff lies in a session of its own, and may have been recorded long before its calls."""
         if call.charge is None or call.charge.tariff in self.tariffs:
             return
+        await self.read_tariffs()
+        if call.charge.tariff not in self.tariffs:
+            message = f"call {call.id} was charged by tariff {call.charge.tariff}, which this store does not have"
+            raise StoreUnavailable(message, code="tariff_missing")
+
+    async def read_tariffs(self) -> None:
+        """All that were ever recorded."""
         wanted = Wanted(TARIFF_TAGS, tenant=SYSTEM_TENANT)
         async with aclosing(read_logs(self._store, wanted)) as pages:
             async for page in pages:
                 for event in page.events:
                     self._calls.see(event)
         self.tariffs.update(self._calls.tariffs)
-        if call.charge.tariff not in self.tariffs:
-            message = f"call {call.id} was charged by tariff {call.charge.tariff}, which this store does not have"
-            raise StoreUnavailable(message, code="tariff_missing")

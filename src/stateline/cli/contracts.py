@@ -30,6 +30,11 @@ PostureOption = Annotated[
     str, typer.Option("--posture", help="How a contested clause resolves: strict, or a holder of readings.")
 ]
 
+RatesOption = Annotated[
+    list[str] | None,
+    typer.Option("--rate", help="A rate of exchange, as USD/KRW=1450: one dollar costs 1450 won. May be repeated."),
+]
+
 
 @app.command()
 def check(
@@ -96,10 +101,7 @@ def explain(
 @app.command()
 def lint(
     contracts: ContractsOption,
-    rates: Annotated[
-        list[str] | None,
-        typer.Option("--rate", help="A rate of exchange, as USD/KRW=1450: one dollar costs 1450 won. May be repeated."),
-    ] = None,
+    rates: RatesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find what contracts contradict or leave open. Exit 1 if there is anything.
@@ -127,24 +129,71 @@ def lint(
 
 
 @app.command()
-def report(contracts: ContractsOption, at: AtOption, as_json: JsonOption = False) -> None:
-    """Say what holds on a day and what ends when, who owes whom, and what comes back to whom.
+def report(
+    *,
+    contracts: ContractsOption,
+    at: AtOption,
+    usage: Annotated[
+        list[Path] | None,
+        typer.Option("--usage", help="Use, as FOCUS Cost and Usage rows (CSV). May be repeated."),
+    ] = None,
+    payer: Annotated[
+        str | None, typer.Option("--payer", help="Whose use it is, as clauses name the payer. Default: everyone's.")
+    ] = None,
+    rates: RatesOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what holds on a day and what ends when, who owes whom, what comes back, and how far commitments are drawn.
 
     \b
-    Example:
+    Examples:
       stateline contracts report --contracts contracts/ --at 2026-03-18
+      stateline contracts report --contracts contracts/ --at 2026-03-18 --usage aws.csv --usage azure.csv --payer acme
     """
-    from stateline.cli import _contracts_print
+    from stateline.cli import _burndown, _contracts_print
     from stateline.contract_files import load_folder
     from stateline.contracts import parse_at
     from stateline.contracts.report import report as reported
 
     instant = parse_at(at)
-    found = reported(load_folder(contracts), instant, given=at)
+    loaded = load_folder(contracts)
+    found = reported(loaded, instant, given=at)
+    burned = _burndown.burned(loaded, instant.date(), usage, payer, rates or []) if usage else None
     if as_json:
-        print_json(found)
+        print_json(found if burned is None else _burndown.together(found, burned))
     else:
         sys.stdout.write(_contracts_print.report(found))
+        if burned is not None:
+            sys.stdout.write(_burndown.told(burned))
+
+
+@app.command()
+def plan(
+    portfolio: Annotated[Path, typer.Argument(help="Workloads, deployments and quarters, as YAML or JSON.")],
+    *,
+    contracts: ContractsOption,
+    values: Annotated[
+        Path | None,
+        typer.Option("--values", help="Write the marginal values of commitments there, for placement by them."),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", min=1, help="Seconds for the solver; the best plan so far counts then.")
+    ] = 600,
+    as_json: JsonOption = False,
+) -> None:
+    """Place workloads over quarters at the least cost that contracts allow, shortfalls of commitments priced.
+
+    Exit 1 where no plan is possible: the clauses that conflict are named. The solver is an extra: stateline[planner].
+
+    \b
+    Examples:
+      stateline contracts plan examples/planning/portfolio.yaml --contracts examples/planning/contracts
+      stateline contracts plan portfolio.yaml --contracts contracts/ --values values.json --json > plan.json
+    """
+    from stateline.cli import _plan
+
+    if not _plan.run(portfolio, contracts, values, time_limit, as_json=as_json):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -18,8 +18,9 @@ from typing import NamedTuple
 from stateline.contracts.amounts import CURRENCIES, decimal, stated
 from stateline.contracts.eligible import ZERO, Applicability, Columns, party, seller
 from stateline.contracts.evaluate import Contracts
-from stateline.contracts.intervals import Part, close_days, parts_of
+from stateline.contracts.intervals import Part, close_days, months_on, parts_of
 from stateline.contracts.model import Clause, Commitment
+from stateline.contracts.report import doubt
 from stateline.contracts.spans import bounds, day_of
 
 EXACT = Context(prec=60, rounding=ROUND_HALF_EVEN)
@@ -71,6 +72,15 @@ class Terms(NamedTuple):
     @property
     def minimum(self) -> bool:
         return self.commitment.model == "minimum"
+
+    @property
+    def paid(self) -> bool:
+        """Whether it is paid already, so that use of it is not billed."""
+        return self.commitment.model in ("prepaid", "reserved")
+
+    def accrues_on(self, day: date) -> date:
+        """The day on which a day's use counts: by invoice, when the month's bill closes."""
+        return day if self.commitment.accrues == "use" else months_on(day.replace(day=1), 1)
 
     def counted(self, columns: Columns) -> Decimal:
         """The fraction of a row's cost that counts; 0 for what is on somebody else's bill."""
@@ -170,6 +180,8 @@ def terms_of(contracts: Contracts, payer: str | None = None) -> tuple[list[Terms
 
 def _terms(name: str, clause: Clause, contracts: Contracts) -> Terms:
     commitment, amount = clause.commitment, clause.amount
+    if why := doubt(clause):
+        raise ValueError(why)
     if commitment is None or not clause.payee:
         raise ValueError("it says no commitment: key, or no payee")
     scope = Applicability(commitment.applicability)

@@ -13,6 +13,7 @@ Columns = Mapping[str, str | None]
 """A row of FOCUS's Cost and Usage, as far as it is known; an empty string is null."""
 
 ONE, ZERO = Decimal(1), Decimal(0)
+_NO_COLUMNS: Columns = {}
 
 _TOP = frozenset(
     ("IsGlobalScope", "IsComplexScope", "Applicability", "InclusionOperator", "Inclusions", "ExclusionOperator")
@@ -109,6 +110,30 @@ def party(name: str) -> str:
     """A seller by the one name that all of its names stand for: clouds as deployments name them."""
     low = name.strip().lower()
     return _PARTIES.get(low, low)
+
+
+def place_columns(
+    *, name: str, cloud: str, host: str | None, region: str | None, account: str | None, more: Columns = _NO_COLUMNS
+) -> dict[str, str | None]:
+    """The FOCUS columns that the use of a deployment has, as far as they are known before it is used.
+
+    Args:
+        more: others, or others of these, as the cloud's own export has them.
+    """
+    return {
+        "ChargeCategory": "Usage",
+        "ServiceCategory": "AI and Machine Learning",
+        "ServiceSubcategory": "Generative AI",
+        "ResourceId": name,
+        "ResourceName": name,
+        "InvoiceIssuerName": cloud,
+        "ServiceProviderName": cloud,
+        "HostProviderName": host or cloud,
+        "RegionId": region,
+        "RegionName": region,
+        "BillingAccountId": account,
+        **more,
+    }
 
 
 # -- reading the object --------------------------------------------------------------------------

@@ -7,165 +7,18 @@ shortfalls. What was paid in advance is paid anyway; it is shown beside. Solver'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import NamedTuple
 
 import msgspec
 
+from stateline.contracts.building import Built, build, placed_by
 from stateline.contracts.portfolio import rounded
-from stateline.contracts.program import NOTHING, Column, Program, Proved, Row, Solver, prove
-from stateline.contracts.scoping import Cell, Scoped, Window
+from stateline.contracts.program import NOTHING, Proved, Solver, prove
+from stateline.contracts.scoping import Cell, Scoped
 
-ONE = Fraction(1)
 Progress = Callable[[int, int], None]
-
-
-class Built(NamedTuple):
-    """A program, and what its columns and rows stand for.
-
-    Attributes:
-        cells: column -> the cells that it places wholly; a pinned workload's column has one a quarter.
-        counted: window -> the row whose price says what a unit of money drawn is worth, and the row's scale.
-    """
-
-    program: Program
-    cells: Mapping[int, tuple[Cell, ...]]
-    counted: Mapping[int, tuple[int, Fraction]]
-
-
-def build(scoped: Scoped, lifted: Set[str] = frozenset()) -> Built:
-    """The program of a task.
-
-    Args:
-        lifted: clauses that are taken not to be there.
-
-    Every column of a placement is a part of the workload's demand, and rows and costs of commitments are in parts
-    of what is promised, so that a solver in floats meets numbers near one.
-    """
-    columns: list[Column] = []
-    rows: list[Row] = []
-    cells = _cells(scoped, lifted, columns, rows)
-    _capacities(scoped, lifted, cells, rows)
-    counted: dict[int, tuple[int, Fraction]] = {}
-    carried: tuple[int, Fraction] | None = None
-    for number, window in enumerate(scoped.windows):
-        if number and scoped.windows[number - 1].id != window.id:
-            carried = None
-        spend = _spend(scoped, window, cells)
-        carried = (_promise if window.minimum else _prepaid)(window, spend, carried, columns, rows)
-        counted[number] = (len(rows) - 1, _scale(window))
-    return Built(Program(columns, rows), cells, counted)
-
-
-def _cells(scoped: Scoped, lifted: Set[str], columns: list[Column], rows: list[Row]) -> dict[int, tuple[Cell, ...]]:
-    task, found = scoped.task, dict[int, tuple[Cell, ...]]()
-    for work, workload in enumerate(task.portfolio.workloads):
-        busy = [quarter for quarter, units in enumerate(task.demand[work]) if units]
-        pinned = workload.kind == "stateful"
-        for quarters in [busy] if pinned and busy else [] if pinned else [[quarter] for quarter in busy]:
-            here: dict[int, Fraction] = {}
-            for place in task.fits[work]:
-                group = tuple((work, place, quarter) for quarter in quarters)
-                if any(scoped.denied.get(cell, frozenset[str]()) - lifted for cell in group):
-                    continue
-                cost = sum((task.demand[work][q] * task.price[place][q] for q in quarters), NOTHING)
-                here[len(columns)] = ONE
-                found[len(columns)] = group
-                columns.append(Column(cost, ONE if pinned else None, pinned))
-            rows.append(Row(here, ONE, ONE))
-    return found
-
-
-def _capacities(scoped: Scoped, lifted: Set[str], cells: Mapping[int, tuple[Cell, ...]], rows: list[Row]) -> None:
-    task = scoped.task
-    by_place: dict[tuple[int, int], dict[int, Fraction]] = {}
-    for column, group in cells.items():
-        for work, place, quarter in group:
-            by_place.setdefault((place, quarter), {})[column] = task.demand[work][quarter]
-    for (place, quarter), taken in by_place.items():
-        _bounded(taken, task.capacity[place][quarter], rows)
-    for cap in scoped.caps:
-        for quarter, limit in enumerate(cap.limits):
-            if not cap.clauses[quarter] & lifted:
-                taken = {
-                    column: units
-                    for place in cap.deployments
-                    for column, units in by_place.get((place, quarter), {}).items()
-                }
-                _bounded(taken, limit, rows)
-
-
-def _bounded(taken: Mapping[int, Fraction], limit: Fraction | None, rows: list[Row]) -> None:
-    if limit is not None and taken:
-        scale = limit or ONE
-        rows.append(Row({column: units / scale for column, units in taken.items()}, upper=limit / scale))
-
-
-def _spend(scoped: Scoped, window: Window, cells: Mapping[int, tuple[Cell, ...]]) -> dict[int, Fraction]:
-    """Column -> what it draws in a window, in parts of what is promised."""
-    task, found = scoped.task, dict[int, Fraction]()
-    for column, group in cells.items():
-        part = window.parts[group[0][1]]
-        if part:
-            drawn = sum((task.demand[w][q] * task.price[d][q] * window.shares[q] for w, d, q in group), NOTHING)
-            if drawn:
-                found[column] = drawn * part / _scale(window)
-    return found
-
-
-def _scale(window: Window) -> Fraction:
-    return max(abs(window.promised), ONE)
-
-
-def _promise(
-    window: Window,
-    spend: dict[int, Fraction],
-    carried: tuple[int, Fraction] | None,
-    columns: list[Column],
-    rows: list[Row],
-) -> tuple[int, Fraction] | None:
-    """What is drawn, what came over and what is short are no less than what is promised and what goes on."""
-    scale = _scale(window)
-    terms = dict(spend)
-    terms[len(columns)] = ONE
-    columns.append(Column(window.rate * scale))
-    if carried is not None:
-        terms[carried[0]] = carried[1] / scale
-    on = _carry(window, columns)
-    if on is not None:
-        terms[on[0]] = -ONE
-    rows.append(Row(terms, lower=window.promised / scale))
-    return on
-
-
-def _prepaid(
-    window: Window,
-    spend: dict[int, Fraction],
-    carried: tuple[int, Fraction] | None,
-    columns: list[Column],
-    rows: list[Row],
-) -> tuple[int, Fraction] | None:
-    """What is covered is no more than what is there, nor than what is used; each unit of it is one less to pay."""
-    scale = _scale(window)
-    covered = len(columns)
-    columns.append(Column(-scale))
-    room = {covered: ONE}
-    if carried is not None:
-        room[carried[0]] = -carried[1] / scale
-    on = _carry(window, columns)
-    if on is not None:
-        room[on[0]] = ONE
-    rows.append(Row(room, upper=window.promised / scale))
-    rows.append(Row({covered: ONE, **{column: -part for column, part in spend.items()}}, upper=NOTHING))
-    return on
-
-
-def _carry(window: Window, columns: list[Column]) -> tuple[int, Fraction] | None:
-    if not window.carries:
-        return None
-    columns.append(Column(NOTHING))
-    return len(columns) - 1, _scale(window)
 
 
 # -- what a plan comes to ------------------------------------------------------------------------
@@ -220,7 +73,7 @@ def cost_of(scoped: Scoped, placed: Mapping[Cell, Fraction]) -> Costs:
         else:
             covered = min(drawn, window.promised + carried)
             rest = window.promised + carried - covered
-            found.append(Held(drawn, NOTHING if window.carries else rest, NOTHING, covered))
+            found.append(Held(drawn, NOTHING if window.rolls else rest, NOTHING, covered))
         carried = rest if window.carries else NOTHING
     whole = sum(spent.values(), NOTHING)
     covered = sum((each.covered for each in found), NOTHING)
@@ -265,11 +118,13 @@ class Planned(_Row, frozen=True, kw_only=True):
 
 
 class Skipped(_Row, frozen=True, kw_only=True):
-    commitment: str
+    """A commitment or capacity clause that the plan does not count."""
+
+    id: str
     why: str
 
 
-class Plan(_Row, frozen=True, kw_only=True):
+class Plan(_Row, frozen=True, kw_only=True, tag_field="status", tag="planned"):
     """A plan.
 
     Attributes:
@@ -278,7 +133,6 @@ class Plan(_Row, frozen=True, kw_only=True):
         denied: how many placements the contracts forbid, of those that would fit.
     """
 
-    status: str = "planned"
     currency: str
     total: str
     list_price: str
@@ -291,7 +145,7 @@ class Plan(_Row, frozen=True, kw_only=True):
     skipped: tuple[Skipped, ...] = ()
 
 
-class Conflict(_Row, frozen=True, kw_only=True):
+class Conflict(_Row, frozen=True, kw_only=True, tag_field="status", tag="infeasible"):
     """No plan is possible.
 
     Attributes:
@@ -300,7 +154,6 @@ class Conflict(_Row, frozen=True, kw_only=True):
         why: in a sentence.
     """
 
-    status: str = "infeasible"
     clauses: tuple[str, ...]
     workloads: tuple[str, ...] = ()
     why: str
@@ -329,13 +182,7 @@ def plan(scoped: Scoped, solver: Solver, progress: Progress | None = None) -> So
     if answer is None:
         return _conflict(scoped, solver, progress)
     proved = prove(built.program, answer)
-    demand = scoped.task.demand
-    placed = {
-        cell: proved.values[column] * demand[cell[0]][cell[2]]
-        for column, group in built.cells.items()
-        if proved.values[column]
-        for cell in group
-    }
+    placed = placed_by(scoped, built.slots, proved.values)
     costs = cost_of(scoped, placed)
     assert costs.total == proved.cost, "a plan costs what its program says"
     return Solved(_told(scoped, built, proved, (placed, costs), answer.gap), placed, costs)
@@ -382,7 +229,7 @@ def _told(
             for (work, place, quarter), units in sorted(placed.items(), key=lambda each: (each[0][0], each[0][2]))
         ),
         commitments=tuple(rows),
-        skipped=tuple(Skipped(commitment=one.id, why=one.why) for one in scoped.skipped),
+        skipped=tuple(Skipped(id=one.id, why=one.why) for one in scoped.skipped),
     )
 
 

@@ -190,7 +190,7 @@ def _solve(
                 if rest:
                     rows[other][one] = rest
                     where[one].add(other)
-                elif one in rows[other]:
+                else:
                     del rows[other][one]
                     where[one].discard(other)
     found: dict[int, Fraction] = {}

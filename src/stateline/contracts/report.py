@@ -223,9 +223,14 @@ def report(contracts: Contracts, at: datetime, *, given: str = "") -> Report:
 
 def _uncounted(clause: Clause) -> str | None:
     """Why no sum counts a clause; None where it is counted."""
-    statuses = {source.status for source in clause.source}
     if not clause.payer or not clause.payee:
         return "it names no payer, or no payee"
+    return doubt(clause)
+
+
+def doubt(clause: Clause) -> str | None:
+    """Why a clause is not counted on by its sources: none has it as signed, or one as disputed or ended."""
+    statuses = {source.status for source in clause.source}
     if doubted := statuses & {"disputed", "ended"}:
         return f"a source has it as {sorted(doubted)[0]}"
     if statuses and "signed" not in statuses:

@@ -7,6 +7,7 @@ from datetime import date
 from decimal import Decimal, InvalidOperation
 
 from stateline.contracts.drawdown import Use
+from stateline.contracts.intervals import months_on
 from stateline.core.errors import BadRequest
 
 NEEDED = ("BilledCost", "BillingCurrency", "ChargePeriodStart")
@@ -31,15 +32,10 @@ def use_of(row: Mapping[str, str | None]) -> Use:
         if not row.get(name):
             raise UsageError(f"a row has no {name}; usage is read as FOCUS Cost and Usage rows")
     day = _day(row, "ChargePeriodStart")
-    billed = _day(row, "BillingPeriodEnd") if row.get("BillingPeriodEnd") else _next_month(day)
+    billed = _day(row, "BillingPeriodEnd") if row.get("BillingPeriodEnd") else months_on(day.replace(day=1), 1)
     cost = _amount(row, "BilledCost")
     value = _amount(row, "ContractedCost") if row.get("ContractedCost") else cost
     return Use(day, billed, cost, value, (row["BillingCurrency"] or "").upper(), row)
-
-
-def _next_month(day: date) -> date:
-    year, month = divmod(day.year * 12 + day.month, 12)
-    return date(year, month + 1, 1)
 
 
 def _day(row: Mapping[str, str | None], name: str) -> date:

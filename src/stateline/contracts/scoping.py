@@ -9,13 +9,14 @@ from typing import Any, NamedTuple, cast
 
 from stateline.contracts.amounts import decimal
 from stateline.contracts.drawdown import Terms, Undrawn, steps_of, terms_of
-from stateline.contracts.eligible import party
+from stateline.contracts.eligible import party, place_columns
 from stateline.contracts.errors import FactsError
 from stateline.contracts.evaluate import Contracts
-from stateline.contracts.facts import EPOCH, Facts, micros
+from stateline.contracts.facts import EPOCH, Facts, micros, nearest
 from stateline.contracts.intervals import months_on
 from stateline.contracts.placing import deployment_facts, observed_of, placement_facts
 from stateline.contracts.portfolio import Site, Task, Workload
+from stateline.contracts.report import doubt
 from stateline.contracts.spans import day_of
 from stateline.core.placing import CallFacts
 
@@ -38,7 +39,8 @@ class Window(NamedTuple):
         interval: its first day and the first day after it: ``2026-01-01/2027-01-01``.
         minimum: a shortfall is charged at ``rate``; else it is paid already, and use of it is billed at 0.
         promised: what is still to be met or used up, in the portfolio's currency.
-        carries: whether what is too much (unused) goes on into the next window of this commitment.
+        rolls: whether what is too much (unused) goes on into the next interval.
+        carries: whether that one is planned too; the plan sees no worth in what goes on beyond its end.
         parts: deployment -> the part of its use that counts.
         shares: quarter -> the part of its use that accrues within.
     """
@@ -48,6 +50,7 @@ class Window(NamedTuple):
     minimum: bool
     promised: Fraction
     rate: Fraction
+    rolls: bool
     carries: bool
     parts: tuple[Fraction, ...]
     shares: tuple[Fraction, ...]
@@ -71,7 +74,7 @@ class Scoped(NamedTuple):
 
     Attributes:
         denied: cell -> the clauses that deny it, of those cells that fit.
-        skipped: commitments that could not be counted, and why.
+        skipped: commitments and capacity clauses that could not be counted, and why.
     """
 
     task: Task
@@ -85,8 +88,8 @@ def scoped(task: Task, contracts: Contracts) -> Scoped:
     """A task under contracts.
 
     Raises:
-        PlanError: ``plan_invalid``: a commitment in another currency without a rate, or two that count the same
-            use of which one is paid already.
+        PlanError: ``plan_invalid``: a commitment in another currency without a rate, two that count the same use
+            of which one is paid already, or ``drawn`` of none that there is.
     """
     terms, skipped = terms_of(contracts, task.portfolio.payer)
     windows: list[Window] = []
@@ -96,7 +99,12 @@ def scoped(task: Task, contracts: Contracts) -> Scoped:
         else:
             windows += _windows(task, each, skipped)
     _check_apart(task, windows)
-    return Scoped(task, _denied(task, contracts), tuple(windows), tuple(_caps(task, contracts)), tuple(skipped))
+    names = {each.id for each in (*terms, *skipped)}
+    for name in task.drawn:
+        if name not in names:
+            raise PlanError(f'drawn: "{name}" is no commitment of the payer{nearest(name, names) if names else ""}')
+    caps = _caps(task, contracts, skipped)
+    return Scoped(task, _denied(task, contracts), tuple(windows), tuple(caps), tuple(skipped))
 
 
 # -- what is denied ------------------------------------------------------------------------------
@@ -151,7 +159,7 @@ def _facts(workload: Workload, site: Site, known: Facts) -> Facts:
 # -- what is capped ------------------------------------------------------------------------------
 
 
-def _caps(task: Task, contracts: Contracts) -> list[Cap]:
+def _caps(task: Task, contracts: Contracts, skipped: list[Undrawn]) -> list[Cap]:
     payer, quarters = task.portfolio.payer, len(task.days) - 1
     groups: dict[tuple[str, str], list[dict[str, Fraction]]] = {}
     for contract in contracts.contracts:
@@ -168,6 +176,9 @@ def _caps(task: Task, contracts: Contracts) -> list[Cap]:
             if limit is None:
                 continue
             name = f"{contract.contract}/{clause.id}"
+            if why := doubt(clause):
+                skipped.append(Undrawn(name, why))
+                continue
             span = contracts.spans[name]
             since, until = day_of(span.since), day_of(span.until)
             group = groups.setdefault((party(clause.payee), amount.unit), [{} for _ in range(quarters)])
@@ -190,24 +201,21 @@ def _caps(task: Task, contracts: Contracts) -> list[Cap]:
 # -- what counts ---------------------------------------------------------------------------------
 
 
-def columns_of(site: Site) -> dict[str, str | None]:
-    """The FOCUS columns that a deployment's use will have, as far as they are known beforehand."""
-    return {
-        "ChargeCategory": "Usage",
-        "InvoiceIssuerName": site.cloud,
-        "ServiceProviderName": site.cloud,
-        "HostProviderName": site.host or site.cloud,
-        "RegionId": site.region,
-        "BillingAccountId": site.billing_account,
-        "ServiceCategory": "AI and Machine Learning",
-        **site.focus,
-    }
+def _columns(site: Site) -> dict[str, str | None]:
+    return place_columns(
+        name=site.name,
+        cloud=site.cloud,
+        host=site.host,
+        region=site.region,
+        account=site.billing_account,
+        more=site.focus,
+    )
 
 
 def _windows(task: Task, terms: Terms, skipped: list[Undrawn]) -> list[Window]:
     portfolio = task.portfolio
     first, last = task.days[0], task.days[-1]
-    parts = tuple(Fraction(terms.counted(columns_of(site))) for site in portfolio.deployments)
+    parts = tuple(Fraction(terms.counted(_columns(site))) for site in portfolio.deployments)
     if not any(parts):
         skipped.append(Undrawn(terms.id, "no deployment of the portfolio draws it down"))
         return []
@@ -233,6 +241,7 @@ def _windows(task: Task, terms: Terms, skipped: list[Undrawn]) -> list[Window]:
         # Of what is not planned an even pace is taken.
         whole, planned = steps_of(terms, part.since, part.until), steps_of(terms, begin, end)
         promised = Fraction(terms.amounts[number]) * rate * (Fraction(planned, whole) if whole else 1) - drawn
+        rolls = terms.commitment.rollover and number + 1 < len(terms.parts)
         since = max(terms.parts[0].since, first)
         found.append(
             Window(
@@ -241,7 +250,8 @@ def _windows(task: Task, terms: Terms, skipped: list[Undrawn]) -> list[Window]:
                 minimum=terms.minimum,
                 promised=promised if terms.minimum else max(promised, Fraction(0)),
                 rate=Fraction(terms.rate),
-                carries=terms.commitment.rollover and number + 1 < len(terms.parts) and part.until < last,
+                rolls=rolls,
+                carries=rolls and part.until < last,
                 parts=parts,
                 shares=tuple(
                     _share(terms, since, each, (begin, end)) for each in zip(task.days, task.days[1:], strict=False)

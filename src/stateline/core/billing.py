@@ -7,7 +7,7 @@ that what a call cost can be computed again when the configuration has long move
 from __future__ import annotations
 
 from datetime import date
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
 
 import msgspec
 
@@ -16,6 +16,8 @@ from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX
 
 ZERO = Decimal(0)
 ONE = Decimal(1)
+EXACT = Context(prec=160, traps=[Inexact, InvalidOperation, Overflow])
+"""Adds amounts without ever rounding one (``EXACT.add``)."""
 DEFAULT_TIER = "default"
 _DEFAULT_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 

@@ -79,12 +79,20 @@ PLACEMENT_SESSIONS_MAX = 100
 """Sessions that one page of placements looks through."""
 REPLAY_SESSIONS_MAX = 500
 """Sessions that one reading of many logs looks at, so that a reader never holds a picture for long."""
+USAGE_SESSIONS_MAX = 100
+"""Sessions that one page of usage adds up."""
+USAGE_BOOKS_MAX = 2
+"""Books of nodes that one page of usage looks through; each has the calls of all tenants."""
 USAGE_GROUPS_MAX = 1_000_000
 """Rows that an export of usage adds up in memory, about 0.6 KB each."""
 RECONCILE_LINES_MAX = 1_000_000
 """Lines, by day, account, model, currency and kind of token, that a reconciliation keeps of a cloud's export."""
+RECONCILE_NAMES_KEPT_MAX = 10_000
+"""Texts of a cloud's rows whose model is remembered."""
 RECONCILE_FIELD_CHARS_MAX = 1_000_000
 """One field of a cloud's export; a longer one is a file that is not what it should be."""
+RECONCILE_LINE_BYTES_MAX = 16 * 1024 * 1024
+"""One line of a cloud's export."""
 RECONCILE_ROWS_SHOWN_MAX = 100
 """Differences that the table of a reconciliation shows; ``--json`` has the others."""
 REPLAY_ROWS_SHOWN_MAX = 100
@@ -373,6 +381,8 @@ COMMITMENT_INTERVALS_MAX = 1200
 """Intervals of one commitment: a century of months."""
 PLAN_PLACEMENTS_MAX = 100_000
 """Workloads times deployments times quarters of one plan."""
+MARGINAL_VALUES_FRESH_S = 24 * 3600
+"""A plan's marginal values count for as long; prices and use move, and so does what a commitment still needs."""
 
 
 class TurnLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -417,6 +427,8 @@ LEDGER_BATCH_MAX = 500
 """Entries of that ledger that one append writes."""
 LEDGER_WAITING_MAX = 20_000
 """Entries that wait to be written while the store is away; past it, new calls are refused."""
+LEDGER_GATHER_S = 0.004
+"""How long a stateless call waits for others to be recorded with it, where many come."""
 LEDGER_DELAY_S = 0.05
 """How long an entry that nobody waits for may wait for others."""
 METER_PAYERS_MAX = 10_000

@@ -9,8 +9,6 @@ from stateline.core.billing import Metered, Tariff
 from stateline.core.ids import SessionRef, effect_key
 from stateline.core.placing import responses_call
 
-SYSTEM_TENANT = "system"
-"""The tenant of the sessions that hold tariffs and stateless calls."""
 TARIFF_TAGS = ("tariff_recorded",)
 TAGS = (
     "turn_requested",

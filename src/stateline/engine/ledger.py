@@ -15,7 +15,7 @@ from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from stateline.core import events as e
-from stateline.core.billing import Charge, Reserved, Tariff
+from stateline.core.billing import EXACT, ZERO, Charge, Reserved, Tariff
 from stateline.core.calls import Usage
 from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT, SessionRef, effect_key, session_id
@@ -24,6 +24,7 @@ from stateline.core.limits import (
     LEDGER_BATCH_MAX,
     LEDGER_DELAY_S,
     LEDGER_EVENTS_MAX,
+    LEDGER_GATHER_S,
     LEDGER_WAITING_MAX,
 )
 from stateline.core.session import Session
@@ -156,6 +157,7 @@ class Ledger:
                     verdict=body.verdict,
                     refused=body.refused,
                     reserved=body.reserved,
+                    priced=body.priced,
                 )
                 taken = [hold for hold in holds if hold.held > 0]
                 await self.start(started, taken, wait=costs(body.reserved))
@@ -288,7 +290,7 @@ class _Book:
         self.look()
 
     async def _run(self) -> None:
-        delay_s = 0.05
+        delay_s, written_s, loop = 0.05, 0.0, asyncio.get_running_loop()
         while True:
             await self._queue_put.wait()
             if not self._hurry.is_set():
@@ -297,6 +299,9 @@ class _Book:
                         await self._hurry.wait()
                 except TimeoutError:
                     pass
+            if loop.time() - written_s < LEDGER_GATHER_S * 4:
+                # Calls come one after the other: an append that carries some of them costs as much as one of one.
+                await asyncio.sleep(LEDGER_GATHER_S)
             self._queue_put.clear()
             self._hurry.clear()
             try:
@@ -304,6 +309,7 @@ class _Book:
                     await self._find_out()
                 while self._queue:
                     await self._write()
+                written_s = loop.time()
                 if not self.announced.done():
                     self.announced.set_result(None)
                 if self._retired and not self.open:
@@ -344,7 +350,7 @@ class _Book:
         """Append what waits, as much as one append takes; what a budget does not allow is told so."""
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), LEDGER_BATCH_MAX))]
         while batch:
-            holds = [hold for entry in batch for hold in entry.holds]
+            holds = _together(batch)
             bodies: list[e.Body] = [entry.body for entry in batch]
             if not self._made:
                 bodies.insert(0, e.SessionCreated(kind="system"))
@@ -385,6 +391,30 @@ class _Book:
                 raise
         self._queue = deque([*unsent, *(one for one in self._queue if (type(one.body), _name(one.body)) not in made)])
         self._doubt = False
+
+
+def _together(batch: Iterable[_Entry]) -> list[Hold]:
+    """What entries move, as few holds: for each balance what is given back and spent, then what is set aside.
+
+    Where these fit, those of each entry do.
+    """
+    given: dict[str, tuple[Decimal, Decimal]] = {}
+    taken: dict[str, tuple[Decimal, Decimal | None]] = {}
+    add = EXACT.add
+    for entry in batch:
+        for hold in entry.holds:
+            name, limit = hold.budget, hold.limit
+            if type(entry.body) is e.StatelessCallEnded:
+                held, spent = given.get(name, (ZERO, ZERO))
+                given[name] = (add(held, hold.held), add(spent, hold.spent))
+            else:
+                held, least = taken.get(name, (ZERO, limit))
+                if limit is not None:
+                    least = limit if least is None else min(limit, least)
+                taken[name] = (add(held, hold.held), least)
+    holds = [Hold(budget=name, held=held, spent=spent) for name, (held, spent) in given.items()]
+    holds += [Hold(budget=name, held=held, limit=limit) for name, (held, limit) in taken.items()]
+    return holds
 
 
 def _unsent(body: e.Body) -> _Entry:

@@ -12,12 +12,13 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from stateline.core import events as e
-from stateline.core.billing import Charge, Held, Reserved, Tariff, tier_of
+from stateline.core.billing import ONE, ZERO, Charge, Held, Price, Reserved, Tariff, tier_of
 from stateline.core.calls import ModelRequest, Usage
 from stateline.core.limits import METER_PAYERS_MAX, OUTPUT_TOKENS_DEFAULT, OUTPUT_TOKENS_PAID_MIN
-from stateline.core.placing import asked_tier
+from stateline.core.placing import Drew, Priced, asked_tier
 from stateline.core.tokens import most_tokens
 from stateline.money.budgets import Budget, NoRate, Payer, balance_name, converted, covering, month_of
+from stateline.money.effective import Effective
 from stateline.money.meter import cost_of, output_affordable, worst_case
 from stateline.ports import BudgetExceeded, Deployment, Hold
 
@@ -40,6 +41,15 @@ class Quote(NamedTuple):
 UNPRICED = Quote(None)
 
 
+class Cover(NamedTuple):
+    """A budget that covers a call: its balance, what that may come to, and what one unit of the price's currency is."""
+
+    name: str
+    limit: Decimal | None
+    rate: Decimal
+    budget: Budget
+
+
 class Meter:
     """The prices and budgets in force.
 
@@ -47,6 +57,7 @@ class Meter:
         tariffs: by deployment and service tier (``billing.tier_of``).
         budgets: those of all tenants.
         rates: what one unit of the first currency is in the second.
+        ranks: by deployment, what a million tokens cost in effect, where that decides among equal priorities.
         before: the meter that this one replaces; calls under way are charged by its tariffs.
     """
 
@@ -57,19 +68,27 @@ class Meter:
         rates: Mapping[tuple[str, str], Decimal] | None = None,
         *,
         unpriced: Unpriced = "unbudgeted",
+        ranks: Mapping[str, Effective] | None = None,
         before: Meter | None = None,
     ) -> None:
         self.budgets = tuple(budgets)
         self._tariffs = tariffs
         self.rates = rates or {}
+        self.ranks = ranks or {}
         self.unpriced: Unpriced = unpriced
         self._by_id: dict[str, tuple[Tariff, Mapping[str, Tariff]]] = {} if before is None else dict(before._by_id)
         for tiers in tariffs.values():
             for tariff in tiers.values():
                 self._by_id[tariff.id] = (tariff, tiers)
+        self._by_session = any(each.session is not None for each in self.budgets)
         self._covering: dict[Payer, Sequence[Budget]] = {}
+        self._covers: dict[tuple[Payer, str], tuple[str, Sequence[Cover]]] = {}
         self._month = ("", 0, 0)
         self._charged: dict[tuple[str, bool], Decimal] = {} if before is None else before._charged
+
+    def same_as(self, other: Meter) -> bool:
+        """Whether calls are priced and placed by both alike."""
+        return (self._tariffs, self.rates, self.ranks) == (other._tariffs, other.rates, other.ranks)
 
     @property
     def tariffs(self) -> list[Tariff]:
@@ -78,12 +97,37 @@ class Meter:
 
     def covering(self, payer: Payer) -> Sequence[Budget]:
         """The budgets that a call draws on."""
+        if not self._by_session and payer.session:
+            # One answer does for all sessions.
+            payer = payer._replace(session="")
         found = self._covering.get(payer)
         if found is None:
             if len(self._covering) >= METER_PAYERS_MAX:
                 self._covering.clear()
             found = self._covering[payer] = covering(self.budgets, payer)
         return found
+
+    def covers(self, payer: Payer, currency: str, at_ms: int) -> Sequence[Cover]:
+        """The balances that a call at a price of that currency draws on."""
+        month = self.month(at_ms)
+        if not self._by_session and payer.session:
+            payer = payer._replace(session="")
+        kept = self._covers.get((payer, currency))
+        if kept is not None and kept[0] == month:
+            return kept[1]
+        if len(self._covers) >= METER_PAYERS_MAX:
+            self._covers.clear()
+        found = tuple(self._cover(each, currency, month) for each in self.covering(payer))
+        self._covers[payer, currency] = (month, found)
+        return found
+
+    def _cover(self, budget: Budget, currency: str, month: str) -> Cover:
+        try:
+            rate = converted(ONE, currency, budget.currency, self.rates)
+        except NoRate as missing:
+            # The configuration is refused without it, so this is a defect.
+            raise AssertionError(str(missing)) from missing
+        return Cover(balance_name(budget, month), budget.limit if budget.mode == "hard" else None, rate, budget)
 
     def tariff(self, deployment: str, service_tier: str | None) -> Tariff | None:
         """By what a call there is charged; None where no price is known."""
@@ -167,7 +211,11 @@ def settling(reserved: Reserved | None, charge: Charge | None) -> list[Hold]:
     """How the budgets' balances move when a call has ended: what was set aside goes, what it cost is spent."""
     if reserved is None or charge is None:
         return []
-    return [Hold(budget=each.budget, held=-each.amount, spent=charge.amount * each.rate) for each in reserved.held]
+    spent = charge.amount
+    return [
+        Hold(budget=each.budget, held=-each.amount, spent=spent if each.rate == ONE else spent * each.rate)
+        for each in reserved.held
+    ]
 
 
 class Purse:
@@ -185,6 +233,23 @@ class Purse:
         self._tier = service_tier
         self._covering = meter.covering(payer) if meter.budgets else ()
         self.short: dict[str, Decimal] = {}
+
+    @property
+    def by_price(self) -> bool:
+        """Whether prices decide where the call goes."""
+        return bool(self._meter.ranks)
+
+    def rank(self, deployment: Deployment) -> tuple[bool, Decimal, Decimal]:
+        """By which the cheapest goes first; what has no price comes last."""
+        found = self._meter.ranks.get(deployment.name)
+        return _LAST if found is None else found.order
+
+    def priced(self, deployments: Sequence[Deployment]) -> tuple[Priced, ...]:
+        """What they cost in effect, for the record."""
+        ranks = self._meter.ranks
+        if not ranks:
+            return ()
+        return tuple(_priced(each.name, found) for each in deployments if (found := ranks.get(each.name)) is not None)
 
     def takes(self, deployment: Deployment) -> bool:
         """Whether the call may go to a deployment, as far as a price must be known."""
@@ -210,50 +275,60 @@ class Purse:
         if tariff is None:
             return UNPRICED
         price = tariff.price
-        if not self._covering and _free(tariff):
-            return Quote(Reserved(tariff=tariff.id, amount=Decimal(0), currency=price.currency))
+        covers = self._meter.covers(self._payer, price.currency, at_ms) if self._covering else ()
+        if not covers and _free(tariff):
+            return Quote(Reserved(tariff=tariff.id, amount=ZERO, currency=price.currency))
         asked = request()
         input_tokens = most_tokens(asked)
         limit = asked.params.max_output_tokens
         output_tokens = 0 if asked.embed is not None else _output_tokens(limit, deployment)
-        least = min(OUTPUT_TOKENS_PAID_MIN, output_tokens)
-        rates = self._rates(price.currency)
-        month = self._meter.month(at_ms)
-        for budget, rate in zip(self._covering, rates, strict=True):
-            left = self.short.get(balance_name(budget, month))
-            if left is not None and budget.mode == "hard":
-                affordable = output_affordable(price, input_tokens, left / rate)
-                if affordable < least:
-                    raise too_little(budget, left)
-                output_tokens = min(output_tokens, affordable)
+        if self.short:
+            output_tokens = self._affordable(covers, price, input_tokens, output_tokens)
         amount = worst_case(price, input_tokens, output_tokens)
         held: list[Held] = []
         holds: list[Hold] = []
-        for budget, rate in zip(self._covering, rates, strict=True):
-            name, part = balance_name(budget, month), amount * rate
+        bound = False
+        for name, most, rate, _ in covers:
+            part = amount if rate is ONE else amount * rate
             held.append(Held(name, part, rate))
-            holds.append(Hold(budget=name, held=part, limit=budget.limit if budget.mode == "hard" else None))
-        bound = any(each.mode == "hard" for each in self._covering) and asked.embed is None
+            holds.append(Hold(budget=name, held=part, limit=most))
+            bound = bound or most is not None
         reserved = Reserved(
             tariff=tariff.id,
             amount=amount,
             currency=price.currency,
             held=tuple(held),
-            output_tokens=output_tokens if bound and output_tokens != limit else None,
+            output_tokens=output_tokens if bound and asked.embed is None and output_tokens != limit else None,
         )
         return Quote(reserved, tuple(holds))
 
-    def _rates(self, currency: str) -> list[Decimal]:
-        meter = self._meter
-        try:
-            return [converted(Decimal(1), currency, each.currency, meter.rates) for each in self._covering]
-        except NoRate as missing:
-            # The configuration is refused without it, so this is a defect.
-            raise AssertionError(str(missing)) from missing
+    def _affordable(self, covers: Sequence[Cover], price: Price, input_tokens: int, output_tokens: int) -> int:
+        """How much of the output the budgets still pay for.
+
+        Raises:
+            BudgetExceeded: less than OUTPUT_TOKENS_PAID_MIN, and than the call asks for.
+        """
+        least = min(OUTPUT_TOKENS_PAID_MIN, output_tokens)
+        for cover in covers:
+            left = self.short.get(cover.name)
+            if left is not None and cover.limit is not None:
+                affordable = output_affordable(price, input_tokens, left / cover.rate)
+                if affordable < least:
+                    raise too_little(cover.budget, left)
+                output_tokens = min(output_tokens, affordable)
+        return output_tokens
 
     def found_short(self, error: BudgetExceeded, tries: int, tries_max: int) -> None:
         """Remember what a budget has left. After the last try it counts as nothing."""
         self.short[error.budget] = error.left if tries < tries_max else Decimal(-1)
+
+
+_LAST = (True, Decimal("Infinity"), ZERO)
+
+
+def _priced(name: str, found: Effective) -> Priced:
+    draws = tuple(Drew(each.commitment, each.fraction, each.value) for each in found.draws)
+    return Priced(name, found.list_price, found.amount, draws)
 
 
 def too_little(budget: Budget, left: Decimal) -> BudgetExceeded:

@@ -120,7 +120,7 @@ class Bill:
         self.calls = 0
         self._most = most
         self._groups: dict[Group, Sum] = {}
-        self._unpriced: dict[tuple[str, str], tuple[int, int]] = {}
+        self._unpriced: dict[tuple[date, str, str], tuple[int, int]] = {}
         self._tariffs: dict[str, Tariff] = {}
 
     def add(self, call: Metered, tariffs: Mapping[str, Tariff]) -> None:
@@ -133,9 +133,10 @@ class Bill:
         charge = call.charge
         if charge is None:
             if not call.unbilled:
-                calls, tokens = self._unpriced.get((call.deployment, call.model), (0, 0))
+                where = (day_of(call.at_ms), call.deployment, call.model)
+                calls, tokens = self._unpriced.get(where, (0, 0))
                 used = 0 if call.usage is None else call.usage.total_tokens
-                self._unpriced[call.deployment, call.model] = (calls + 1, tokens + used)
+                self._unpriced[where] = (calls + 1, tokens + used)
             return
         tariff = self._tariffs[charge.tariff] = tariffs[charge.tariff]
         day = day_of(call.at_ms)
@@ -173,7 +174,20 @@ class Bill:
     @property
     def unpriced(self) -> list[Unpriced]:
         """What was used that no price is known for; it is in no row, since a row must have a cost."""
-        return [Unpriced(*key, *value) for key, value in sorted(self._unpriced.items())]
+        found: dict[tuple[str, str], tuple[int, int]] = {}
+        for (_, *where), (calls, tokens) in sorted(self._unpriced.items()):
+            deployment, model = where
+            before = found.get((deployment, model), (0, 0))
+            found[deployment, model] = (before[0] + calls, before[1] + tokens)
+        return [Unpriced(*key, *value) for key, value in found.items()]
+
+    @property
+    def unpriced_days(self) -> dict[tuple[date, str], int]:
+        """How many calls without a price there were, by day and model."""
+        found: dict[tuple[date, str], int] = {}
+        for (day, _, model), (calls, _) in self._unpriced.items():
+            found[day, model] = found.get((day, model), 0) + calls
+        return found
 
     def totals(self) -> dict[str, Decimal]:
         """What all calls cost, by currency."""

@@ -61,8 +61,13 @@ def lines_of(price: Price, usage: Usage) -> Iterator[Line]:
 
 
 def cost_of(price: Price, usage: Usage) -> Decimal:
-    """What a call cost, exactly."""
-    return sum((line.amount for line in lines_of(price, usage)), ZERO)
+    """What a call cost, exactly: the sum of its lines."""
+    if usage.cached_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
+        return sum((line.amount for line in lines_of(price, usage)), ZERO)
+    # Most calls are of two kinds of token alone.
+    rates = price.rates[0] if len(price.rates) == 1 else rates_for(price, usage.input_tokens)
+    amount = (usage.input_tokens * rates.input + usage.output_tokens * rates.output) / _MILLION
+    return amount + price.per_call if price.per_call else amount
 
 
 def worst_case(price: Price, input_tokens: int, output_tokens: int) -> Decimal:
@@ -71,10 +76,14 @@ def worst_case(price: Price, input_tokens: int, output_tokens: int) -> Decimal:
     Whatever of the input is cached, written to a cache or neither, whatever of the output is reasoning, and
     whichever of the bands up to that input it falls into.
     """
-    reached = [each for each in price.rates if input_tokens > each.above or not each.above]
-    dearest_input = max(_dearest_input(each) for each in reached)
-    dearest_output = max(_dearest_output(each) for each in reached)
-    return (input_tokens * dearest_input + output_tokens * dearest_output) / _MILLION + price.per_call
+    if len(price.rates) == 1:
+        dearest_input, dearest_output = _dearest_input(price.rates[0]), _dearest_output(price.rates[0])
+    else:
+        reached = [each for each in price.rates if input_tokens > each.above or not each.above]
+        dearest_input = max(_dearest_input(each) for each in reached)
+        dearest_output = max(_dearest_output(each) for each in reached)
+    amount = (input_tokens * dearest_input + output_tokens * dearest_output) / _MILLION
+    return amount + price.per_call if price.per_call else amount
 
 
 def output_affordable(price: Price, input_tokens: int, amount: Decimal) -> int:
@@ -94,8 +103,10 @@ def output_affordable(price: Price, input_tokens: int, amount: Decimal) -> int:
 
 
 def _dearest_input(rates: Rates) -> Decimal:
+    if rates.cached is None and rates.cache_write is None:
+        return rates.input
     return max(rates.input, rates.cached or ZERO, rates.cache_write or ZERO)
 
 
 def _dearest_output(rates: Rates) -> Decimal:
-    return max(rates.output, rates.reasoning or ZERO)
+    return rates.output if rates.reasoning is None else max(rates.output, rates.reasoning)

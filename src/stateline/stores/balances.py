@@ -1,19 +1,22 @@
 """How holds move balances: the same sums and the same refusals, wherever the rows lie.
 
-Sums are exact: a context of so many digits never rounds what ``check`` lets in, and rounds nothing silently.
+Sums are exact: ``billing.EXACT`` has digits for all that ``check`` lets in, and rounds nothing silently.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from decimal import Context, Decimal, Inexact, InvalidOperation, Overflow
+from decimal import Decimal, Inexact, InvalidOperation
 from typing import NamedTuple
 
+from stateline.core.billing import EXACT
 from stateline.core.errors import BadRequest
 from stateline.core.limits import AMOUNT_DIGITS_MAX, HOLDS_MAX
 from stateline.ports import Balance, BudgetExceeded, Hold
 
-_EXACT = Context(prec=4 * AMOUNT_DIGITS_MAX, traps=[Inexact, InvalidOperation, Overflow])
+_LEAST = Decimal(1).scaleb(-AMOUNT_DIGITS_MAX)
+_ABOVE = Decimal(1).scaleb(AMOUNT_DIGITS_MAX)
+_BELOW = _ABOVE.copy_negate()
 
 
 class Standing(NamedTuple):
@@ -39,27 +42,28 @@ def check(holds: Sequence[Hold]) -> None:
         raise BadRequest(f"{len(holds)} holds in one append, {HOLDS_MAX} at most", code="hold_invalid")
     for hold in holds:
         for amount in (hold.held, hold.spent, hold.limit):
-            if amount is not None and not _adds(amount):
+            if amount and not _adds(amount):
                 raise BadRequest(
                     f"a hold of the budget {hold.budget} has {amount}, which is no amount", code="hold_invalid"
                 )
 
 
 def _adds(amount: Decimal) -> bool:
-    if not amount.is_finite():
+    try:
+        # Whatever has further digits would have to be rounded.
+        return _BELOW < amount < _ABOVE and EXACT.quantize(amount, _LEAST).is_finite()
+    except (Inexact, InvalidOperation):
         return False
-    exponent = amount.as_tuple().exponent
-    return amount.adjusted() < AMOUNT_DIGITS_MAX and isinstance(exponent, int) and exponent >= -AMOUNT_DIGITS_MAX
 
 
 def plus(one: Decimal, other: Decimal) -> Decimal:
     """Their exact sum."""
-    return _EXACT.add(one, other)
+    return EXACT.add(one, other)
 
 
 def minus(one: Decimal, other: Decimal) -> Decimal:
     """Their exact difference."""
-    return _EXACT.subtract(one, other)
+    return EXACT.subtract(one, other)
 
 
 def later(one: int | None, other: int | None) -> int | None:
@@ -114,15 +118,22 @@ class Sum(NamedTuple):
 def summed(holds: Iterable[Hold]) -> dict[str, Sum]:
     """Holds in their order, a sum for each balance."""
     out: dict[str, Sum] = {}
+    add = EXACT.add
     for hold in holds:
         before = out.get(hold.budget)
         if before is None:
             held, spent, room, expires_ms = hold.held, hold.spent, None, hold.expires_ms
         else:
-            held, spent = plus(before.held, hold.held), plus(before.spent, hold.spent)
-            room, expires_ms = before.room, later(before.expires_ms, hold.expires_ms)
+            held, spent, room, expires_ms = before
+            if hold.held:
+                held = add(held, hold.held)
+            if hold.spent:
+                spent = add(spent, hold.spent)
+            if expires_ms is not None:
+                expires_ms = later(expires_ms, hold.expires_ms)
         if hold.limit is not None:
-            mine = minus(hold.limit, plus(held, spent))
-            room = mine if room is None else min(room, mine)
+            mine = minus(hold.limit, add(held, spent) if spent else held)
+            if room is None or mine < room:
+                room = mine
         out[hold.budget] = Sum(held, spent, room, expires_ms)
     return out

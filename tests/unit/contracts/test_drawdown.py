@@ -125,10 +125,18 @@ def test_a_successor_ends_an_interval_and_what_is_promised_of_it() -> None:
         (commitment("model: minimum, schedule: [{until: 2025-03-01, amount: 5}]"), "its schedule begins on"),
         (commitment("model: minimum, interval: monthly", until="9000-01-01"), f"more than {COMMITMENT_INTERVALS_MAX}"),
         (BARE, "no first day"),
+        (commitment(more="    source: [{document: x, status: disputed}]\n"), "a source has it as disputed"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_drawn_down_is_said_with_its_reason(text: str, why: str) -> None:
     assert why in refused(text)
+
+
+def test_what_is_paid_already_and_when_use_counts() -> None:
+    reserved, minimum = terms(commitment("model: reserved, accrues: use")), terms(commitment())
+    assert (reserved.paid, minimum.paid) == (True, False)
+    day = date(2026, 12, 9)
+    assert (reserved.accrues_on(day), minimum.accrues_on(day)) == (day, date(2027, 1, 1))
 
 
 def test_commitments_of_one_payer_and_no_other_clauses() -> None:
