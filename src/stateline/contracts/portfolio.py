@@ -15,6 +15,7 @@ from stateline.contracts.amounts import CURRENCIES, decimal
 from stateline.contracts.evaluate import STRICT
 from stateline.contracts.intervals import months_on
 from stateline.contracts.load import Document, convert
+from stateline.contracts.quotes import plain
 from stateline.core.limits import PLAN_PLACEMENTS_MAX
 
 PerQuarter = str | int | tuple[str | int, ...]
@@ -92,7 +93,7 @@ class Portfolio(_Strict, frozen=True, kw_only=True):
         since: the first day of the first quarter.
         quarters: how many.
         payer: whose commitments count, by the name that clauses give it; None: all of them.
-        drawn: commitment -> what its running interval has drawn before ``since``. Where it is not given, of an
+        drawn: commitment -> what its running interval has drawn before ``since``, in ``currency``. Where it is not given, of an
             interval that has begun only the part that is planned counts, of its promise and of its use.
         rates: `EUR/USD`: what one euro is in dollars.
     """
@@ -211,7 +212,5 @@ def _rate(document: Document, name: str, value: str | int) -> tuple[tuple[str, s
 
 def rounded(value: Fraction, places: int = 6) -> str:
     """A fraction as a decimal, for people and files."""
-    from stateline.contracts.quotes import plain
-
     whole = Decimal(round(value * 10**places)).scaleb(-places)
     return plain(whole)
