@@ -93,8 +93,8 @@ class Portfolio(_Strict, frozen=True, kw_only=True):
         since: the first day of the first quarter.
         quarters: how many.
         payer: whose commitments count, by the name that clauses give it; None: all of them.
-        drawn: commitment -> what its running interval has drawn before ``since``, in ``currency``. Where it is not given, of an
-            interval that has begun only the part that is planned counts, of its promise and of its use.
+        drawn: commitment -> what its running interval has drawn before ``since``, in ``currency``. Where it is not
+            given, of an interval that has begun only the part that is planned counts, of its promise and its use.
         rates: `EUR/USD`: what one euro is in dollars.
     """
 
