@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
+from decimal import Decimal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stateline.config import Budget as BudgetSetting
 from stateline.config import Config, ConfigError, Deployment
-from stateline.core.billing import Price, Rates, Tariff, tier_of
+from stateline.core.billing import ONE, Price, Rates, Tariff, tier_of
 from stateline.engine.meter import Meter
 from stateline.money.book import PriceBook
 from stateline.money.budgets import Budget, Rate, rates_on
-from stateline.money.tariffs import Deployed, names_of, tariffs
+from stateline.money.effective import Draw, Effective, Values, ValuesError, decode, effective
+from stateline.money.tariffs import names_of, tariffs
+from stateline.ports import Deployment as Deployed
 from stateline.price_files import load_folder, shipped
+
+if TYPE_CHECKING:
+    from stateline.contracts import Contracts
 
 OWN = "stateline.toml"
 """The source of a deployment's own price."""
@@ -78,13 +85,24 @@ def currency_rates(config: Config) -> tuple[Rate, ...]:
     return tuple(Rate(each.have, each.want, each.rate, each.on) for each in config.prices.rates)
 
 
-def meter_of(config: Config, found: Sequence[Deployed], on: date, before: Meter | None = None) -> Meter | None:
-    """The prices that hold on a day, and the budgets; None where there are neither.
+def meter_of(
+    config: Config,
+    found: Sequence[Deployed],
+    at_ms: int,
+    contracts: Contracts | None = None,
+    before: Meter | None = None,
+) -> Meter | None:
+    """The prices and budgets that hold at an instant (Unix time); None where there are neither.
+
+    Args:
+        contracts: whose commitments the use of deployments may draw down.
 
     Raises:
         PriceError: a price cannot be used.
+        ValuesError: the file of marginal values cannot.
         ConfigError: a budget cannot be held against a price, whose currency has no rate.
     """
+    on = day_of(at_ms)
     tariffs_now = priced(config, found, on)
     held = budgets(config)
     if not held and not any(tariffs_now.values()):
@@ -100,7 +118,70 @@ def meter_of(config: Config, found: Sequence[Deployed], on: date, before: Meter 
                     f"and no rate leads to {budget.currency}",
                     f'add [[prices.rates]] with from = "{currency}", to = "{budget.currency}", a rate and a day',
                 )
-    return Meter(tariffs_now, held, rates, unpriced=config.prices.unpriced, before=before)
+    ranks: dict[str, Effective] = {}
+    if config.prices.placement == "price":
+        now = datetime.fromtimestamp(at_ms / 1000, UTC)
+        blended = {
+            each.name: price
+            for each in found
+            if (tariff := tariffs_now[each.name].get(tier_of(each.service_tier))) is not None
+            and (price := _blended(tariff.price, rates)) is not None
+        }
+        ranks = ranks_of(found, blended, _values(config, now), now.date(), contracts)
+    return Meter(tariffs_now, held, rates, unpriced=config.prices.unpriced, ranks=ranks, before=before)
+
+
+def ranks_of(
+    found: Sequence[Deployed],
+    prices: Mapping[str, Decimal],
+    values: Values | None,
+    day: date,
+    contracts: Contracts | None,
+) -> dict[str, Effective]:
+    """What use costs at each deployment in effect; one without a price has no rank.
+
+    Args:
+        prices: list prices by deployment, all of one unit.
+        values: of commitments at the margin; None: none are fresh, so that list prices decide.
+        contracts: whose commitments the use may draw down.
+    """
+    # Who places by weight need not wait for these at a start.
+    from stateline.contracts.drawdown import terms_of
+    from stateline.contracts.eligible import place_columns
+
+    terms = [] if contracts is None or values is None else terms_of(contracts)[0]
+    out: dict[str, Effective] = {}
+    for each in found:
+        if each.name not in prices:
+            continue
+        columns = place_columns(
+            name=each.name, cloud=each.cloud, host=each.host, region=each.region, account=each.billing_account
+        )
+        draws = [
+            Draw(one.id, one.counted(columns), value, one.paid)
+            for one in terms
+            if values is not None and (value := values.of(one.id, one.accrues_on(day))) is not None
+        ]
+        out[each.name] = effective(prices[each.name], draws)
+    return out
+
+
+def _blended(price: Price, rates: Mapping[tuple[str, str], Decimal]) -> Decimal | None:
+    """A million tokens of which one in four is output, in US dollars; None where no rate leads to them."""
+    rate = ONE if price.currency == "USD" else rates.get((price.currency, "USD"))
+    first = price.rates[0]
+    return None if rate is None else (3 * first.input + first.output) / 4 * rate
+
+
+def _values(config: Config, now: datetime) -> Values | None:
+    """The marginal values, where there are fresh ones."""
+    if config.prices.values is None:
+        return None
+    try:
+        values = decode(Path(config.prices.values).read_bytes())
+    except OSError as error:
+        raise ValuesError(f"prices.values: cannot read {config.prices.values}: {error.strerror or error}") from None
+    return values if values.fresh(now) else None
 
 
 def day_of(at_ms: int) -> date:

@@ -48,6 +48,7 @@ from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
 
 if TYPE_CHECKING:
+    from stateline.contracts import Contracts
     from stateline.engine.rules import ContractRules
     from stateline.models.local import LocalModel
 
@@ -165,6 +166,10 @@ def contract_rules(
     if posture != "strict" and posture not in holders:
         log.warning("contracts.posture: nobody called %s holds a reading, so whatever is contested is denied", posture)
     return ContractRules(contracts, found, posture=posture, mode=config.contracts.mode, before=before)
+
+
+def _contracts(rules: ContractRules | None) -> Contracts | None:
+    return None if rules is None else rules.contracts
 
 
 def local_deployment() -> Deployment:
@@ -293,7 +298,7 @@ class House:
         found = deployments(config)
         before = self.rules
         rules = contract_rules(config, found, before)
-        meter = pricing.meter_of(config, found, pricing.day_of(self.clock.now_ms()), self.meter)
+        meter = pricing.meter_of(config, found, self.clock.now_ms(), _contracts(rules), self.meter)
         if meter is not None:
             await self._check_budgets(meter)
         server, tls = config.server, self.tls
@@ -342,20 +347,18 @@ class House:
                 )
 
     async def keep_prices(self) -> None:
-        """Prices and rates change with the day."""
-        day = pricing.day_of(self.clock.now_ms())
+        """Prices and rates change with the day, and marginal values with their file and its age."""
         while True:
             await asyncio.sleep(PRICES_LOOK_S)
-            if (now := pricing.day_of(self.clock.now_ms())) == day:
-                continue
-            config = self.reloader.config
+            config, rules = self.reloader.config, self.rules
             try:
-                self.meter = pricing.meter_of(config, self.deployments, now, self.meter)
+                found = pricing.meter_of(config, self.deployments, self.clock.now_ms(), _contracts(rules), self.meter)
             except StatelineError as error:
-                log.error("the prices of %s cannot be used, those of the day before stay: %s", now, error)
-            else:
-                self.engine.configure(self._catalogue, config.limits, self.rules, self.meter)
-            day = now
+                log.error("prices cannot be used, those of before stay: %s", error)
+                continue
+            if found is not None and self.meter is not None and not found.same_as(self.meter):
+                self.meter = found
+                self.engine.configure(self._catalogue, config.limits, rules, found)
 
     async def start(self) -> None:
         await self.client.warm(self.deployments)
@@ -378,7 +381,8 @@ async def running(config: settings.Config, load: Load) -> AsyncGenerator[House]:
     clock = SystemClock()
     # Before the store is opened: a mistake in them leaves nothing behind.
     found = deployments(config)
-    placing = (found, contract_rules(config, found), pricing.meter_of(config, found, pricing.day_of(clock.now_ms())))
+    rules = contract_rules(config, found)
+    placing = (found, rules, pricing.meter_of(config, found, clock.now_ms(), _contracts(rules)))
     house = House(config, placing, await open_store(config.store, clock), clock, Clients(), load=load)
     loop = asyncio.get_running_loop()
     keeping = [loop.create_task(house.operator.keep()), loop.create_task(house.keep_prices())]

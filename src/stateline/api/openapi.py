@@ -46,6 +46,8 @@ class AnthropicError(msgspec.Struct, frozen=True):
 
 
 _QUERY: dict[str, dict[str, Any]] = {
+    "from": {"type": "string", "format": "date"},
+    "to": {"type": "string", "format": "date"},
     "after": {"type": "string", "minLength": 1, "maxLength": ITEM_ID_CHARS_MAX},
     "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_ITEMS_MAX, "default": 20},
     "order": {"type": "string", "enum": ["asc", "desc"], "default": "desc"},

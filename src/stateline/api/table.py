@@ -35,6 +35,7 @@ from stateline.api.routes import (
     operator,
     placements,
     responses,
+    usage,
 )
 from stateline.api.service import Service
 from stateline.core.items import Item
@@ -270,6 +271,14 @@ ROUTES: tuple[Route, ...] = (
         summary="List where calls of stored turns went, and what the contracts said, newest first",
         query=("after", "limit", "session"),
         answer=placements.PlacementList,
+    ),
+    Route(
+        method="GET",
+        path="/v1/usage",
+        handler=usage.list_usage,
+        summary="Add up what the tenant's calls used and cost, by day and model; the pages of a list add up",
+        query=("after", "from", "to"),
+        answer=usage.UsageList,
     ),
     Route(
         method="GET",

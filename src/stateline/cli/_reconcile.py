@@ -22,7 +22,7 @@ from stateline.cli._usage import Usage, between
 from stateline.config import Config
 from stateline.core.errors import BadRequest
 from stateline.core.limits import RECONCILE_FIELD_CHARS_MAX, RECONCILE_LINE_BYTES_MAX, RECONCILE_ROWS_SHOWN_MAX
-from stateline.money.billed import Cost, Names, Statement
+from stateline.money.billed import READ, Cost, Names, Statement
 from stateline.money.focus import Bill, plain
 from stateline.money.reconcile import WHATS, Difference, Meter, Result, Side, reconcile
 from stateline.ports import Progress
@@ -107,13 +107,14 @@ def read(asked: Asked, names: Names, progress: Progress | None) -> Statement:
             reader = csv.reader(lines, strict=True)
             header = next(reader, list[str]())
             statement = Statement(header, names, span=(asked.since, asked.until), cost=asked.cost)
+            wanted = [(at, name) for at, name in enumerate(header) if name in READ]
             for count, values in enumerate(reader):
                 if len(values) != len(header):
                     if not values:
                         continue
                     message = f"{len(values)} fields, where the header has {len(header)}"
                     raise BadRequest(message, code="focus_row_invalid")
-                statement.add(dict(zip(header, values, strict=True)))
+                statement.add({name: values[at] for at, name in wanted})
                 if progress is not None and count % _PROGRESS_ROWS == 0:
                     progress(min(raw.tell(), size), size)
             return statement

@@ -63,7 +63,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _finish_budgets(tables)
     _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
     _absolute(tables.get("contracts"), ("path",), base)
-    _absolute(tables.get("prices"), ("path",), base)
+    _absolute(tables.get("prices"), ("path", "values"), base)
     config = _convert(tables, source)
     check(config, source)
     return config

@@ -192,12 +192,16 @@ class CurrencyRate(msgspec.Struct, frozen=True, kw_only=True, rename={"have": "f
 class Prices(msgspec.Struct, frozen=True, kw_only=True):
     """Where prices come from, and what becomes of calls that have none. After `load`, `path` is anchored.
 
-    `path` holds files of rows, which go before the book that comes with Stateline (`shipped`).
+    `path` holds files of rows, which go before the book that comes with Stateline (`shipped`). With `placement`
+    `price`, of deployments of one priority the one that costs least in effect goes first: its list price, less what
+    its use is worth to commitments by the file of marginal values (`values`; `stateline contracts plan`).
     """
 
     path: Annotated[str, Meta(min_length=1)] | None = None
     shipped: bool = True
     unpriced: Literal["unbudgeted", "allow", "refuse"] = "unbudgeted"
+    placement: Literal["weight", "price"] = "weight"
+    values: Annotated[str, Meta(min_length=1)] | None = None
     rates: tuple[CurrencyRate, ...] = ()
 
 

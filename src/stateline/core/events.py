@@ -19,7 +19,7 @@ from stateline.core.ids import SessionRef
 from stateline.core.items import Item, Sidecar
 from stateline.core.limits import TurnLimits
 from stateline.core.ops import ItemMarks, Op
-from stateline.core.placing import Passed, Refused, Ruling
+from stateline.core.placing import Passed, Priced, Refused, Ruling
 
 READER_VERSION = 1
 """What this release can read. A session whose ``min_reader`` is higher is left to newer nodes."""
@@ -157,7 +157,8 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     did not get the call. A model with one deployment has none. ``verdict`` is what the contracts say of the
     deployment, where there are contracts, and ``refused`` what they say of those that they keep out.
     ``dropped`` names what of the context the call does not get, because its format or origin cannot take it.
-    ``reserved`` is the most that it may cost, where a price is known.
+    ``reserved`` is the most that it may cost, where a price is known. ``priced`` is what candidates cost in effect,
+    where that decides.
     """
 
     turn: int
@@ -171,6 +172,7 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     refused: tuple[Refused, ...] = ()
     dropped: tuple[Dropped, ...] = ()
     reserved: Reserved | None = None
+    priced: tuple[Priced, ...] = ()
 
 
 class Chunk(_Body, tag="chunk/1", frozen=True, gc=False, kw_only=True):
@@ -279,7 +281,8 @@ class TariffRecorded(_Body, tag="tariff_recorded/1", frozen=True, gc=False, kw_o
 class StatelessCallStarted(_Body, tag="stateless_call_started/1", frozen=True, gc=False, kw_only=True):
     """A call that is kept in no session was placed; without content. ``id`` is its own in the whole store.
 
-    ``interface`` as in ``CallFacts``; ``passed``, ``verdict``, ``refused`` and ``reserved`` as in ModelCallStarted.
+    ``interface`` as in ``CallFacts``; ``passed``, ``verdict``, ``refused``, ``reserved`` and ``priced`` as in
+    ModelCallStarted.
     """
 
     id: str
@@ -292,6 +295,7 @@ class StatelessCallStarted(_Body, tag="stateless_call_started/1", frozen=True, g
     verdict: Ruling | None = None
     refused: tuple[Refused, ...] = ()
     reserved: Reserved | None = None
+    priced: tuple[Priced, ...] = ()
 
 
 class StatelessCallEnded(_Body, tag="stateless_call_ended/1", frozen=True, gc=False, kw_only=True):

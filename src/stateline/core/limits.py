@@ -79,6 +79,10 @@ PLACEMENT_SESSIONS_MAX = 100
 """Sessions that one page of placements looks through."""
 REPLAY_SESSIONS_MAX = 500
 """Sessions that one reading of many logs looks at, so that a reader never holds a picture for long."""
+USAGE_SESSIONS_MAX = 100
+"""Sessions that one page of usage adds up."""
+USAGE_BOOKS_MAX = 2
+"""Books of nodes that one page of usage looks through; each has the calls of all tenants."""
 USAGE_GROUPS_MAX = 1_000_000
 """Rows that an export of usage adds up in memory, about 0.6 KB each."""
 RECONCILE_LINES_MAX = 1_000_000

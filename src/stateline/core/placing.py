@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -77,6 +78,26 @@ class Ruling(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     @property
     def blocks(self) -> bool:
         return self.resolved == "deny" and not self.observed
+
+
+class Drew(NamedTuple):
+    """A commitment that a deployment's use draws down: which part of the cost counts, and what that is worth."""
+
+    commitment: str
+    fraction: Decimal
+    value: Decimal
+
+
+class Priced(NamedTuple):
+    """What a candidate costs in effect: its list price less what its use is worth to commitments.
+
+    Both are of a million tokens, of which one in four is output, in US dollars.
+    """
+
+    deployment: str
+    list_per_mtok: Decimal
+    effective_per_mtok: Decimal
+    draws: tuple[Drew, ...] = ()
 
 
 class Refused(NamedTuple):

@@ -15,7 +15,7 @@ from stateline.core.billing import ZERO, Charge
 from stateline.core.calls import FunctionChoice, FunctionTool, ReasoningConfig, ToolChoice, Usage
 from stateline.core.carrying import Dropped, What
 from stateline.core.items import Content, Item, UrlCitation
-from stateline.core.placing import Outcome, Passed, Refused, Ruling, Why
+from stateline.core.placing import Outcome, Passed, Priced, Refused, Ruling, Why
 
 Dialect = Literal["open-responses", "openai"]
 """``openai`` names reasoning deltas ``response.reasoning_text.*``, has a flat ``error`` and echoes JSON schemas."""
@@ -53,9 +53,28 @@ def usage_field(usage: Usage) -> ResponseUsage:
     )
 
 
-def placement_field(passed: tuple[Passed, ...], refused: tuple[Refused, ...] = ()) -> PlacementField | None:
+def placement_field(
+    passed: tuple[Passed, ...], refused: tuple[Refused, ...] = (), priced: tuple[Priced, ...] = ()
+) -> PlacementField | None:
     """None where there was nothing to choose from."""
-    return PlacementField(passed=passed_fields(passed, refused)) if passed else None
+    if not passed:
+        return None
+    return PlacementField(passed=passed_fields(passed, refused), prices=price_fields(priced))
+
+
+def price_fields(priced: Iterable[Priced]) -> tuple[PriceField, ...]:
+    return tuple(
+        PriceField(
+            deployment=each.deployment,
+            list_per_mtok=f"{each.list_per_mtok:f}",
+            effective_per_mtok=f"{each.effective_per_mtok:f}",
+            draws=tuple(
+                DrawField(commitment=one.commitment, fraction=f"{one.fraction:f}", value=f"{one.value:f}")
+                for one in each.draws
+            ),
+        )
+        for each in priced
+    )
 
 
 def passed_fields(passed: tuple[Passed, ...], refused: tuple[Refused, ...]) -> tuple[PassedField, ...]:
@@ -142,13 +161,31 @@ class PassedField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=Tru
     verdict: VerdictField | None = None
 
 
-class PlacementField(_Shape, frozen=True, gc=False, kw_only=True):
+class DrawField(_Shape, frozen=True, gc=False, kw_only=True):
+    """A commitment that a deployment's use draws down: the part of the cost that counts, and what that is worth."""
+
+    commitment: str
+    fraction: str
+    value: str
+
+
+class PriceField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
+    """What a candidate costs in effect; see `core.placing.Priced`. Decimals, in digits."""
+
+    deployment: str
+    list_per_mtok: str
+    effective_per_mtok: str
+    draws: tuple[DrawField, ...] = ()
+
+
+class PlacementField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
     """The last decision about where the turn's call goes: the other candidates, and why each did not get it.
 
-    ``until_ms`` is Unix time, for reasons that pass by themselves.
+    ``until_ms`` is Unix time, for reasons that pass by themselves. ``prices`` is there where they decide.
     """
 
     passed: tuple[PassedField, ...]
+    prices: tuple[PriceField, ...] = ()
 
 
 class DroppedField(_Shape, frozen=True, gc=False, kw_only=True):

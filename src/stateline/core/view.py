@@ -173,7 +173,7 @@ class TurnView:
                 steps=self._steps,
                 deployment=started.deployment if started else None,
                 upstream_model=call.upstream_model if call else None,
-                placement=shapes.placement_field(started.passed, started.refused) if started else None,
+                placement=shapes.placement_field(started.passed, started.refused, started.priced) if started else None,
                 verdict=shapes.verdict_field(started.verdict) if started else None,
                 dropped=shapes.dropped_field(started.dropped) if started and started.dropped else (),
                 cost=shapes.cost_fields(self._charges) if self._charges else (),

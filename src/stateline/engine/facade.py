@@ -23,6 +23,7 @@ from stateline.engine.placements import PlacedPage, placements
 from stateline.engine.relay import relay
 from stateline.engine.submit import submit
 from stateline.engine.types import Accepted, BudgetState, Conversation, Submission
+from stateline.engine.usage import UsagePage, usage
 from stateline.money.budgets import balance_name
 from stateline.ports import Balance, Deployment
 
@@ -311,6 +312,10 @@ class Engine(Node):
     async def placements(self, tenant: str, *, session: str | None, after: str | None, limit: int) -> PlacedPage:
         """See ``placements.placements``."""
         return await placements(self.store, tenant, session=session, after=after, limit=limit)
+
+    async def usage(self, tenant: str, span: tuple[int, int], after: str | None) -> UsagePage:
+        """See ``usage.usage``."""
+        return await usage(self.store, tenant, span, after)
 
     async def budgets(self, tenant: str | None, key: str = "") -> list[BudgetState]:
         """The budgets of a tenant and of one of its keys, or all of them, and what they stand at this month."""

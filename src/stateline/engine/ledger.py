@@ -157,6 +157,7 @@ class Ledger:
                     verdict=body.verdict,
                     refused=body.refused,
                     reserved=body.reserved,
+                    priced=body.priced,
                 )
                 taken = [hold for hold in holds if hold.held > 0]
                 await self.start(started, taken, wait=costs(body.reserved))

@@ -15,9 +15,10 @@ from stateline.core import events as e
 from stateline.core.billing import ONE, ZERO, Charge, Held, Price, Reserved, Tariff, tier_of
 from stateline.core.calls import ModelRequest, Usage
 from stateline.core.limits import METER_PAYERS_MAX, OUTPUT_TOKENS_DEFAULT, OUTPUT_TOKENS_PAID_MIN
-from stateline.core.placing import asked_tier
+from stateline.core.placing import Drew, Priced, asked_tier
 from stateline.core.tokens import most_tokens
 from stateline.money.budgets import Budget, NoRate, Payer, balance_name, converted, covering, month_of
+from stateline.money.effective import Effective
 from stateline.money.meter import cost_of, output_affordable, worst_case
 from stateline.ports import BudgetExceeded, Deployment, Hold
 
@@ -56,6 +57,7 @@ class Meter:
         tariffs: by deployment and service tier (``billing.tier_of``).
         budgets: those of all tenants.
         rates: what one unit of the first currency is in the second.
+        ranks: by deployment, what a million tokens cost in effect, where that decides among equal priorities.
         before: the meter that this one replaces; calls under way are charged by its tariffs.
     """
 
@@ -66,11 +68,13 @@ class Meter:
         rates: Mapping[tuple[str, str], Decimal] | None = None,
         *,
         unpriced: Unpriced = "unbudgeted",
+        ranks: Mapping[str, Effective] | None = None,
         before: Meter | None = None,
     ) -> None:
         self.budgets = tuple(budgets)
         self._tariffs = tariffs
         self.rates = rates or {}
+        self.ranks = ranks or {}
         self.unpriced: Unpriced = unpriced
         self._by_id: dict[str, tuple[Tariff, Mapping[str, Tariff]]] = {} if before is None else dict(before._by_id)
         for tiers in tariffs.values():
@@ -81,6 +85,10 @@ class Meter:
         self._covers: dict[tuple[Payer, str], tuple[str, Sequence[Cover]]] = {}
         self._month = ("", 0, 0)
         self._charged: dict[tuple[str, bool], Decimal] = {} if before is None else before._charged
+
+    def same_as(self, other: Meter) -> bool:
+        """Whether calls are priced and placed by both alike."""
+        return (self._tariffs, self.rates, self.ranks) == (other._tariffs, other.rates, other.ranks)
 
     @property
     def tariffs(self) -> list[Tariff]:
@@ -226,6 +234,23 @@ class Purse:
         self._covering = meter.covering(payer) if meter.budgets else ()
         self.short: dict[str, Decimal] = {}
 
+    @property
+    def by_price(self) -> bool:
+        """Whether prices decide where the call goes."""
+        return bool(self._meter.ranks)
+
+    def rank(self, deployment: Deployment) -> tuple[bool, Decimal, Decimal]:
+        """By which the cheapest goes first; what has no price comes last."""
+        found = self._meter.ranks.get(deployment.name)
+        return _LAST if found is None else found.order
+
+    def priced(self, deployments: Sequence[Deployment]) -> tuple[Priced, ...]:
+        """What they cost in effect, for the record."""
+        ranks = self._meter.ranks
+        if not ranks:
+            return ()
+        return tuple(_priced(each.name, found) for each in deployments if (found := ranks.get(each.name)) is not None)
+
     def takes(self, deployment: Deployment) -> bool:
         """Whether the call may go to a deployment, as far as a price must be known."""
         meter = self._meter
@@ -296,6 +321,14 @@ class Purse:
     def found_short(self, error: BudgetExceeded, tries: int, tries_max: int) -> None:
         """Remember what a budget has left. After the last try it counts as nothing."""
         self.short[error.budget] = error.left if tries < tries_max else Decimal(-1)
+
+
+_LAST = (True, Decimal("Infinity"), ZERO)
+
+
+def _priced(name: str, found: Effective) -> Priced:
+    draws = tuple(Drew(each.commitment, each.fraction, each.value) for each in found.draws)
+    return Priced(name, found.list_price, found.amount, draws)
 
 
 def too_little(budget: Budget, left: Decimal) -> BudgetExceeded:

@@ -20,6 +20,7 @@ from stateline.core.compaction import opened
 from stateline.core.errors import BadRequest
 from stateline.core.placing import (
     Passed,
+    Priced,
     Refused,
     Ruling,
     Standing,
@@ -55,6 +56,7 @@ class Placement(NamedTuple):
         permit: its place there, to be ended; None where nobody counts.
         ruling: the verdict on it; None where there are no contracts.
         refused: those of the others that a contract keeps out.
+        priced: what the candidates cost in effect, where that decides.
     """
 
     deployment: Deployment | None
@@ -63,6 +65,7 @@ class Placement(NamedTuple):
     permit: Permit | None = None
     ruling: Ruling | None = None
     refused: tuple[Refused, ...] = ()
+    priced: tuple[Priced, ...] = ()
 
 
 def place(
@@ -79,10 +82,11 @@ def place(
 ) -> Placement:
     """The deployment for a call: the first in order that takes it.
 
-    Lower priority goes first. Equal ones share by weight, and by ``affinity`` (a session's id), so that
-    a session stays where its prompt is cached. ``tried`` are passed over, and whatever ``judge`` denies; so are
-    ``dear`` ones, for which a budget has too little left, and those that ``purse`` does not take.
-    ``request`` is asked for only where a deployment counts tokens or cannot take everything.
+    Lower priority goes first; of equal ones, where prices decide, the one that costs least in effect. Equal ones
+    share by weight, and by ``affinity`` (a session's id), so that a session stays where its prompt is cached.
+    ``tried`` are passed over, and whatever ``judge`` denies; so are ``dear`` ones, for which a budget has too little
+    left, and those that ``purse`` does not take. ``request`` is asked for only where a deployment counts tokens or
+    cannot take everything.
 
     Raises:
         BadRequest: ``model_not_found``.
@@ -102,7 +106,8 @@ def place(
     if judge is not None and choice.ruling is not None:
         judge.count(choice.ruling)
     chosen = ordered[choice.at]
-    return Placement(chosen, choice.passed, None, monitor.take(chosen, tokens), choice.ruling, choice.refused)
+    permit, priced = monitor.take(chosen, tokens), () if purse is None else purse.priced(ordered)
+    return Placement(chosen, choice.passed, None, permit, choice.ruling, choice.refused, priced)
 
 
 def _only(
@@ -188,6 +193,9 @@ def _look(
     ordered = candidates
     if len(candidates) > 1:
         ordered = sorted(candidates, key=lambda each: order_of(each.name, each.priority, each.weight, affinity))
+        if purse is not None and purse.by_price:
+            # It keeps the order of what costs the same.
+            ordered.sort(key=lambda each: (each.priority, purse.rank(each)))
     asked: ModelRequest | None = None
     tokens, wanted, now_ms = 0, frozenset[str](), monitor.now_ms()
     if any(each.tpm is not None or each.lacks for each in ordered):

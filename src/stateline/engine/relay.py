@@ -201,6 +201,7 @@ class _Tries:
             verdict=placement.ruling,
             refused=placement.refused,
             reserved=quote.reserved,
+            priced=placement.priced,
         )
         await node.ledger.start(started, quote.holds, wait=costs(quote.reserved))
         return _Entry(node.ledger, started.id, node.meter, quote.reserved)

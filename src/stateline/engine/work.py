@@ -436,6 +436,7 @@ class Worker:
             refused=placement.refused,
             dropped=dropped(session, deployment.origin),
             reserved=quote.reserved,
+            priced=placement.priced,
         )
 
     def _unplace(self) -> None:

@@ -28,6 +28,10 @@ _NEEDED = ("ChargePeriodStart", "ChargeCategory", "BillingAccountId", "BillingCu
 _QUANTITIES = (("ConsumedQuantity", "ConsumedUnit"), ("PricingQuantity", "PricingUnit"), ("UsageQuantity", "UsageUnit"))
 _WORDS = ("ResourceId", "ResourceName", "SkuMeter", "SkuId", "ChargeDescription")
 """Columns in whose text a model may be named, the surest first."""
+READ = frozenset(
+    (*_NEEDED, *_COSTS.values(), *(name for pair in _QUANTITIES for name in pair), *_WORDS, "ChargePeriodEnd")
+) | {"SubAccountId", "SkuPriceDetails", "ServiceCategory", "ServiceSubcategory", "ServiceName"}
+"""The columns that are looked at; rows may leave out all others."""
 _MODEL_KEYS = ("ModelId", "x_ModelId", "x_ModelName")
 _KIND_KEYS = ("TokenType", "x_TokenType")
 _DECIMALS_MIN, _DECIMALS_MAX = 2, 10

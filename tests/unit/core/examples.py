@@ -38,7 +38,7 @@ from stateline.core.items import (
 )
 from stateline.core.limits import TurnLimits
 from stateline.core.ops import AddAnnotation, AddItem, AddPart, Delta, EndItem, EndPart, ItemMarks, PartMarks
-from stateline.core.placing import Passed, Refused, Ruling, Said
+from stateline.core.placing import Drew, Passed, Priced, Refused, Ruling, Said
 
 SESSION = "0123456789abcdefghjkmnpq"
 RESPONSE = f"resp_{SESSION}aaaaaaaa1"
@@ -81,6 +81,10 @@ RESERVED = Reserved(
     currency="EUR",
     held=(Held("budget/all/2026-11", Decimal("0.55"), Decimal("1.1")),),
     output_tokens=4_096,
+)
+PRICED = (
+    Priced("azure", Decimal("3.4"), Decimal("2.55"), (Drew("deal/spend", Decimal(1), Decimal("0.25")),)),
+    Priced("b", Decimal(5), Decimal(5)),
 )
 CHARGE = Charge(tariff="trf_0", amount=Decimal("0.01"), currency="EUR", estimated=True)
 NO_CHARGE = Charge(tariff="trf_0", amount=Decimal(0), currency="EUR")
@@ -252,7 +256,7 @@ EVERY_BODY: tuple[e.Body, ...] = (
     e.DeadlinePassed(turn=1),
     e.Snapshot(fold=1, state=msgspec.Raw(b'{"kind":"chain","created_at_ms":1,"turns":2}')),
     e.ModelCallStarted(
-        turn=1, step=3, deployment="azure", origin="openai-chat/azure", model="gpt-5", reserved=RESERVED
+        turn=1, step=3, deployment="azure", origin="openai-chat/azure", model="gpt-5", reserved=RESERVED, priced=PRICED
     ),
     e.ModelCallFinished(turn=1, step=3, finish_reason="stop", charge=CHARGE),
     e.ModelCallFailed(
@@ -270,6 +274,7 @@ EVERY_BODY: tuple[e.Body, ...] = (
         verdict=DENIAL,
         refused=(Refused("b", DENIAL),),
         reserved=RESERVED,
+        priced=PRICED,
     ),
     e.StatelessCallEnded(id="acme/0/1", usage=Usage(input_tokens=1), code="node_lost", charge=CHARGE),
     e.KeyCreated(key_id="k1", tenant="acme", name="ci", hash="00ff", expires_at_ms=5),

@@ -1,0 +1,99 @@
+"""``/v1/usage``: what the tenant's calls used and cost, by day and model."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal
+
+import msgspec
+
+from stateline.api.call import Call
+from stateline.api.query import Query
+from stateline.api.service import Service
+from stateline.core.errors import BadRequest
+from stateline.core.response import CostField
+from stateline.engine.usage import UsageKey, UsageSum
+
+_FIRST, _LAST = date(1970, 1, 1), date(9998, 12, 31)
+
+
+class UsageObject(msgspec.Struct, frozen=True, kw_only=True):
+    """Calls of one day (UTC), model and workload, as far as this page has looked.
+
+    Attributes:
+        unpriced: how many of ``calls`` no price is known for.
+        cached_tokens, cache_write_tokens: parts of ``input_tokens``; ``reasoning_tokens``: of ``output_tokens``.
+        cost: one entry a currency.
+    """
+
+    object: Literal["usage"] = "usage"
+    day: date
+    model: str
+    workload: str
+    calls: int
+    unpriced: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    cost: tuple[CostField, ...]
+
+
+class UsageList(msgspec.Struct, frozen=True, kw_only=True):
+    """What some of the tenant's sessions come to; the pages of a list add up.
+
+    ``last_id`` goes into ``after`` for the next page, and may be there though this one is empty.
+    """
+
+    object: Literal["list"] = "list"
+    data: tuple[UsageObject, ...]
+    last_id: str | None
+    has_more: bool
+
+
+async def list_usage(service: Service, call: Call) -> None:
+    query = Query(call.query)
+    since, until = _day(query, "from", _FIRST), _day(query, "to", _LAST)
+    page = query.page()
+    span = (_ms(since), _ms(until + timedelta(days=1)))
+    found = await service.engine.usage(call.tenant, span, page.after)
+    data = tuple(_object(key, each) for key, each in found.rows)
+    await call.reply_json(UsageList(data=data, last_id=found.cursor, has_more=found.cursor is not None))
+
+
+def _day(query: Query, name: str, default: date) -> date:
+    text = query.text(name)
+    if text is None:
+        return default
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        day = date.min
+    if not _FIRST <= day <= _LAST:
+        raise BadRequest(f"Invalid '{name}': expected a day, such as 2026-11-30.", code="invalid_value", param=name)
+    return day
+
+
+def _ms(day: date) -> int:
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
+
+
+def _object(key: UsageKey, each: UsageSum) -> UsageObject:
+    used = each.usage
+    return UsageObject(
+        day=key.day,
+        model=key.model,
+        workload=key.workload,
+        calls=each.calls,
+        unpriced=each.unpriced,
+        input_tokens=used.input_tokens,
+        output_tokens=used.output_tokens,
+        cached_tokens=used.cached_tokens,
+        cache_write_tokens=used.cache_write_tokens,
+        reasoning_tokens=used.reasoning_tokens,
+        cost=tuple(
+            CostField(amount=f"{amount:f}", currency=currency, estimated=estimated)
+            for currency, (amount, estimated) in sorted(each.costs.items())
+        ),
+    )
