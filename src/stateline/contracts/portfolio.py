@@ -18,6 +18,8 @@ from stateline.contracts.load import Document, convert
 from stateline.contracts.quotes import plain
 from stateline.core.limits import PLAN_PLACEMENTS_MAX
 
+MTOK = "mtok"
+"""A million tokens, the unit where none is named."""
 PerQuarter = str | int | tuple[str | int, ...]
 """A decimal that holds in every quarter, or one for each."""
 
@@ -51,7 +53,7 @@ class Workload(_Strict, frozen=True, kw_only=True):
     name: str
     kind: Literal["stateless", "stateful", "training", "batch"]
     demand: PerQuarter
-    unit: str = "mtok"
+    unit: str = MTOK
     model: str | None = None
     accelerators: tuple[str, ...] = ()
     interface: str | None = None
@@ -71,7 +73,7 @@ class Site(_Strict, frozen=True, kw_only=True):
     model: str
     cloud: str
     price: PerQuarter
-    unit: str = "mtok"
+    unit: str = MTOK
     capacity: PerQuarter | None = None
     host: str | None = None
     vendor: str | None = None
