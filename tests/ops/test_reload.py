@@ -298,7 +298,7 @@ async def test_a_budget_below_what_is_spent_changes_nothing(house: House) -> Non
     priced = re.sub(r"^(cloud = .*\n)", r"\1" + price, bare, flags=re.M)
     house.server.config.write_text(priced + budget("1000"))
     await house.reload()
-    await until_async(lambda: house.ask(), spent)
+    await until_async(house.ask, spent)
     assert await spent() == ["ours 1000"]
 
     house.server.config.write_text(priced + budget("0.000001"))
