@@ -29,7 +29,7 @@ from stateline.core.limits import (
 )
 from stateline.core.session import Session
 from stateline.engine.meter import costs, settling, whole
-from stateline.engine.rates import ended
+from stateline.engine.rates import ended, may_fail
 from stateline.ports import BudgetExceeded, Clock, Fenced, HeadMoved, Hold, Ownership, SessionMissing, Store
 
 log = logging.getLogger("stateline.engine")
@@ -164,7 +164,7 @@ class Ledger:
                 )
                 # The others are of a call's end, whose entry brings its own.
                 taken = [hold for hold in holds if hold.held > 0 or hold.limit is not None]
-                await self.start(started, taken, wait=costs(body.reserved) or bool(body.counted))
+                await self.start(started, taken, wait=costs(body.reserved) or may_fail(taken))
             elif type(body) is e.ModelCallFinished:
                 self.end(effect_key(event.session.id, body.turn, body.step), body.charge, usage=body.usage)
             elif type(body) is e.ModelCallFailed:

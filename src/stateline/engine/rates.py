@@ -56,6 +56,11 @@ def ended(counted: Iterable[Counted], usage: Usage | None, *, unsent: bool) -> l
     return holds
 
 
+def may_fail(holds: Iterable[Hold]) -> bool:
+    """Whether one of them may be refused, so that the call has to wait until it is not."""
+    return any(hold.limit is not None and (hold.spent or hold.held) for hold in holds)
+
+
 def unpaid(turn: Turn, step: int, error: BadRequest | BudgetExceeded | RateLimited, at_ms: int) -> e.Body:
     """What a running turn does whose call is not made: where a rate limit is reached, it waits, if it has the time."""
     due_ms = again_ms(error, step, at_ms) if isinstance(error, RateLimited) else None

@@ -28,6 +28,7 @@ from stateline.engine.node import Node
 from stateline.engine.paying import paid
 from stateline.engine.perform import unbilled
 from stateline.engine.place import Placement, fitted, place, standings
+from stateline.engine.rates import may_fail
 from stateline.money.budgets import Payer
 from stateline.ports import BudgetExceeded, Judge
 
@@ -206,7 +207,7 @@ class _Tries:
             priced=placement.priced,
             counted=quote.counted,
         )
-        await node.ledger.start(started, quote.holds, wait=costs(quote.reserved) or bool(quote.counted))
+        await node.ledger.start(started, quote.holds, wait=costs(quote.reserved) or may_fail(quote.holds))
         return _Entry(node.ledger, started.id, node.meter, quote.reserved)
 
     async def wait(self, placement: Placement) -> None:
