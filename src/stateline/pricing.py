@@ -15,6 +15,7 @@ from stateline.engine.meter import Meter
 from stateline.money.book import PriceBook
 from stateline.money.budgets import Budget, Rate, rates_on
 from stateline.money.effective import Draw, Effective, Values, ValuesError, decode, effective
+from stateline.money.rates import RateLimit
 from stateline.money.tariffs import names_of, tariffs
 from stateline.ports import Deployment as Deployed
 from stateline.price_files import load_folder, shipped
@@ -80,6 +81,22 @@ def budgets(config: Config) -> tuple[Budget, ...]:
     return tuple(_budget(each) for each in config.budgets)
 
 
+def rate_limits(config: Config) -> tuple[RateLimit, ...]:
+    """The configured rate limits, in their order."""
+    return tuple(
+        RateLimit(
+            name=each.name,
+            tenant=each.tenant,
+            key=each.key,
+            model=each.model,
+            requests_per_minute=each.requests_per_minute,
+            tokens_per_minute=each.tokens_per_minute,
+            max_concurrency=each.max_concurrency,
+        )
+        for each in config.rate_limits
+    )
+
+
 def currency_rates(config: Config) -> tuple[Rate, ...]:
     """The configured rates of exchange; `money.budgets.rates_on` says which hold on a day."""
     return tuple(Rate(each.have, each.want, each.rate, each.on) for each in config.prices.rates)
@@ -92,7 +109,7 @@ def meter_of(
     contracts: Contracts | None = None,
     before: Meter | None = None,
 ) -> Meter | None:
-    """The prices and budgets that hold at an instant (Unix time); None where there are neither.
+    """The prices, budgets and rate limits that hold at an instant (Unix time); None where there are none.
 
     Args:
         contracts: whose commitments the use of deployments may draw down.
@@ -104,8 +121,8 @@ def meter_of(
     """
     on = day_of(at_ms)
     tariffs_now = priced(config, found, on)
-    held = budgets(config)
-    if not held and not any(tariffs_now.values()):
+    held, limited = budgets(config), rate_limits(config)
+    if not held and not limited and not any(tariffs_now.values()):
         return None
     rates = rates_on(currency_rates(config), on)
     currencies = {tariff.price.currency for tiers in tariffs_now.values() for tariff in tiers.values()}
@@ -128,7 +145,9 @@ def meter_of(
             and (price := _blended(tariff.price, rates)) is not None
         }
         ranks = ranks_of(found, blended, _values(config, now), now.date(), contracts)
-    return Meter(tariffs_now, held, rates, unpriced=config.prices.unpriced, ranks=ranks, before=before)
+    return Meter(
+        tariffs_now, held, rates, unpriced=config.prices.unpriced, ranks=ranks, rate_limits=limited, before=before
+    )
 
 
 def ranks_of(

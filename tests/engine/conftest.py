@@ -17,7 +17,7 @@ from stateline.core.limits import TurnLimits
 from stateline.engine import Engine, Submission
 from stateline.engine.meter import Meter
 from stateline.models.catalogue import Catalogue
-from stateline.ports import Deployment
+from stateline.ports import Clock, Deployment
 from stateline.stores.clock import SystemClock
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
@@ -90,9 +90,10 @@ class Lab:
         kill: bool = False,
         deployments: int | Sequence[Deployment] = 1,
         meter: Meter | None = None,
+        clock: Clock | None = None,
     ) -> AsyncGenerator[Engine]:
         """An engine that runs; with ``kill`` it ends as a killed process would, handing nothing back."""
-        clock = SystemClock()
+        clock = clock or SystemClock()
         store = await open_sqlite(self.path / "stateline.db", clock=clock)
         if isinstance(deployments, int):
             deployments = [deployment(f"d{at}", upstream_model="m", priority=1) for at in range(deployments)]

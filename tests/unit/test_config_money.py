@@ -116,3 +116,39 @@ def test_money_that_cannot_be_counted_is_refused(tmp_path: Path, text: str, code
     error = refusal(tmp_path, text)
     assert error.code == code
     assert expected in str(error)
+
+
+# -- rate limits -------------------------------------------------------------------------------------------
+
+
+def test_a_rate_limit_without_a_name_is_named_by_what_it_covers(tmp_path: Path) -> None:
+    text = """
+    [[rate_limits]]
+    requests_per_minute = 60
+    [[rate_limits]]
+    tenant = "acme"
+    model = "gpt-5"
+    tokens_per_minute = 1_000
+    max_concurrency = 2
+    """
+    every, team = load(write(tmp_path, text), {}).rate_limits
+    assert (every.name, every.requests_per_minute, every.tokens_per_minute, every.max_concurrency) == (
+        "all", 60, None, None,
+    )  # fmt: skip
+    assert (team.name, team.tenant, team.tokens_per_minute, team.max_concurrency) == (
+        "tenant=acme,model=gpt-5", "acme", 1_000, 2,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[[rate_limits]]\ntenant = "a"', "it limits nothing"),
+        ("[[rate_limits]]\nrequests_per_minute = 0", "rate_limits[0].requests_per_minute"),
+        ("[[rate_limits]]\nmax_concurrency = 1_000_000_001", "rate_limits[0].max_concurrency"),
+        ("[[rate_limits]]\nrequests_per_minuet = 1", "requests_per_minute"),
+        ("[[rate_limits]]\nmax_concurrency = 1\n[[rate_limits]]\nmax_concurrency = 2", '"all" is taken'),
+    ],
+)
+def test_a_rate_limit_that_cannot_be_held_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    assert said in str(refusal(tmp_path, text))

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from decimal import Decimal
 
-from stateline.config.schema import BUDGET_SCOPES, Config, ConfigError, Deployment, Source, is_loopback
+from stateline.config.schema import BUDGET_SCOPES, RATES, Config, ConfigError, Deployment, Source, is_loopback
 from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX, TurnLimits
 from stateline.models.facts.places import tiers_of
@@ -29,6 +29,7 @@ def check(config: Config, source: Source) -> None:
     _check_contracts(config, source)
     _check_prices(config, source)
     _check_budgets(config, source)
+    _check_rate_limits(config, source)
     _check_limits(config, source)
 
 
@@ -237,6 +238,21 @@ def _check_budgets(config: Config, source: Source) -> None:
                 "every budget has a name of its own, and one that has none is named by what it covers",
             )
         seen.add(budget.name)
+
+
+def _check_rate_limits(config: Config, source: Source) -> None:
+    seen: set[str] = set()
+    for index, limit in enumerate(config.rate_limits):
+        at = f"rate_limits[{index}]"
+        if all(getattr(limit, key) is None for key in RATES):
+            raise ConfigError("config_invalid", f"{source.at(at)}: it limits nothing", f"set one of {', '.join(RATES)}")
+        if limit.name in seen:
+            raise ConfigError(
+                "config_invalid",
+                f'{source.at(f"{at}.name")}: "{limit.name}" is taken',
+                "every rate limit has a name of its own, and one that has none is named by what it covers",
+            )
+        seen.add(limit.name)
 
 
 def _check_limits(config: Config, source: Source) -> None:

@@ -24,6 +24,7 @@ from stateline.config.schema import (
     LISTS,
     LOCAL_MODEL,
     LOCAL_VENDOR,
+    RATE_SCOPES,
     SECTIONS,
     TABLES,
     Config,
@@ -60,7 +61,8 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     base = file.parent
     _finish_store(tables, source, environ, base)
     _finish_deployments(tables, source, base)
-    _finish_budgets(tables)
+    _name_by_scope(tables, "budgets", BUDGET_SCOPES)
+    _name_by_scope(tables, "rate_limits", RATE_SCOPES)
     _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
     _absolute(tables.get("contracts"), ("path",), base)
     _absolute(tables.get("prices"), ("path", "values"), base)
@@ -268,13 +270,13 @@ def _finish_deployments(tables: Tables, source: Source, base: Path) -> None:
             _absolute(entry, ("upstream_model",), base)
 
 
-def _finish_budgets(tables: Tables) -> None:
-    """Name a budget without a name by what it covers."""
-    budgets = tables.get("budgets")
-    for entry in cast("list[object]", budgets) if isinstance(budgets, list) else ():
+def _name_by_scope(tables: Tables, section: str, scopes: tuple[str, ...]) -> None:
+    """Name a budget or a rate limit without a name by what it covers."""
+    entries = tables.get(section)
+    for entry in cast("list[object]", entries) if isinstance(entries, list) else ():
         if isinstance(entry, dict):
             entry = cast("Tables", entry)
-            scope = ",".join(f"{key}={entry[key]}" for key in BUDGET_SCOPES if key in entry)
+            scope = ",".join(f"{key}={entry[key]}" for key in scopes if key in entry)
             entry.setdefault("name", scope[:128] or "all")
 
 

@@ -218,6 +218,18 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     model: Scope | None = None
 
 
+class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
+    """What each API key may do whose calls agree with all that it names, counted by itself."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=128)]
+    requests_per_minute: Annotated[int, Meta(ge=1, le=RATE_PER_MINUTE_MAX)] | None = None
+    tokens_per_minute: Annotated[int, Meta(ge=1, le=RATE_PER_MINUTE_MAX)] | None = None
+    max_concurrency: Annotated[int, Meta(ge=1, le=RATE_PER_MINUTE_MAX)] | None = None
+    tenant: Scope | None = None
+    key: Scope | None = None
+    model: Scope | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may set; see docs/configuration.md."""
 
@@ -229,6 +241,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     contracts: Contracts | None = None
     prices: Prices = msgspec.field(default_factory=Prices)
     budgets: tuple[Budget, ...] = ()
+    rate_limits: tuple[RateLimit, ...] = ()
     limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
     retention: Retention = msgspec.field(default_factory=Retention)
 
@@ -242,11 +255,12 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "contracts": Contracts,
     "prices": Prices,
     "budgets": Budget,
+    "rate_limits": RateLimit,
     "limits": TurnLimits,
     "retention": Retention,
 }
 
-LISTS = frozenset({"budgets", "deployments", "products"})
+LISTS = frozenset({"budgets", "deployments", "products", "rate_limits"})
 """Sections of which there may be several, each with a name."""
 
 TABLES: Mapping[tuple[str, str], type[msgspec.Struct]] = {
@@ -256,6 +270,8 @@ TABLES: Mapping[tuple[str, str], type[msgspec.Struct]] = {
 """Keys whose values are tables themselves, or lists of them."""
 
 BUDGET_SCOPES = ("tenant", "key", "agent", "session", "model")
+RATE_SCOPES = ("tenant", "key", "model")
+RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
 LATER_SECTIONS = frozenset({"agents", "mcp_servers", "oidc", "policy", "telemetry", "tools", "vault"})

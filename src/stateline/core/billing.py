@@ -145,6 +145,22 @@ class Reserved(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_default
     output_tokens: int | None = None
 
 
+class Counted(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a call counts for in one balance of a rate limit, as far as its end moves that again.
+
+    Attributes:
+        budget: the balance's name.
+        places: how many it takes while it runs; given back when it has ended.
+        tokens: an estimate; what the call really used takes its place.
+        until_ms: when the balance's window ends (Unix time); 0: it has none.
+    """
+
+    budget: str
+    places: int = 0
+    tokens: int = 0
+    until_ms: int = 0
+
+
 class Charge(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What a call cost.
 

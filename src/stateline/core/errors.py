@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from stateline.core.calls import Usage
 
 Blame = Literal["client", "operator", "upstream", "stateline"]
+RateKind = Literal["requests", "tokens", "concurrency"]
 
 
 class StatelineError(Exception):
@@ -84,6 +85,30 @@ class Overloaded(StatelineError):
     code = "overloaded"
     status = 503
     blame: Blame = "operator"
+
+
+class RateLimited(StatelineError):
+    """A limit of the caller's rate is reached; a later try will do, where ``retry_after_s`` says when.
+
+    Attributes:
+        kind: what is limited: ``requests`` or ``tokens`` a minute, or ``concurrency``.
+        limit: how many; ``left``: how many of them are left now.
+        until_ms: when the window ends, or another try makes sense (Unix time); None: this call never fits.
+    """
+
+    code = "rate_limit_exceeded"
+    status = 429
+    blame: Blame = "client"
+
+    def __init__(
+        self, message: str, *, kind: RateKind, limit: int, left: int, until_ms: int | None, at_ms: int
+    ) -> None:
+        retry_after_s = None if until_ms is None else max(1, -(-(until_ms - at_ms) // 1000))
+        super().__init__(message, retry_after_s=retry_after_s)
+        self.kind: RateKind = kind
+        self.limit = limit
+        self.left = left
+        self.until_ms = until_ms
 
 
 class NoDeployment(StatelineError):

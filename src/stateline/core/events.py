@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from stateline.core.billing import Charge, Reserved, Tariff
+from stateline.core.billing import Charge, Counted, Reserved, Tariff
 from stateline.core.calls import FinishReason, ModelParams, Usage
 from stateline.core.carrying import Dropped
 from stateline.core.ids import SessionRef
@@ -158,7 +158,7 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     deployment, where there are contracts, and ``refused`` what they say of those that they keep out.
     ``dropped`` names what of the context the call does not get, because its format or origin cannot take it.
     ``reserved`` is the most that it may cost, where a price is known. ``priced`` is what candidates cost in effect,
-    where that decides.
+    where that decides. ``counted`` is what its end gives back to rate limits, or corrects there.
     """
 
     turn: int
@@ -173,6 +173,7 @@ class ModelCallStarted(_Body, tag="model_call_started/1", frozen=True, gc=False,
     dropped: tuple[Dropped, ...] = ()
     reserved: Reserved | None = None
     priced: tuple[Priced, ...] = ()
+    counted: tuple[Counted, ...] = ()
 
 
 class Chunk(_Body, tag="chunk/1", frozen=True, gc=False, kw_only=True):
@@ -281,8 +282,8 @@ class TariffRecorded(_Body, tag="tariff_recorded/1", frozen=True, gc=False, kw_o
 class StatelessCallStarted(_Body, tag="stateless_call_started/1", frozen=True, gc=False, kw_only=True):
     """A call that is kept in no session was placed; without content. ``id`` is its own in the whole store.
 
-    ``interface`` as in ``CallFacts``; ``passed``, ``verdict``, ``refused``, ``reserved`` and ``priced`` as in
-    ModelCallStarted.
+    ``interface`` as in ``CallFacts``; ``passed``, ``verdict``, ``refused``, ``reserved``, ``priced`` and ``counted``
+    as in ModelCallStarted.
     """
 
     id: str
@@ -296,6 +297,7 @@ class StatelessCallStarted(_Body, tag="stateless_call_started/1", frozen=True, g
     refused: tuple[Refused, ...] = ()
     reserved: Reserved | None = None
     priced: tuple[Priced, ...] = ()
+    counted: tuple[Counted, ...] = ()
 
 
 class StatelessCallEnded(_Body, tag="stateless_call_ended/1", frozen=True, gc=False, kw_only=True):

@@ -297,7 +297,11 @@ CIRCUIT_PROBE_MS = 1_000
 RATE_LIMITED_MS = 1_000
 """A deployment that limits the rate and does not say for how long is left alone this long."""
 RATE_PER_MINUTE_MAX = 1_000_000_000
-"""Highest ``rpm`` and ``tpm`` of a deployment."""
+"""Highest ``rpm`` and ``tpm`` of a deployment, and of a rate limit."""
+RATE_WINDOW_MS = 60_000
+"""Requests and tokens of a rate limit are counted in windows of this length: the minutes of UTC."""
+RATE_WAIT_MS_MAX = 30_000
+"""A running turn that waits for a place of a concurrency limit looks again after this at the latest."""
 NO_DEPLOYMENT_WAIT_MS_MAX = 10_000
 """A request that would wait longer than this for a deployment is refused with 503; background ones wait."""
 

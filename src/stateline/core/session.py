@@ -12,7 +12,7 @@ from typing import Literal
 import msgspec
 
 from stateline.core import events as e
-from stateline.core.billing import Reserved
+from stateline.core.billing import Counted, Reserved
 from stateline.core.calls import Usage
 from stateline.core.carrying import origins_of
 from stateline.core.errors import IllegalTransition
@@ -139,6 +139,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     origin: str
     stream: bool
     reserved: Reserved | None = None
+    counted: tuple[Counted, ...] = ()
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -390,6 +391,7 @@ def _call(event: e.Event, body: e.ModelCallStarted) -> Call:
         origin=body.origin,
         stream=body.stream,
         reserved=body.reserved,
+        counted=body.counted,
     )
 
 

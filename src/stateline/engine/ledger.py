@@ -29,6 +29,7 @@ from stateline.core.limits import (
 )
 from stateline.core.session import Session
 from stateline.engine.meter import costs, settling, whole
+from stateline.engine.rates import ended, may_fail
 from stateline.ports import BudgetExceeded, Clock, Fenced, HeadMoved, Hold, Ownership, SessionMissing, Store
 
 log = logging.getLogger("stateline.engine")
@@ -87,7 +88,7 @@ class Ledger:
         if book.waiting >= LEDGER_WAITING_MAX:
             raise Overloaded("calls cannot be recorded fast enough now; try again", retry_after_s=1.0)
         self._books[body.id] = book
-        book.open[body.id] = body.reserved
+        book.open[body.id] = body
         if not wait:
             book.put(_Entry(body, holds, None))
             return
@@ -117,11 +118,12 @@ class Ledger:
         book = self._books.get(id_)
         if book is None:
             return None
-        reserved = book.open.get(id_)
+        started = book.open[id_]
+        reserved = started.reserved
         if charge is None and reserved is not None:
             charge = whole(reserved) if sent else _none(reserved)
         body = e.StatelessCallEnded(id=id_, usage=usage, code=code, charge=charge)
-        book.put(_Entry(body, settling(reserved, charge), None))
+        book.put(_Entry(body, _settling(started, charge, usage, unsent=not sent), None))
         self._forget(id_)
         return charge
 
@@ -158,13 +160,16 @@ class Ledger:
                     refused=body.refused,
                     reserved=body.reserved,
                     priced=body.priced,
+                    counted=body.counted,
                 )
-                taken = [hold for hold in holds if hold.held > 0]
-                await self.start(started, taken, wait=costs(body.reserved))
+                # The others are of a call's end, whose entry brings its own.
+                taken = [hold for hold in holds if hold.held > 0 or hold.limit is not None]
+                await self.start(started, taken, wait=costs(body.reserved) or may_fail(taken))
             elif type(body) is e.ModelCallFinished:
                 self.end(effect_key(event.session.id, body.turn, body.step), body.charge, usage=body.usage)
             elif type(body) is e.ModelCallFailed:
-                self.end(effect_key(event.session.id, body.turn, body.step), body.charge, body.code, body.usage)
+                key, sent = effect_key(event.session.id, body.turn, body.step), not body.unbilled
+                self.end(key, body.charge, body.code, body.usage, sent=sent)
 
     # -- books ------------------------------------------------------------------------------------------
 
@@ -204,23 +209,31 @@ class Ledger:
             StoreUnavailable, Fenced, SessionMissing: as the store does; what is left is for the next.
         """
         store, ref, seq = self._node.store, own.session, 0
-        under_way: dict[str, Reserved | None] = {}
+        under_way: dict[str, e.StatelessCallStarted] = {}
         async for event in store.read(ref):
             body, seq = event.body, event.seq
             if type(body) is e.StatelessCallStarted:
-                under_way[body.id] = body.reserved
+                under_way[body.id] = body
             elif type(body) is e.StatelessCallEnded:
                 under_way.pop(body.id, None)
-        lost = list(under_way.items())
+        lost = list(under_way.values())
         if lost:
             log.info("a node was lost with %d stateless calls under way; they are charged in full", len(lost))
         for at in range(0, len(lost), APPEND_EVENTS_MAX // 2):
             some = lost[at : at + APPEND_EVENTS_MAX // 2]
-            charges = [(id_, reserved, whole(reserved) if reserved else None) for id_, reserved in some]
-            bodies = [e.StatelessCallEnded(id=id_, code="node_lost", charge=charge) for id_, _, charge in charges]
-            holds = [hold for _, reserved, charge in charges for hold in settling(reserved, charge)]
+            charges = [(each, whole(each.reserved) if each.reserved else None) for each in some]
+            bodies = [e.StatelessCallEnded(id=each.id, code="node_lost", charge=charge) for each, charge in charges]
+            holds = [hold for each, charge in charges for hold in _settling(each, charge, None, unsent=False)]
             seq = await store.append(own, seq, _events(own, seq, bodies, self._node.clock.now_ms()), holds)
         await store.release(own, 0)
+
+
+def _settling(
+    started: e.StatelessCallStarted, charge: Charge | None, usage: Usage | None, *, unsent: bool
+) -> list[Hold]:
+    """How balances move with a call's end."""
+    holds = settling(started.reserved, charge)
+    return holds + ended(started.counted, usage, unsent=unsent) if started.counted else holds
 
 
 def _none(reserved: Reserved) -> Charge:
@@ -238,13 +251,13 @@ class _Book:
     """One system session, and the task that writes it.
 
     Attributes:
-        open: what each call that is under way has reserved, by its id.
+        open: the beginning of each call that is under way, by its id.
         announced: done once the book and the tariffs in its beginning are durable.
     """
 
     def __init__(self, store: Store, clock: Clock, own: Ownership, tariffs: Iterable[Tariff]) -> None:
         self.own = own
-        self.open: dict[str, Reserved | None] = {}
+        self.open: dict[str, e.StatelessCallStarted] = {}
         loop = asyncio.get_running_loop()
         self.announced: asyncio.Future[None] = loop.create_future()
         self._store = store
@@ -398,31 +411,36 @@ def _together(batch: Iterable[_Entry]) -> list[Hold]:
 
     Where these fit, those of each entry do.
     """
-    given: dict[str, tuple[Decimal, Decimal]] = {}
-    taken: dict[str, tuple[Decimal, Decimal | None]] = {}
-    add = EXACT.add
+    given: dict[str, Hold] = {}
+    taken: dict[str, Hold] = {}
     for entry in batch:
+        sums = given if type(entry.body) is e.StatelessCallEnded else taken
         for hold in entry.holds:
-            name, limit = hold.budget, hold.limit
-            if type(entry.body) is e.StatelessCallEnded:
-                held, spent = given.get(name, (ZERO, ZERO))
-                given[name] = (add(held, hold.held), add(spent, hold.spent))
-            else:
-                held, least = taken.get(name, (ZERO, limit))
-                if limit is not None:
-                    least = limit if least is None else min(limit, least)
-                taken[name] = (add(held, hold.held), least)
-    holds = [Hold(budget=name, held=held, spent=spent) for name, (held, spent) in given.items()]
-    holds += [Hold(budget=name, held=held, limit=limit) for name, (held, limit) in taken.items()]
-    return holds
+            before = sums.get(hold.budget)
+            sums[hold.budget] = hold if before is None else _sum(before, hold)
+    return [*given.values(), *taken.values()]
+
+
+def _sum(one: Hold, other: Hold) -> Hold:
+    """Two holds of one balance as one. Their limit is the lesser, and holds for the two together."""
+    add, limit = EXACT.add, one.limit
+    if limit is None or (other.limit is not None and other.limit < limit):
+        limit = other.limit
+    return Hold(
+        budget=one.budget,
+        held=add(one.held, other.held),
+        spent=add(one.spent, other.spent),
+        limit=limit,
+        expires_ms=one.expires_ms,
+    )
 
 
 def _unsent(body: e.Body) -> _Entry:
     """The end of a call that was recorded, and never sent."""
     assert type(body) is e.StatelessCallStarted
     charge = None if body.reserved is None else _none(body.reserved)
-    ended = e.StatelessCallEnded(id=body.id, code="not_sent", charge=charge)
-    return _Entry(ended, settling(body.reserved, charge), None)
+    end = e.StatelessCallEnded(id=body.id, code="not_sent", charge=charge)
+    return _Entry(end, _settling(body, charge, None, unsent=True), None)
 
 
 def _fitting(batch: list[_Entry], error: BudgetExceeded) -> list[_Entry]:
@@ -431,7 +449,7 @@ def _fitting(batch: list[_Entry], error: BudgetExceeded) -> list[_Entry]:
     kept: list[_Entry] = []
     refused: list[_Entry] = []
     for entry in batch:
-        wanted = sum((hold.held for hold in entry.holds if hold.budget == error.budget), Decimal(0))
+        wanted = sum((hold.held + hold.spent for hold in entry.holds if hold.budget == error.budget), ZERO)
         if wanted > left and _limited(entry, error.budget):
             refused.append(entry)
         else:

@@ -12,14 +12,17 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from stateline.core import events as e
-from stateline.core.billing import ONE, ZERO, Charge, Held, Price, Reserved, Tariff, tier_of
+from stateline.core.billing import ONE, ZERO, Charge, Counted, Held, Price, Reserved, Tariff, tier_of
 from stateline.core.calls import ModelRequest, Usage
+from stateline.core.errors import RateLimited
 from stateline.core.limits import METER_PAYERS_MAX, OUTPUT_TOKENS_DEFAULT, OUTPUT_TOKENS_PAID_MIN
 from stateline.core.placing import Drew, Priced, asked_tier
 from stateline.core.tokens import most_tokens
+from stateline.engine.rates import counting
 from stateline.money.budgets import Budget, NoRate, Payer, balance_name, converted, covering, month_of
 from stateline.money.effective import Effective
 from stateline.money.meter import cost_of, output_affordable, worst_case
+from stateline.money.rates import Count, RateLimit, counts, limiting, refusal
 from stateline.ports import BudgetExceeded, Deployment, Hold
 
 Unpriced = Literal["unbudgeted", "allow", "refuse"]
@@ -32,10 +35,12 @@ class Quote(NamedTuple):
     Attributes:
         reserved: for the log; None where no price is known.
         holds: for the append that records it.
+        counted: for the log; what the call's end gives back to rate limits.
     """
 
     reserved: Reserved | None
     holds: tuple[Hold, ...] = ()
+    counted: tuple[Counted, ...] = ()
 
 
 UNPRICED = Quote(None)
@@ -58,6 +63,7 @@ class Meter:
         budgets: those of all tenants.
         rates: what one unit of the first currency is in the second.
         ranks: by deployment, what a million tokens cost in effect, where that decides among equal priorities.
+        rate_limits: those of all tenants.
         before: the meter that this one replaces; calls under way are charged by its tariffs.
     """
 
@@ -69,9 +75,11 @@ class Meter:
         *,
         unpriced: Unpriced = "unbudgeted",
         ranks: Mapping[str, Effective] | None = None,
+        rate_limits: Sequence[RateLimit] = (),
         before: Meter | None = None,
     ) -> None:
         self.budgets = tuple(budgets)
+        self.rate_limits = tuple(rate_limits)
         self._tariffs = tariffs
         self.rates = rates or {}
         self.ranks = ranks or {}
@@ -82,6 +90,7 @@ class Meter:
                 self._by_id[tariff.id] = (tariff, tiers)
         self._by_session = any(each.session is not None for each in self.budgets)
         self._covering: dict[Payer, Sequence[Budget]] = {}
+        self._limiting: dict[Payer, tuple[RateLimit, ...]] = {}
         self._covers: dict[tuple[Payer, str], tuple[str, Sequence[Cover]]] = {}
         self._month = ("", 0, 0)
         self._charged: dict[tuple[str, bool], Decimal] = {} if before is None else before._charged
@@ -105,6 +114,16 @@ class Meter:
             if len(self._covering) >= METER_PAYERS_MAX:
                 self._covering.clear()
             found = self._covering[payer] = covering(self.budgets, payer)
+        return found
+
+    def limiting(self, payer: Payer) -> tuple[RateLimit, ...]:
+        """The rate limits that a call is held to."""
+        payer = payer._replace(session="", agent="")
+        found = self._limiting.get(payer)
+        if found is None:
+            if len(self._limiting) >= METER_PAYERS_MAX:
+                self._limiting.clear()
+            found = self._limiting[payer] = limiting(self.rate_limits, payer)
         return found
 
     def covers(self, payer: Payer, currency: str, at_ms: int) -> Sequence[Cover]:
@@ -223,16 +242,33 @@ class Purse:
 
     Attributes:
         short: what budgets' balances were found to have left, less than a try of this call wanted.
+        limited: the rate limit that this call has reached.
     """
 
-    __slots__ = ("_covering", "_meter", "_payer", "_tier", "short")
+    __slots__ = (
+        "_at_ms",
+        "_counts",
+        "_covering",
+        "_limits",
+        "_meter",
+        "_payer",
+        "_tier",
+        "_wanted",
+        "limited",
+        "short",
+    )
 
     def __init__(self, meter: Meter, payer: Payer, service_tier: str | None) -> None:
         self._meter = meter
         self._payer = payer
         self._tier = service_tier
         self._covering = meter.covering(payer) if meter.budgets else ()
+        self._limits = meter.limiting(payer) if meter.rate_limits else ()
+        self._counts: list[Count] = []
+        self._wanted: dict[str, Decimal] = {}
+        self._at_ms = 0
         self.short: dict[str, Decimal] = {}
+        self.limited: RateLimited | None = None
 
     @property
     def by_price(self) -> bool:
@@ -263,6 +299,21 @@ class Purse:
         return self._meter.tariff(deployment.name, self._tier or deployment.service_tier)
 
     def quote(self, deployment: Deployment, request: Callable[[], ModelRequest], at_ms: int) -> Quote:
+        """What the call reserves there, and what it counts for.
+
+        Raises:
+            BudgetExceeded: a budget does not pay for it.
+        """
+        if not self._limits:
+            return self._reserve(deployment, request, at_ms)
+        quote = self._reserve(deployment, request, at_ms)
+        self._at_ms = at_ms
+        self._counts = counts(self._limits, self._payer, at_ms)
+        counted, holds = counting(self._counts, request)
+        self._wanted = {hold.budget: hold.spent or hold.held for hold in holds}
+        return Quote(quote.reserved, (*quote.holds, *holds), counted)
+
+    def _reserve(self, deployment: Deployment, request: Callable[[], ModelRequest], at_ms: int) -> Quote:
         """What the call reserves there.
 
         Where hard budgets cover it, it is held to the output that is reserved; where one has less left (``short``)
@@ -319,7 +370,11 @@ class Purse:
         return output_tokens
 
     def found_short(self, error: BudgetExceeded, tries: int, tries_max: int) -> None:
-        """Remember what a budget has left. After the last try it counts as nothing."""
+        """Remember what a budget has left, or that a rate limit is reached. After the last try it counts as nothing."""
+        count = next((each for each in self._counts if each.balance == error.budget), None)
+        if count is not None:
+            self.limited = refusal(count, error.left, int(self._wanted[count.balance]), self._at_ms)
+            return
         self.short[error.budget] = error.left if tries < tries_max else Decimal(-1)
 
 

@@ -11,6 +11,7 @@ from stateline.core.calls import ModelRequest
 from stateline.core.session import Session
 from stateline.engine.meter import UNPRICED, Meter, Purse, Quote, failed, settling, whole
 from stateline.engine.place import Placement
+from stateline.engine.rates import ended
 from stateline.ports import BudgetExceeded, Hold
 
 ENDINGS: frozenset[type] = frozenset((e.ModelCallFinished, e.ModelCallFailed))
@@ -26,8 +27,11 @@ def paid(
 
     Raises:
         BudgetExceeded: it is paid for nowhere.
+        RateLimited: it was found to be above a rate limit.
         BadRequest: as ``look`` does.
     """
+    if purse is not None and purse.limited is not None:
+        raise purse.limited
     dear: list[str] = []
     short: BudgetExceeded | None = None
     while True:
@@ -66,4 +70,7 @@ def settlement(session: Session, body: e.Body) -> list[Hold]:
     if turn is None or turn.call is None:
         return []
     assert type(body) is e.ModelCallFinished or type(body) is e.ModelCallFailed
-    return settling(turn.call.reserved, body.charge)
+    holds = settling(turn.call.reserved, body.charge)
+    if turn.call.counted:
+        holds += ended(turn.call.counted, body.usage, unsent=type(body) is e.ModelCallFailed and body.unbilled)
+    return holds

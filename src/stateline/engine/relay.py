@@ -28,6 +28,7 @@ from stateline.engine.node import Node
 from stateline.engine.paying import paid
 from stateline.engine.perform import unbilled
 from stateline.engine.place import Placement, fitted, place, standings
+from stateline.engine.rates import may_fail
 from stateline.money.budgets import Payer
 from stateline.ports import BudgetExceeded, Judge
 
@@ -45,6 +46,7 @@ async def relay(
     Raises:
         ModelError: after the last try.
         BudgetExceeded: it is paid for nowhere.
+        RateLimited: a rate limit is reached.
         NoDeployment: none can take the call within NO_DEPLOYMENT_WAIT_MS_MAX.
         Forbidden: ``contract_denied``: contracts deny it to every deployment.
         BadRequest: unknown model, or what no deployment's format can carry.
@@ -155,6 +157,7 @@ class _Tries:
 
         Raises:
             BudgetExceeded: it is paid for nowhere.
+            RateLimited: a rate limit is reached.
             BadRequest: unknown model, or what no deployment can carry.
         """
         node, request, facts = self._node, self._request, self._facts
@@ -202,8 +205,9 @@ class _Tries:
             refused=placement.refused,
             reserved=quote.reserved,
             priced=placement.priced,
+            counted=quote.counted,
         )
-        await node.ledger.start(started, quote.holds, wait=costs(quote.reserved))
+        await node.ledger.start(started, quote.holds, wait=costs(quote.reserved) or may_fail(quote.holds))
         return _Entry(node.ledger, started.id, node.meter, quote.reserved)
 
     async def wait(self, placement: Placement) -> None:

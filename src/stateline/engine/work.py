@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from stateline.core import events as e
-from stateline.core.errors import BadRequest, StoreUnavailable
+from stateline.core.errors import BadRequest, RateLimited, StoreUnavailable
 from stateline.core.ids import effect_key
 from stateline.core.limits import BUDGET_TRIES_MAX, CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
 from stateline.core.session import Session, fold, snapshot
@@ -38,6 +38,7 @@ from stateline.engine.meter import Meter, Purse
 from stateline.engine.paying import ENDINGS, closed, paid, settlement
 from stateline.engine.perform import RunningCall
 from stateline.engine.place import Catalogue, Placement, Slots, fitted, judge_of, place, purse_of
+from stateline.engine.rates import unpaid
 from stateline.engine.signal import Signal
 from stateline.engine.story import Story
 from stateline.ports import (
@@ -328,7 +329,7 @@ class Worker:
         """What ``bodies`` come to, with what they move of balances.
 
         Raises:
-            BudgetExceeded: of the very first append, so that its submitter hears it.
+            BudgetExceeded, RateLimited: of the very first append, so that its submitter hears it.
         """
         now_ms = self._home.clock.now_ms()
         session = self.session
@@ -389,7 +390,7 @@ class Worker:
         """The event that records where the call goes, or why it goes nowhere.
 
         Raises:
-            BudgetExceeded: of the very first append.
+            BudgetExceeded, RateLimited: of the very first append.
         """
         turn = session.turn
         assert turn is not None
@@ -413,12 +414,10 @@ class Worker:
         )
         try:
             placement, quote = paid(look, self._purse, request, home.clock.now_ms())
-        except BadRequest as error:
-            return e.TurnFailed(response_id=turn.response_id, code=error.code, message=error.message)
-        except BudgetExceeded as error:
-            if not self._begun:
+        except (BadRequest, BudgetExceeded, RateLimited) as error:
+            if not self._begun and not isinstance(error, BadRequest):
                 raise
-            return e.TurnFailed(response_id=turn.response_id, code=error.code, message=error.message)
+            return unpaid(turn, effect.step, error, home.clock.now_ms())
         deployment = placement.deployment
         if deployment is None:
             return unplaced(turn, effect.step, placement, home.clock.now_ms(), judge)
@@ -437,6 +436,7 @@ class Worker:
             dropped=dropped(session, deployment.origin),
             reserved=quote.reserved,
             priced=placement.priced,
+            counted=quote.counted,
         )
 
     def _unplace(self) -> None:

@@ -71,7 +71,7 @@ class Reloader:
 
 
 def differences(old: Config, new: Config) -> Iterator[str]:
-    """The keys whose values differ; deployments, products and budgets by their names."""
+    """The keys whose values differ; those of lists by their names."""
     for section in ("server", "auth", "prices", "limits", "retention"):
         before, after = getattr(old, section), getattr(new, section)
         for key in before.__struct_fields__:
@@ -80,7 +80,7 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     # However it was named: url, url_env or url_file.
     if old.store.url != new.store.url:
         yield "store.url"
-    for section in ("deployments", "products", "budgets"):
+    for section in ("deployments", "products", "budgets", "rate_limits"):
         before, after = ({each.name: each for each in getattr(config, section)} for config in (old, new))
         for name in dict.fromkeys([*before, *after]):
             if before.get(name) != after.get(name):

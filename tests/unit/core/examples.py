@@ -8,7 +8,7 @@ from decimal import Decimal
 import msgspec
 
 from stateline.core import events as e
-from stateline.core.billing import Charge, Held, Price, Rates, Reserved, Tariff
+from stateline.core.billing import Charge, Counted, Held, Price, Rates, Reserved, Tariff
 from stateline.core.calls import (
     AllowedTools,
     FunctionChoice,
@@ -81,6 +81,10 @@ RESERVED = Reserved(
     currency="EUR",
     held=(Held("budget/all/2026-11", Decimal("0.55"), Decimal("1.1")),),
     output_tokens=4_096,
+)
+COUNTED = (
+    Counted("rate/all/acme/k1/tokens/29861280", tokens=4_200, until_ms=1_791_676_860_000),
+    Counted("rate/all/acme/k1/concurrency", places=1),
 )
 PRICED = (
     Priced("azure", Decimal("3.4"), Decimal("2.55"), (Drew("deal/spend", Decimal(1), Decimal("0.25")),)),
@@ -279,4 +283,14 @@ EVERY_BODY: tuple[e.Body, ...] = (
     e.StatelessCallEnded(id="acme/0/1", usage=Usage(input_tokens=1), code="node_lost", charge=CHARGE),
     e.KeyCreated(key_id="k1", tenant="acme", name="ci", hash="00ff", expires_at_ms=5),
     e.KeyRevoked(key_id="k1"),
+    e.ModelCallStarted(turn=1, step=3, deployment="azure", origin="openai-chat/azure", model="gpt-5", counted=COUNTED),
+    e.StatelessCallStarted(
+        id="acme/0/1",
+        tenant="acme",
+        principal="k1",
+        interface="chat",
+        deployment="azure",
+        model="gpt-5",
+        counted=COUNTED,
+    ),
 )
