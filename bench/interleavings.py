@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import sys
@@ -201,8 +202,8 @@ class World:
         self.crashes = self.refused = self.answered = self.failed = self.left = 0
         self._open = open_store
         self._expire = expire
-        self._steady = asyncio.Event()
-        self._steady.set()
+        self.steady = asyncio.Event()
+        self.steady.set()
 
     async def start(self) -> None:
         for _ in range(self.count):
@@ -233,7 +234,7 @@ class World:
 
     async def crash(self) -> None:
         """Kill a node where it stands, and start another in its place."""
-        self._steady.clear()
+        self.steady.clear()
         self.crashes += 1
         at = self.random.randrange(len(self.nodes))
         engine, store, calls = self.nodes.pop(at)
@@ -244,10 +245,10 @@ class World:
         self.configure()
         for node in self.nodes:
             node.engine.kick()
-        self._steady.set()
+        self.steady.set()
 
     async def any_node(self) -> Living:
-        await self._steady.wait()
+        await self.steady.wait()
         return self.random.choice(self.nodes)
 
     async def balance(self, budget: Budget) -> Balance:
@@ -496,7 +497,7 @@ async def run(world: World, rounds: int, progress: Callable[[], None]) -> dict[s
 
     async def lane() -> None:
         for number in numbers:
-            if world.random.random() < 1 / CRASH_EVERY_ROUNDS and world._steady.is_set():
+            if world.random.random() < 1 / CRASH_EVERY_ROUNDS and world.steady.is_set():
                 await world.crash()
             await world.round(number)
             if world.model.broken:
@@ -532,7 +533,7 @@ async def on_sqlite(rounds: int, seed: int, progress: Callable[[], None]) -> dic
 
 
 async def on_postgres(rounds: int, seed: int, progress: Callable[[], None]) -> dict[str, Any]:
-    import asyncpg
+    asyncpg: Any = importlib.import_module("asyncpg")
 
     from stateline.stores.postgres import open_postgres
 
@@ -559,6 +560,7 @@ def main() -> None:
     parser.add_argument("--store", choices=[*STORES, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=10_000, help="interleavings on each store (default: 10000)")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", type=Path, default=report.RESULTS / "interleavings.json")
     args = parser.parse_args()
     results: dict[str, Any] = {"machine": report.machine()}
     failed = False
@@ -580,8 +582,8 @@ def main() -> None:
                 found = {"broken": [str(error)]}
         results[store] = found
         print(f"{store}: {json.dumps(found)}")
-    report.RESULTS.mkdir(exist_ok=True)
-    (report.RESULTS / "interleavings.json").write_text(json.dumps(results, indent=1) + "\n")
+    args.json.parent.mkdir(exist_ok=True)
+    args.json.write_text(json.dumps(results, indent=1) + "\n")
     raise SystemExit(1 if failed else 0)
 
 

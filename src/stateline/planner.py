@@ -10,6 +10,9 @@ from stateline.core.errors import BadRequest, StatelineError
 if TYPE_CHECKING:
     import highspy
 
+_NO_GAP = 1e-9
+"""What the solver's floats leave of a gap that is closed."""
+
 
 class Planner:
     """Solves programs.
@@ -48,7 +51,8 @@ class Planner:
                 return None
             values = solver.getSolution().col_value
             chosen = {index: round(values[index]) for index in integers}
-            gap = max(0.0, solver.getInfo().mip_gap)
+            gap = solver.getInfo().mip_gap
+            gap = gap if gap > _NO_GAP else 0.0
         solver = self._run(program, (), chosen)
         if not self._feasible(solver):
             if not integers:

@@ -68,7 +68,7 @@ async def test_what_is_paid_already_goes_first_and_the_next_takes_over_where_it_
         await engine.wait(accepted, DIALECT)
         calls = [x.body for x in await log_of(engine, accepted.session) if isinstance(x.body, e.ModelCallStarted)]
         assert [each.deployment for each in calls] == ["b", "a"]
-        assert [(each.deployment, each.why) for each in calls[1].passed][0] == ("b", "failed")
+        assert (calls[1].passed[0].deployment, calls[1].passed[0].why) == ("b", "failed")
 
 
 async def test_a_deployment_without_a_price_comes_last(lab: Lab) -> None:

@@ -8,7 +8,8 @@ import re
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from decimal import Decimal
 from pathlib import Path
 from signal import SIGHUP, SIGINT, SIGTERM
 from typing import Any, NamedTuple
@@ -280,3 +281,43 @@ async def test_contracts_that_do_not_validate_leave_those_in_force(
     await house.reload()
     with pytest.raises(PermissionDeniedError, match="c/b"):
         await house.ask()
+
+
+async def test_a_budget_below_what_is_spent_changes_nothing(house: House) -> None:
+    def budget(limit: str, mode: str = "hard") -> str:
+        return f'[[budgets]]\nname = "ours"\ntenant = "default"\nusd_per_month = "{limit}"\nmode = "{mode}"\n'
+
+    async def spent() -> list[str]:
+        status, body = await admin(house.server, "GET", "/v1/admin/budgets")
+        assert status == 200
+        return [f"{each['name']} {each['limit']}" for each in body["data"] if Decimal(each["spent"]) > 0]
+
+    given = house.server.config.read_text()
+    bare = re.sub(r"^price = .*\n", "", re.sub(r"\[\[budgets\]\][^\[]*", "", given), flags=re.M)
+    price = 'price = {currency = "USD", input_per_mtok = "1000", output_per_mtok = "1000"}\n'
+    priced = re.sub(r"^(cloud = .*\n)", r"\1" + price, bare, flags=re.M)
+    house.server.config.write_text(priced + budget("1000"))
+    await house.reload()
+    await until_async(house.ask, spent)
+    assert await spent() == ["ours 1000"]
+
+    house.server.config.write_text(priced + budget("0.000001"))
+    status, body = await admin(house.server, "POST", "/v1/admin/reload")
+    assert (status, body["error"]["code"]) == (400, "budget_below_spent")
+    assert "spent" in body["error"]["message"]
+    assert await spent() == ["ours 1000"]
+    assert (await house.ask()).status == "completed"
+
+    house.server.config.write_text(priced + budget("0.000001", "warn"))
+    await house.reload()
+    assert (await house.ask()).status == "completed"
+
+
+async def until_async(do: Callable[[], Awaitable[Any]], holds: Callable[[], Awaitable[Any]], tries: int = 50) -> None:
+    """Do it until something holds: a reload's prices count a moment later."""
+    for _ in range(tries):
+        await do()
+        if await holds():
+            return
+        await asyncio.sleep(0.1)
+    raise AssertionError("it never held")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from typing import Any, NamedTuple, cast
 
+from stateline.core.billing import SERVICES
+
 Columns = Mapping[str, str | None]
 """A row of FOCUS's Cost and Usage, as far as it is known; an empty string is null."""
 
@@ -115,7 +117,7 @@ def party(name: str) -> str:
 def place_columns(
     *, name: str, cloud: str, host: str | None, region: str | None, account: str | None, more: Columns = _NO_COLUMNS
 ) -> dict[str, str | None]:
-    """The FOCUS columns that the use of a deployment has, as far as they are known before it is used.
+    """The FOCUS columns that the use of a model's deployment has, as far as they are known before it is used.
 
     Args:
         more: others, or others of these, as the cloud's own export has them.
@@ -123,6 +125,7 @@ def place_columns(
     return {
         "ChargeCategory": "Usage",
         "ServiceCategory": "AI and Machine Learning",
+        "ServiceName": SERVICES.get(cloud, cloud),
         "ServiceSubcategory": "Generative AI",
         "ResourceId": name,
         "ResourceName": name,

@@ -15,8 +15,11 @@ from stateline.contracts.amounts import CURRENCIES, decimal
 from stateline.contracts.evaluate import STRICT
 from stateline.contracts.intervals import months_on
 from stateline.contracts.load import Document, convert
+from stateline.contracts.quotes import plain
 from stateline.core.limits import PLAN_PLACEMENTS_MAX
 
+MTOK = "mtok"
+"""A million tokens, the unit where none is named."""
 PerQuarter = str | int | tuple[str | int, ...]
 """A decimal that holds in every quarter, or one for each."""
 
@@ -50,7 +53,7 @@ class Workload(_Strict, frozen=True, kw_only=True):
     name: str
     kind: Literal["stateless", "stateful", "training", "batch"]
     demand: PerQuarter
-    unit: str = "mtok"
+    unit: str = MTOK
     model: str | None = None
     accelerators: tuple[str, ...] = ()
     interface: str | None = None
@@ -70,7 +73,7 @@ class Site(_Strict, frozen=True, kw_only=True):
     model: str
     cloud: str
     price: PerQuarter
-    unit: str = "mtok"
+    unit: str = MTOK
     capacity: PerQuarter | None = None
     host: str | None = None
     vendor: str | None = None
@@ -92,8 +95,8 @@ class Portfolio(_Strict, frozen=True, kw_only=True):
         since: the first day of the first quarter.
         quarters: how many.
         payer: whose commitments count, by the name that clauses give it; None: all of them.
-        drawn: commitment -> what its running interval has drawn before ``since``. Where it is not given, of an
-            interval that has begun only the part that is planned counts, of its promise and of its use.
+        drawn: commitment -> what its running interval has drawn before ``since``, in ``currency``. Where it is not
+            given, of an interval that has begun only the part that is planned counts, of its promise and its use.
         rates: `EUR/USD`: what one euro is in dollars.
     """
 
@@ -211,7 +214,5 @@ def _rate(document: Document, name: str, value: str | int) -> tuple[tuple[str, s
 
 def rounded(value: Fraction, places: int = 6) -> str:
     """A fraction as a decimal, for people and files."""
-    from stateline.contracts.quotes import plain
-
     whole = Decimal(round(value * 10**places)).scaleb(-places)
     return plain(whole)

@@ -9,13 +9,13 @@ from typing import Any, NamedTuple, cast
 
 from stateline.contracts.amounts import decimal
 from stateline.contracts.drawdown import Terms, Undrawn, steps_of, terms_of
-from stateline.contracts.eligible import party, place_columns
+from stateline.contracts.eligible import Columns, party, place_columns
 from stateline.contracts.errors import FactsError
 from stateline.contracts.evaluate import Contracts
 from stateline.contracts.facts import EPOCH, Facts, micros, nearest
 from stateline.contracts.intervals import months_on
 from stateline.contracts.placing import deployment_facts, observed_of, placement_facts
-from stateline.contracts.portfolio import Site, Task, Workload
+from stateline.contracts.portfolio import MTOK, Site, Task, Workload
 from stateline.contracts.report import doubt
 from stateline.contracts.spans import day_of
 from stateline.core.placing import CallFacts
@@ -24,6 +24,7 @@ Cell = tuple[int, int, int]
 """Workload, deployment, quarter; numbers in the portfolio's order."""
 
 _DAY = timedelta(days=1)
+_NO_MODEL: Columns = {"ServiceCategory": None, "ServiceName": None, "ServiceSubcategory": None}
 
 
 class PlanError(FactsError):
@@ -202,13 +203,15 @@ def _caps(task: Task, contracts: Contracts, skipped: list[Undrawn]) -> list[Cap]
 
 
 def _columns(site: Site) -> dict[str, str | None]:
+    """Only what is sold by the token is known to be a model; of an hour of an accelerator nobody says what it is."""
+    more = site.focus if site.unit == MTOK else {**_NO_MODEL, **site.focus}
     return place_columns(
         name=site.name,
         cloud=site.cloud,
         host=site.host,
         region=site.region,
         account=site.billing_account,
-        more=site.focus,
+        more=more,
     )
 
 

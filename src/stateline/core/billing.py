@@ -19,6 +19,14 @@ ONE = Decimal(1)
 EXACT = Context(prec=160, traps=[Inexact, InvalidOperation, Overflow])
 """Adds amounts without ever rounding one (``EXACT.add``)."""
 DEFAULT_TIER = "default"
+SERVICES = {
+    "openai": "OpenAI API",
+    "azure": "Azure AI Foundry",
+    "anthropic": "Claude API",
+    "aws": "Amazon Bedrock",
+    "google": "Vertex AI",
+}
+"""What models are sold as, by cloud: FOCUS ServiceName."""
 _DEFAULT_TIERS = frozenset({"", "auto", "default", "standard", "standard_only", "on_demand"})
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from stateline.core.billing import ZERO, Metered, Tariff
+from stateline.core.billing import SERVICES, ZERO, Metered, Tariff
 from stateline.core.errors import BadRequest
 from stateline.core.limits import USAGE_GROUPS_MAX
 from stateline.money.focus_columns import COST_AND_USAGE, OWN
@@ -33,13 +33,6 @@ _METERS = {
     "reasoning": "Reasoning Tokens",
     "call": "Calls",
     RESERVED: "Reserved Amount",
-}
-_SERVICES = {
-    "openai": "OpenAI API",
-    "azure": "Azure AI Foundry",
-    "anthropic": "Claude API",
-    "aws": "Amazon Bedrock",
-    "google": "Vertex AI",
 }
 _COLUMNS = (*COST_AND_USAGE, *OWN)
 
@@ -258,7 +251,7 @@ def _row(key: Group, each: Sum, tariff: Tariff) -> dict[str, str]:
         ResourceName=tariff.deployment,
         ResourceType="Model Deployment",
         ServiceCategory="AI and Machine Learning",
-        ServiceName=_SERVICES.get(tariff.cloud, tariff.cloud),
+        ServiceName=SERVICES.get(tariff.cloud, tariff.cloud),
         ServiceProviderName=tariff.cloud,
         ServiceSubcategory="Generative AI",
         SkuId=f"{tariff.cloud}/{tariff.upstream_model}/{price.service_tier}",

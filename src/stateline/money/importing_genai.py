@@ -8,6 +8,7 @@ Azure are those of global deployments, in the tiers that are named.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
@@ -159,11 +160,30 @@ def _holds(clause: Any, name: str) -> bool:
             case "contains":
                 return str(value).lower() in name
             case "regex":
-                # Of our clouds no model has one, and one of somebody else's may run for ever.
-                raise _Unsaid("an expression stands before its names, and is not evaluated")
+                return _expression(str(value)).search(name) is not None
             case _:
                 return False
     return False
+
+
+# Letters, digits, classes and groups, of which nothing is repeated without end but any character, so that no expression
+# of somebody else's runs for long: "^gpt-6-sol-\\d{4}-\\d{2}-\\d{2}$".
+_HARMLESS = re.compile(
+    r"(?:[\w/@= -]|\\[.\[\]/d-]|\[-?@?(?:\w(?:-\w)?)*\]|[\^$|.]|\.\*|\{\d\}|\((?:\?[!:=])?|\)(?!\{))*"
+)
+_EXPRESSION_CHARS_MAX = 200
+_ANYTHING_MAX = 2
+"""How often an expression may say ``.*``: each multiplies its time by the length of a name."""
+
+
+def _expression(text: str) -> re.Pattern[str]:
+    harmless = len(text) <= _EXPRESSION_CHARS_MAX and text.count(".*") <= _ANYTHING_MAX
+    if not harmless or not _HARMLESS.fullmatch(text):
+        raise _Unsaid("an expression stands before its names, and is not evaluated")
+    try:
+        return re.compile(text)
+    except re.error:
+        raise _Unsaid("an expression stands before its names, and is none") from None
 
 
 # -- prices by tier and day ----------------------------------------------------------------------

@@ -223,6 +223,19 @@ def test_what_is_paid_already_is_used_first(model: str) -> None:
     assert [row.covered for row in rolled.commitments] == ["12", "36"]
 
 
+def test_scopes_know_what_models_are_sold_as_and_what_a_deployment_says_of_its_own() -> None:
+    scope = "InclusionOperator: And, Inclusions: [{Dimension: ServiceName, Operator: In, Values: [Amazon Bedrock]}]"
+    contracts = loaded(contract(commitment(f"model: minimum, applicability: {{{scope}}}")))
+    sites = [
+        site("model", 1),
+        site("hours", 1, unit="hour"),
+        site("named", 1, unit="hour", focus={"ServiceName": "Amazon Bedrock"}),
+        site("other", 1, focus={"ServiceName": "Amazon EC2"}),
+    ]
+    (window,) = scoped(task([work()], sites), contracts).windows
+    assert window.parts == (1, 0, 1, 0)
+
+
 def test_what_was_drawn_before_the_plan_counts_where_it_is_given() -> None:
     text = commitment("model: minimum", 365, dates="from: 2025-07-01, until: 2026-07-01")
     plain = planned(task([work()], [BOTH[0]]), loaded(contract(text)))

@@ -141,11 +141,36 @@ def test_names_are_those_that_a_pattern_spells_out_and_no_earlier_model_takes() 
         model("a", match={"or": [{"equals": "a"}, {"equals": "a-2026"}, {"starts_with": "a-x"}]}),
         model("b", match={"or": [{"equals": "b"}, {"equals": "a-2026"}]}),
         model("c", match={"and": [{"contains": "c"}, {"ends_with": "c"}]}),
-        model("d", match={"or": [{"equals": "d"}, {"regex": "(d+)+$"}]}),
-        model("e"),
     )
-    assert [each.model for each in found.prices] == ["a", "a-2026", "b", "c", "d"]
-    assert found.skipped == [Remark("openai/e", "an expression stands before its names, and is not evaluated")]
+    assert [each.model for each in found.prices] == ["a", "a-2026", "b", "c"]
+    assert found.skipped == []
+
+
+def test_an_expression_that_takes_a_name_takes_it() -> None:
+    taken = ["o3-mini", "sol-2026-01-02"]
+    expressions = [r"^o[134-6]-", r"^sol[-@]\d{4}-\d{2}-\d{2}$", r"^(?!.*-tts(?:$|-)).*x\.1$"]
+    for name, left in ((taken[0], 0), (taken[1], 0), ("gpt-x.1", 0), ("gpt-x.1-tts", 1), ("gpt-x-1", 1), ("o2-", 1)):
+        first = model("first", match={"or": [{"equals": "first"}, *({"regex": each} for each in expressions)]})
+        assert len(brought(first, model(name)).prices) == 1 + left
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("(d+)+$", "is not evaluated"),
+        ("(d{9}){9}", "is not evaluated"),
+        ("[[d]", "is not evaluated"),
+        ("[a--c]", "is not evaluated"),
+        (".*.*.*d", "is not evaluated"),
+        ("d" * 201, "is not evaluated"),
+        ("(d", "is none"),
+        ("[z-a]", "is none"),
+    ],
+)
+def test_an_expression_that_may_run_for_long_is_not_evaluated(expression: str, why: str) -> None:
+    found = brought(model("a", match={"or": [{"equals": "a"}, {"regex": expression}]}), model("m"))
+    assert [each.model for each in found.prices] == ["a"]
+    assert found.skipped == [Remark("openai/m", f"an expression stands before its names, and {why}")]
 
 
 def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
