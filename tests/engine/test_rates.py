@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.clocks import Within
 from tests.engine.conftest import Lab, asking, deployment, log_of, logged, user
 
 from stateline.core import events as e
@@ -27,23 +28,12 @@ from stateline.models.catalogue import Catalogue
 from stateline.money.budgets import Payer
 from stateline.money.rates import RateLimit, counts
 from stateline.ports import Balance
-from stateline.stores.clock import SystemClock
 from stateline.stores.memory import MemoryStore
 from stateline.testing.scripted import Answer, Gate, ScriptedModel
 
 DIALECT = "open-responses"
 PAYER = Payer("default", "anonymous", "m")
 USED = Usage(input_tokens=1_000, output_tokens=100)
-
-
-class Within(SystemClock):
-    """The system's clock, moved so that this much of a minute is left."""
-
-    def __init__(self, left_ms: int = 55_000) -> None:
-        self._ahead_ms = 60_000 - left_ms - super().now_ms() % 60_000
-
-    def now_ms(self) -> int:
-        return super().now_ms() + self._ahead_ms
 
 
 @pytest.fixture
@@ -265,20 +255,20 @@ async def test_a_call_that_fails_or_that_its_caller_leaves_gives_its_place_back(
         assert await given_back(engine) == {"concurrency": Balance()}
 
 
+async def _submitted(engine: Engine) -> None:
+    await engine.submit(asking("go", background=True))
+
+
 @pytest.mark.parametrize("stored", [True, False])
 async def test_a_call_of_a_killed_process_gives_its_place_back(lab: Lab, *, stored: bool) -> None:
     lab.script({"m": Answer(text="an answer", gate=Gate())})
     meter = limited(max_concurrency=1, tokens_per_minute=5_000)
     clock = Within()
     async with lab.engine(meter=meter, kill=True, clock=clock) as engine:
-        if stored:
-            await engine.submit(asking("go", background=True))
-        else:
-            call = asyncio.create_task(relayed(engine))
+        call = asyncio.create_task(_submitted(engine) if stored else relayed(engine))
         await asked(lab.model, 1)
         assert (await stands(engine))["concurrency"] == Balance(held=Decimal(1))
-    if not stored:
-        call.cancel()
+    call.cancel()
     lab.script({"m": Answer(text="an answer", usage=USED)})
     async with lab.engine(meter=meter, clock=clock) as engine:
         assert (await given_back(engine))["concurrency"] == Balance()

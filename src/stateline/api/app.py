@@ -22,6 +22,7 @@ from stateline.api.metrics import RequestMetrics
 from stateline.api.openapi import document
 from stateline.api.operator import Operator
 from stateline.api.proxies import TrustedProxies
+from stateline.api.rates import RATE_HEADERS
 from stateline.api.service import Service
 from stateline.api.table import ROUTES
 from stateline.api.websocket import Sockets
@@ -110,6 +111,6 @@ def _cors(app: ASGIApp, origins: Sequence[str]) -> ASGIApp:
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "DELETE"],
         allow_headers=["*"],
-        expose_headers=["x-request-id", "x-should-retry", "retry-after"],
+        expose_headers=["x-request-id", "x-should-retry", "retry-after", *RATE_HEADERS],
         max_age=_PREFLIGHT_S,
     )

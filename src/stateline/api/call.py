@@ -7,7 +7,7 @@ A handler gets a Call, reads what it needs and answers once: ``reply`` for a who
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from time import perf_counter
 from types import TracebackType
 from typing import cast
@@ -52,6 +52,7 @@ class Call:
     """``headers`` have lower-case names; of a repeated one the last counts.
 
     ``durable`` is set once the request's turn is in the log: from then on no answer invites a retry.
+    ``rates`` gives headers of what the caller has left, where it is limited.
     ``anthropic``: the path is one of Anthropic's API, and so are the errors.
     """
 
@@ -66,6 +67,7 @@ class Call:
         "path",
         "principal",
         "query",
+        "rates",
         "receive",
         "request_id",
         "route",
@@ -91,6 +93,7 @@ class Call:
         self.dialect_is_known = dialect is not None
         self.durable = False
         self.anthropic = False
+        self.rates: Callable[[], Awaitable[list[Header]]] | None = None
         self.route = ""
         self.status = 0
         self.bytes_sent = 0
@@ -180,6 +183,8 @@ class Call:
             headers.append((b"request-id", self.request_id.encode("latin-1")))
         if self.durable and status == 200:
             headers.append((b"x-should-retry", b"false"))
+        if self.rates is not None:
+            headers += await self.rates()
         self.status = status
         await self.send({"type": "http.response.start", "status": status, "headers": headers})
 

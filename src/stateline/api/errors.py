@@ -66,26 +66,11 @@ def error_headers(error: StatelineError, *, durable: bool) -> list[Header]:
         headers.append((b"retry-after", str(max(1, round(error.retry_after_s))).encode()))
     futile = isinstance(error, ModelError) and not error.retryable
     if isinstance(error, RateLimited):
-        headers += rate_headers(error)
         futile = error.until_ms is None
     spent = error.code == "insufficient_quota"
     if durable or futile or spent or (error.blame == "client" and error.status in (408, 409)):
         # The SDKs retry 408, 409, 429 and 5xx by themselves; this request would fail again.
         headers.append((b"x-should-retry", b"false"))
-    return headers
-
-
-def rate_headers(error: RateLimited) -> list[Header]:
-    """What is limited and what is left of it, as OpenAI's API says it."""
-    if error.kind == "concurrency":
-        return []
-    kind = error.kind.encode()
-    headers = [
-        (b"x-ratelimit-limit-" + kind, b"%d" % error.limit),
-        (b"x-ratelimit-remaining-" + kind, b"%d" % error.left),
-    ]
-    if error.retry_after_s is not None:
-        headers.append((b"x-ratelimit-reset-" + kind, b"%ds" % error.retry_after_s))
     return headers
 
 

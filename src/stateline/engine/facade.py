@@ -22,9 +22,10 @@ from stateline.engine.node import Node
 from stateline.engine.placements import PlacedPage, placements
 from stateline.engine.relay import relay
 from stateline.engine.submit import submit
-from stateline.engine.types import Accepted, BudgetState, Conversation, Submission
+from stateline.engine.types import Accepted, BudgetState, Conversation, RateState, Submission
 from stateline.engine.usage import UsagePage, usage
-from stateline.money.budgets import balance_name
+from stateline.money.budgets import Payer, balance_name
+from stateline.money.rates import counts
 from stateline.ports import Balance, Deployment
 
 
@@ -329,6 +330,26 @@ class Engine(Node):
         ]
         balances = await self.store.balances([balance_name(each, month) for each in shown])
         return [BudgetState(each, month, balances.get(balance_name(each, month), Balance())) for each in shown]
+
+    def is_rated(self, tenant: str, key: str, model: str) -> bool:
+        """Whether a rate limit covers a key's calls of a model."""
+        meter = self.meter
+        return meter is not None and bool(meter.rate_limits and meter.limiting(Payer(tenant, key, model)))
+
+    async def rates(self, tenant: str, key: str, model: str) -> list[RateState]:
+        """What rate limits leave a key for calls of a model, as far as is committed."""
+        if self.meter is None:
+            return []
+        payer, now_ms = Payer(tenant, key, model), self.clock.now_ms()
+        found = counts(self.meter.limiting(payer), payer, now_ms)
+        balances = await self.store.balances([each.balance for each in found])
+        states: list[RateState] = []
+        for each in found:
+            balance = balances.get(each.balance, Balance())
+            left = max(0, each.limit - int(balance.spent + balance.held))
+            reset_s = -(-(each.until_ms - now_ms) // 1_000) if each.until_ms else 0
+            states.append(RateState(each.kind, each.limit, left, reset_s))
+        return states
 
     def counters(self) -> Mapping[str, float]:
         """What has been counted since the start, for /metrics, beside recorded events."""

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from stateline.core.errors import RateKind
 from stateline.core.events import TurnRequest
 from stateline.core.ids import SessionRef
 from stateline.core.items import Item, Sidecar
@@ -57,6 +58,15 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     created_at: int
     metadata: dict[str, str]
+
+
+class RateState(NamedTuple):
+    """What a rate limit leaves a key now; ``reset_s``: seconds until its window ends, 0 where it has none."""
+
+    kind: RateKind
+    limit: int
+    left: int
+    reset_s: int
 
 
 class BudgetState(NamedTuple):

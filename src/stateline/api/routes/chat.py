@@ -10,6 +10,7 @@ from stateline.api.call import Call
 from stateline.api.chat.encode import ChatAnswer, ChatChunks
 from stateline.api.chat.parse import ParsedChat, parse_chat
 from stateline.api.names import new_name
+from stateline.api.rates import show_rates
 from stateline.api.service import Service
 from stateline.api.stream import DONE, gather, send_relayed
 from stateline.core.calls import ModelDelta
@@ -19,6 +20,7 @@ async def create(service: Service, call: Call) -> None:
     """One bare model call; it ends when the client hangs up."""
     parsed = parse_chat(await call.body())
     request = parsed.request
+    show_rates(service, call, request.params.model)
     deltas = service.engine.relay(call.tenant, call.principal.id, request)
     async with aclosing(deltas):
         if request.stream:

@@ -10,6 +10,7 @@ from msgspec import Meta
 from stateline.api.call import Call, WhileConnected
 from stateline.api.params import Body, ModelName, UserId
 from stateline.api.parse import decode_exact
+from stateline.api.rates import show_rates
 from stateline.api.service import Service
 from stateline.core.calls import EmbeddingParams, Finish, ModelParams, ModelRequest
 from stateline.core.errors import BadRequest
@@ -59,6 +60,7 @@ async def create(service: Service, call: Call) -> None:
         stream=False,
         embed=EmbeddingParams(input=params.input, dimensions=params.dimensions, encoding_format=params.encoding_format),
     )
+    show_rates(service, call, params.model)
     finish: Finish | None = None
     async with WhileConnected(call):
         async for deltas in service.engine.relay(call.tenant, call.principal.id, request, "embeddings"):

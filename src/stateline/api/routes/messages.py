@@ -10,6 +10,7 @@ from stateline.api.call import Call
 from stateline.api.messages.encode import STOP, MessageAnswer, MessageEvents, error_bytes
 from stateline.api.messages.parse import parse_count_tokens, parse_message
 from stateline.api.names import new_name
+from stateline.api.rates import show_rates
 from stateline.api.service import Service
 from stateline.api.stream import gather, send_relayed
 
@@ -22,6 +23,7 @@ async def create(service: Service, call: Call) -> None:
     """One bare model call; it ends when the client hangs up."""
     request = parse_message(await call.body())
     message_id, model = new_name("msg_", 14), request.params.model
+    show_rates(service, call, model)
     async with aclosing(service.engine.relay(call.tenant, call.principal.id, request, "messages")) as deltas:
         if request.stream:
             await send_relayed(call, deltas, MessageEvents(message_id, model).encode, end=STOP, failed=error_bytes)

@@ -14,6 +14,7 @@ from stateline.api.item_params import ItemReferenceParam
 from stateline.api.names import new_name
 from stateline.api.parse import ParsedTurn, Unresolved, parse_compact, parse_count, parse_create
 from stateline.api.query import Query, paginate
+from stateline.api.rates import show_rates
 from stateline.api.service import Service
 from stateline.api.stream import send_events
 from stateline.core.calls import ModelRequest
@@ -53,6 +54,7 @@ async def create(service: Service, call: Call) -> None:
     parsed = parse_create(body)
     engine = service.engine
     request = parsed.request
+    show_rates(service, call, request.model)
     accepted = await submit(
         service, call.principal, parsed, body, idempotency_key=call.idempotency_key(), retry=call.is_retry()
     )
