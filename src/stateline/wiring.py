@@ -340,10 +340,10 @@ class House:
             spent = balances.get(balance_name(each, month), Balance()).spent
             if spent > each.limit:
                 raise settings.ConfigError(
-                    "budget_below_spent",
-                    f"budget {each.name}: {each.limit} {each.currency} a month is less than the {spent:f} "
+                    code="budget_below_spent",
+                    message=f"budget {each.name}: {each.limit} {each.currency} a month is less than the {spent:f} "
                     f"that are spent in {month} already",
-                    'raise it, or set mode = "warn"; to stop calls of a key, revoke the key',
+                    hint='raise it, or set mode = "warn"; to stop calls of a key, revoke the key',
                 )
 
     async def keep_prices(self) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stateline.core import errors
-from stateline.core.calls import EmbeddingParams, FunctionTool, ModelParams, ModelRequest
+from stateline.core.calls import EmbeddingParams, FunctionTool, JsonSchema, ModelParams, ModelRequest, TextConfig
 from stateline.core.errors import BadRequest, Conflict, Forbidden, ModelError, NotFound, StatelineError, Unauthorized
 from stateline.core.items import (
     FunctionCall,
@@ -19,8 +19,10 @@ from stateline.core.items import (
     Item,
     Message,
     OutputText,
+    Sidecar,
 )
-from stateline.core.tokens import BYTES_PER_TOKEN, IMAGE_TOKENS, ITEM_TOKENS, estimate_tokens
+from stateline.core.limits import IMAGE_TOKENS_MAX, ITEM_OVERHEAD_TOKENS, OVERHEAD_TOKENS
+from stateline.core.tokens import BYTES_PER_TOKEN, IMAGE_TOKENS, ITEM_TOKENS, estimate_tokens, most_tokens
 
 
 def estimate(*items: Item, instructions: str | None = None, tools: tuple[FunctionTool, ...] = ()) -> int:
@@ -109,3 +111,42 @@ def test_an_estimate_counts_what_vectors_are_asked_of() -> None:
     request = ModelRequest(params=ModelParams(model="m"), items=(), key="k", embed=embed)
     assert estimate_tokens(request) >= 400 // BYTES_PER_TOKEN
     assert estimate_tokens(msgspec.structs.replace(request, embed=None)) == 0
+
+
+# -- the most tokens that a request may take -------------------------------------------------------------
+
+
+def most(*items: Item, **fields: object) -> int:
+    params = ModelParams(model="m", **fields)  # pyright: ignore[reportArgumentType]
+    return most_tokens(ModelRequest(params=params, items=items, key="")) - OVERHEAD_TOKENS
+
+
+@given(st.text(max_size=200))
+def test_each_byte_of_a_text_may_be_a_token(text: str) -> None:
+    assert most(said(text)) == ITEM_OVERHEAD_TOKENS + len(text.encode())
+    assert most(instructions=text) == len(text.encode())
+
+
+def test_everything_that_is_sent_counts_among_the_most_tokens() -> None:
+    tool = FunctionTool(name="f", parameters={"type": "object"})
+    assert most(tools=(tool,)) > len(msgspec.json.encode(tool))
+    schema = JsonSchema(name="s", schema={"type": "object"})
+    assert most(text=TextConfig(format=schema)) == len(msgspec.json.encode(schema))
+    image = InputImage(image_url="data:image/png;base64,AAAA")
+    file = InputFile(filename="a.txt", file_data="A" * 1_000)
+    asked = Message(id="m", role="user", content=(image, file))
+    assert most(asked) > ITEM_OVERHEAD_TOKENS + IMAGE_TOKENS_MAX + 1_000
+    output = FunctionCallOutput(id="o", call_id="c", output=(image, InputText(text="x" * 10)))
+    assert most(output) == ITEM_OVERHEAD_TOKENS + IMAGE_TOKENS_MAX + 10
+    call = FunctionCall(id="f", call_id="c", name="f", arguments="{}")
+    assert most(call) == ITEM_OVERHEAD_TOKENS + len(msgspec.json.encode(call))
+    assert most(FunctionCallOutput(id="o", call_id="c", output="x" * 100)) > 100
+
+
+def test_what_is_kept_beside_items_and_what_is_embedded_counts_among_the_most_tokens() -> None:
+    params = ModelParams(model="m")
+    sidecar = Sidecar(origin="o", data={"signature": "s" * 500})
+    beside = ModelRequest(params=params, items=(), key="", sidecars={"m": sidecar})
+    assert most_tokens(beside) > OVERHEAD_TOKENS + 500
+    embed = EmbeddingParams(input=msgspec.Raw(b'"' + b"x" * 100 + b'"'))
+    assert most_tokens(ModelRequest(params=params, items=(), key="", embed=embed)) == OVERHEAD_TOKENS + 102

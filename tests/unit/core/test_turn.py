@@ -14,7 +14,16 @@ from stateline.core.calls import CallDelta, CallStart, Finish, SidecarDelta, Tex
 from stateline.core.items import FunctionCall, FunctionCallOutput, Item, Message
 from stateline.core.limits import RETRY_AFTER_MS_MAX, RETRY_BACKOFF_MS_BASE, RETRY_BACKOFF_MS_MAX, TurnLimits
 from stateline.core.session import Session, fold, new_session
-from stateline.core.turn import NOTHING, CallModel, backoff_ms, decide, model_request, refusal, unanswered_calls
+from stateline.core.turn import (
+    NOTHING,
+    CallModel,
+    backoff_ms,
+    decide,
+    model_request,
+    refusal,
+    unanswered_calls,
+    with_ids,
+)
 
 KEYS = st.builds("{}/{}/{}".format, st.text(max_size=5), st.integers(1, 9), st.integers(1, 99))
 
@@ -235,3 +244,16 @@ def test_a_waiting_turn_that_was_told_to_end_ends_when_it_is_taken_up(left: e.Bo
     for event in events:
         session = fold(session, event)
     assert decide(session, events[-1]).events == (end,)
+
+
+# -- input items -------------------------------------------------------------------------------------------
+
+
+def test_input_items_keep_the_ids_that_they_came_with_unless_one_is_taken_twice() -> None:
+    items = tuple(msgspec.structs.replace(user("x"), id=name) for name in ("", "msg_own", "msg_own", ""))
+    session = new_session(REF)
+    named = with_ids(items, session, 3)
+    assert named[1] is items[1]
+    made = [item.id for item in named]
+    assert made == [f"msg_{REF.id}t3s0i0", "msg_own", f"msg_{REF.id}t3s0i2", f"msg_{REF.id}t3s0i3"]
+    assert with_ids(items, session, 3) == named

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from decimal import Decimal
 
 import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.core.driver import EXAMPLES, PLANS, START_MS, Attempt, Driver, TurnPlan
+from tests.unit.core.driver import EXAMPLES, PLANS, REF, START_MS, Attempt, Driver, TurnPlan
 from tests.unit.core.examples import EVERY_BODY, NOTE, REQUEST
 from tests.unit.core.streams import Client, Json, numbers, shown, stream
 
 from stateline.core import events as e
+from stateline.core.billing import Charge
 from stateline.core.calls import (
     AnnotationDelta,
     CallDelta,
@@ -353,3 +355,27 @@ def test_events_that_no_reader_sees_show_nothing() -> None:
     for body in EVERY_BODY:
         if type(body) in quiet:
             assert view.apply(msgspec.structs.replace(log[1], body=body)) == []
+
+
+def test_a_response_adds_up_what_its_calls_cost_by_currency_failed_ones_included() -> None:
+    def charge(amount: str, currency: str = "USD", *, estimated: bool = False) -> Charge:
+        return Charge(tariff="trf", amount=Decimal(amount), currency=currency, estimated=estimated)
+
+    bodies: list[e.Body] = [
+        e.TurnRequested(response_id="resp_1", turn=1, request=e.TurnRequest(model="m"), input=()),
+        e.ModelCallFailed(
+            turn=1, step=1, code="answer_cut", message="cut", retryable=True, charge=charge("0.5", estimated=True)
+        ),
+        e.ModelCallFailed(turn=1, step=2, code="x", message="x", retryable=True, charge=charge("0.1", "EUR")),
+        e.ModelCallFinished(turn=1, step=3, finish_reason="stop", charge=charge("0.0000001")),
+        e.TurnCompleted(response_id="resp_1"),
+    ]
+    view = TurnView("resp_1", cursor=NO_EVENTS)
+    for seq, body in enumerate(bodies, 1):
+        view.apply(e.Event(session=REF, seq=seq, at_ms=START_MS, body=body))
+    shown_field = view.response().stateline
+    assert shown_field
+    assert [(each.amount, each.currency, each.estimated) for each in shown_field.cost] == [
+        ("0.5000001", "USD", True),
+        ("0.1", "EUR", False),
+    ]
