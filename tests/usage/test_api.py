@@ -11,6 +11,7 @@ import pytest
 from tests.api.conftest import MODEL, Served
 from tests.api.http import Client
 from tests.api.test_budgets import COST, give
+from tests.usage.test_served import settled
 
 from stateline.core.calls import Usage
 from stateline.core.limits import USAGE_SESSIONS_MAX
@@ -52,6 +53,7 @@ def test_calls_are_added_up_by_day_model_and_workload(paid: Served, http: Client
         client.responses.create(model=MODEL, input="fork", previous_response_id=first.id)
         client.responses.create(model=MODEL, input="three", store=False)
         client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "go"}])
+    settled(paid, 5 * Decimal(COST))
     stored, unstored = [each for page in pages(http) for each in page]
     assert stored.pop("day") == unstored.pop("day")
     usual = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from decimal import Decimal
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.api.conftest import MODEL, Served
-from tests.api.test_budgets import COST, give
+from tests.api.test_budgets import COST, budgets, give
 from tests.unit.money.test_focus import toolkit
 from tests.usage.histories import configure
 from tests.usage.test_export import rows_of, run, sums
@@ -27,6 +28,13 @@ def paid(tmp_path: Path) -> Generator[Served]:
     server.stop()
 
 
+def settled(server: Served, spent: Decimal) -> None:
+    """Wait until so much is spent: the end of a call that is kept in no session is written soon, and not at once."""
+    until = time.monotonic() + 20
+    while Decimal(budgets(server)[0]["spent"]) != spent:
+        assert time.monotonic() < until, budgets(server)
+
+
 def test_every_call_of_a_server_is_exported_while_it_runs(paid: Served, tmp_path: Path) -> None:
     with paid.openai() as client:
         first = client.responses.create(model=MODEL, input="one")
@@ -35,6 +43,7 @@ def test_every_call_of_a_server_is_exported_while_it_runs(paid: Served, tmp_path
         client.responses.create(model=MODEL, input="three", previous_response_id=first.id)
         client.responses.create(model=MODEL, input="four", store=False)
         client.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": "five"}])
+    settled(paid, 5 * Decimal(COST))
     config = configure(tmp_path, f"sqlite:///{tmp_path}/stateline.db")
     file = tmp_path / "usage.csv"
     run("export", "--config", config, "-o", str(file))

@@ -101,7 +101,14 @@ class RateLimited(StatelineError):
     blame: Blame = "client"
 
     def __init__(
-        self, message: str, *, kind: RateKind, limit: int, left: int, until_ms: int | None, at_ms: int
+        self,
+        message: str,
+        *,
+        kind: RateKind = "requests",
+        limit: int = 0,
+        left: int = 0,
+        until_ms: int | None = None,
+        at_ms: int = 0,
     ) -> None:
         retry_after_s = None if until_ms is None else max(1, -(-(until_ms - at_ms) // 1000))
         super().__init__(message, retry_after_s=retry_after_s)
