@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
-from openai import NotFoundError, PermissionDeniedError
+from openai import NotFoundError, PermissionDeniedError, RateLimitError
 from tests.crash.harness import Server, running_server, until
 from tests.ops.server import admin, status_of
 
@@ -310,6 +310,36 @@ async def test_a_budget_below_what_is_spent_changes_nothing(house: House) -> Non
 
     house.server.config.write_text(priced + budget("0.000001", "warn"))
     await house.reload()
+    assert (await house.ask()).status == "completed"
+
+
+async def test_a_reload_brings_rate_limits_and_takes_them_away(house: House) -> None:
+    given = house.server.config.read_text()
+    refused: list[RateLimitError] = []
+
+    async def ask() -> None:
+        async with house.server.client() as client:
+            create: Any = client.with_options(max_retries=0).responses.create
+            try:
+                await create(model="scripted", input="hi")
+            except RateLimitError as error:
+                refused.append(error)
+
+    async def was_refused() -> bool:
+        return bool(refused)
+
+    async def was_not_refused() -> bool:
+        before = len(refused)
+        await ask()
+        return len(refused) == before
+
+    house.server.config.write_text(given + "\n[[rate_limits]]\nrequests_per_minute = 1\n")
+    assert (await house.reload())["changed"] == ["rate_limits.all"]
+    await until_async(ask, was_refused)
+    assert refused[0].code == "rate_limit_exceeded"
+    house.server.config.write_text(given)
+    assert (await house.reload())["changed"] == ["rate_limits.all"]
+    await until_async(ask, was_not_refused)
     assert (await house.ask()).status == "completed"
 
 
