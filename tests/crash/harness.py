@@ -136,6 +136,7 @@ def free_port() -> int:
 
 def config_of(port: int, database: Path, upstream_url: str, store: str | None = None, price: str = "") -> str:
     """Two models of one upstream: ``scripted`` streams by one wire format, ``responses`` by the other."""
+    price = f"\n{price}" if price else ""
     return f"""
 [server]
 port = {port}
@@ -149,8 +150,7 @@ model = "scripted"
 cloud = "openai-compatible"
 format = "openai-chat"
 base_url = "{upstream_url}"
-auth = "none"
-{price}
+auth = "none"{price}
 
 [[deployments]]
 name = "responses"
@@ -158,8 +158,7 @@ model = "scripted-responses"
 cloud = "openai-compatible"
 format = "openai-responses"
 base_url = "{upstream_url}"
-auth = "none"
-{price}
+auth = "none"{price}
 """
 
 

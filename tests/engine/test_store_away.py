@@ -25,12 +25,14 @@ async def test_no_session_is_quarantined_for_a_store_that_is_away(
     async with lab.engine() as engine, asyncio.timeout(60):
         append, left = engine.store.append, CRASHES_MAX + 1
 
-        def full(own: Ownership, seq: int, events: Sequence[e.Event], **options: Any) -> Coroutine[Any, Any, int]:
+        def full(
+            own: Ownership, seq: int, events: Sequence[e.Event], *holds: Any, **options: Any
+        ) -> Coroutine[Any, Any, int]:
             nonlocal left
             if left and isinstance(events[0].body, e.Chunk):
                 left -= 1
                 raise StoreUnavailable("no space left")
-            return append(own, seq, events, **options)
+            return append(own, seq, events, *holds, **options)
 
         monkeypatch.setattr(engine.store, "append", full)
         accepted = await engine.submit(asking("one", background=True))
