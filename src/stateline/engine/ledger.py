@@ -287,6 +287,9 @@ class _Book:
         return self._retired or self._fenced or self.task.done() or self._seq >= LEDGER_EVENTS_MAX
 
     def put(self, entry: _Entry) -> None:
+        """Have an entry written, unless another node has the book: that has charged what was under way."""
+        if self._fenced:
+            return
         self._queue.append(entry)
         self._queue_put.set()
         if entry.done is not None or len(self._queue) >= LEDGER_BATCH_MAX:
@@ -339,15 +342,23 @@ class _Book:
             except (Fenced, SessionMissing, HeadMoved):
                 # Another node has taken this one for dead, and has charged what was under way.
                 log.warning("the ledger of this node has been taken up by another")
-                self._fenced = True
-                lost = Overloaded("this node lost its lease; try again", retry_after_s=1.0)
-                self._refuse(lost)
-                self._queue.clear()
-                if not self.announced.done():
-                    self.announced.set_exception(lost)
+                self._end(Overloaded("this node lost its lease; try again", retry_after_s=1.0))
+                return
+            except Exception:
+                # A defect: nobody may wait for ever, and calls go into another book.
+                log.exception("the ledger failed; what was under way in it is charged when this node ends")
+                self._end(StatelineError("the call could not be recorded"))
                 return
             else:
                 delay_s = 0.05
+
+    def _end(self, error: StatelineError) -> None:
+        """Nothing more is written here."""
+        self._fenced = True
+        self._refuse(error)
+        self._queue.clear()
+        if not self.announced.done():
+            self.announced.set_exception(error)
 
     def _refuse(self, error: StatelineError) -> None:
         """Tell whoever waits that its call is not to be sent. What is only to be known stays in the queue."""
