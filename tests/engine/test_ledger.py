@@ -18,7 +18,7 @@ from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT, SessionRef
 from stateline.engine import ledger as module
 from stateline.engine.ledger import Ledger
-from stateline.ports import Balance, BudgetExceeded, Hold, KeptStore, Ownership
+from stateline.ports import Balance, BudgetExceeded, Clock, Hold, Ownership, Store
 from stateline.stores.clock import SystemClock
 from stateline.stores.sqlite import open_sqlite
 
@@ -28,9 +28,9 @@ BUDGET = "budget/all/2026-11"
 class Node:
     """What a ledger needs of its node."""
 
-    def __init__(self, store: KeptStore) -> None:
-        self.store = store
-        self.clock = SystemClock()
+    def __init__(self, store: Store) -> None:
+        self.store: Store = store
+        self.clock: Clock = SystemClock()
         self.owner = "a"
         self.entropy: Callable[[int], bytes] = os.urandom
 
@@ -184,6 +184,24 @@ async def test_a_caller_that_leaves_before_its_call_is_recorded_pays_nothing(nod
     ledger.end("d", cost("0.5"))
     await ledger.close()
     assert await balance(node) == Balance(Decimal(0), Decimal("0.5"))
+
+
+async def test_a_caller_that_leaves_at_the_moment_of_its_refusal_pays_nothing(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, fitting = Ledger(node), vars(module)["_fitting"]
+
+    def refused_and_left(batch: Any, error: BudgetExceeded) -> Any:
+        kept = fitting(batch, error)
+        call.cancel()
+        return kept
+
+    monkeypatch.setattr(module, "_fitting", refused_and_left)
+    call = asyncio.create_task(ledger.start(started("c"), holding("1", "0.5")))
+    await asyncio.wait([call])
+    assert call.cancelled()
+    await ledger.close()
+    assert await balance(node) == Balance(Decimal(0), Decimal(0))
 
 
 async def test_a_book_that_another_node_took_is_left_to_it(node: Node) -> None:

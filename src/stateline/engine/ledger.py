@@ -100,8 +100,9 @@ class Ledger:
             self._forget(body.id)
             raise
         except asyncio.CancelledError:
-            # Nobody sends it any more. Where it is recorded all the same, its book ends it.
-            if done.cancelled():
+            # Nobody sends it any more. Where it is recorded all the same, its book ends it; where it was refused at
+            # the same moment, there is nothing to end.
+            if done.cancelled() or done.exception() is not None:
                 self._forget(body.id)
             else:
                 self.end(body.id, None, "cancelled", sent=False)
