@@ -385,3 +385,11 @@ async def test_many_stateless_calls_at_once_never_pass_a_budget_together(lab: Pa
         assert found.spent == done.count(True) * COST
         assert found.spent <= limit.limit
         assert done.count(True) >= 1
+
+
+async def test_where_nothing_is_priced_or_limited_stateless_calls_are_not_recorded(lab: Paid) -> None:
+    async with lab.engine() as engine:
+        await relayed(engine)
+        accepted = await engine.submit(asking("go", store=False))
+        assert (await engine.wait(accepted, DIALECT)).status == "completed"
+        assert await engine.store.sessions(SYSTEM_TENANT, None, 10) == []

@@ -134,8 +134,11 @@ class Ledger:
             book.open.pop(id_, None)
             book.look()
 
-    async def keep(self, session: Session, events: Sequence[e.Event], holds: Sequence[Hold]) -> None:
+    async def keep(self, session: Session, events: Sequence[e.Event], holds: Sequence[Hold], *, metered: bool) -> None:
         """What a session that is kept in memory records of its calls (``store: false``).
+
+        Args:
+            metered: there are prices, budgets or rate limits; else no call begins here.
 
         Raises:
             As ``start``.
@@ -148,7 +151,7 @@ class Ledger:
             body = event.body
             if type(body) is e.TurnRequested:
                 principal = body.principal
-            elif type(body) is e.ModelCallStarted:
+            elif type(body) is e.ModelCallStarted and metered:
                 started = e.StatelessCallStarted(
                     id=effect_key(event.session.id, body.turn, body.step),
                     tenant=event.session.tenant,

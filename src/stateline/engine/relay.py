@@ -41,7 +41,7 @@ async def relay(
     Before that a failed call goes to the model's next deployment at once, and after the last of them, a little
     later, begins again.
 
-    Where there are prices, budgets or contracts, each try is in the ledger before it is sent.
+    Where there are prices, budgets or rate limits, each try is in the ledger before it is sent.
 
     Raises:
         ModelError: after the last try.
@@ -190,7 +190,7 @@ class _Tries:
 
     async def _record(self, placement: Placement, quote: Quote) -> _Entry:
         node, facts, deployment = self._node, self._facts, placement.deployment
-        if deployment is None or (node.meter is None and node.rules is None):
+        if deployment is None or node.meter is None:
             return _Entry(None, "", None, None)
         self._recorded += 1
         started = StatelessCallStarted(

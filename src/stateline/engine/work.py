@@ -368,7 +368,7 @@ class Worker:
         create, holds = self._create, self._holds
         if not self._home.durable:
             # What is kept in memory alone leaves the balances to the ledger.
-            await self._home.ledger.keep(self.session, events, holds)
+            await self._home.ledger.keep(self.session, events, holds, metered=self._home.meter is not None)
             holds = []
         if session.turn is None and not self._inbox and not session.worth_snapshot:
             # The tailer is told first: an inbox that is nobody's would have to be looked for on the disk.
