@@ -348,14 +348,19 @@ class House:
 
     async def keep_prices(self) -> None:
         """Prices and rates change with the day, and marginal values with their file and its age."""
+        day = pricing.day_of(self.clock.now_ms())
         while True:
             await asyncio.sleep(PRICES_LOOK_S)
-            config, rules = self.reloader.config, self.rules
+            config, rules, now_ms = self.reloader.config, self.rules, self.clock.now_ms()
+            today = pricing.day_of(now_ms)
+            if today == day and config.prices.values is None:
+                continue  # The price book need not be read for that.
             try:
-                found = pricing.meter_of(config, self.deployments, self.clock.now_ms(), _contracts(rules), self.meter)
+                found = pricing.meter_of(config, self.deployments, now_ms, _contracts(rules), self.meter)
             except StatelineError as error:
                 log.error("prices cannot be used, those of before stay: %s", error)
                 continue
+            day = today
             if found is not None and self.meter is not None and not found.same_as(self.meter):
                 self.meter = found
                 self.engine.configure(self._catalogue, config.limits, rules, found)

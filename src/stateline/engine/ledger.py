@@ -11,11 +11,10 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from decimal import Decimal
 from typing import NamedTuple, Protocol
 
 from stateline.core import events as e
-from stateline.core.billing import EXACT, ZERO, Charge, Reserved, Tariff
+from stateline.core.billing import EXACT, ZERO, Charge, Tariff
 from stateline.core.calls import Usage
 from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT, SessionRef, effect_key, session_id
@@ -28,8 +27,8 @@ from stateline.core.limits import (
     LEDGER_WAITING_MAX,
 )
 from stateline.core.session import Session
-from stateline.engine.meter import costs, settling, whole
-from stateline.engine.rates import ended, may_fail
+from stateline.engine.meter import costs, nothing, settling, whole
+from stateline.engine.rates import may_fail
 from stateline.ports import BudgetExceeded, Clock, Fenced, HeadMoved, Hold, Ownership, SessionMissing, Store
 
 log = logging.getLogger("stateline.engine")
@@ -122,7 +121,7 @@ class Ledger:
         started = book.open[id_]
         reserved = started.reserved
         if charge is None and reserved is not None:
-            charge = whole(reserved) if sent else _none(reserved)
+            charge = whole(reserved) if sent else nothing(reserved)
         body = e.StatelessCallEnded(id=id_, usage=usage, code=code, charge=charge)
         book.put(_Entry(body, _settling(started, charge, usage, unsent=not sent), None))
         self._forget(id_)
@@ -236,12 +235,7 @@ def _settling(
     started: e.StatelessCallStarted, charge: Charge | None, usage: Usage | None, *, unsent: bool
 ) -> list[Hold]:
     """How balances move with a call's end."""
-    holds = settling(started.reserved, charge)
-    return holds + ended(started.counted, usage, unsent=unsent) if started.counted else holds
-
-
-def _none(reserved: Reserved) -> Charge:
-    return Charge(tariff=reserved.tariff, amount=Decimal(0), currency=reserved.currency)
+    return settling(started.reserved, charge, started.counted, usage, unsent=unsent)
 
 
 def _events(own: Ownership, seq: int, bodies: Iterable[e.Body], now_ms: int) -> list[e.Event]:
@@ -453,7 +447,7 @@ def _sum(one: Hold, other: Hold) -> Hold:
 def _unsent(body: e.Body) -> _Entry:
     """The end of a call that was recorded, and never sent."""
     assert type(body) is e.StatelessCallStarted
-    charge = None if body.reserved is None else _none(body.reserved)
+    charge = None if body.reserved is None else nothing(body.reserved)
     end = e.StatelessCallEnded(id=body.id, code="not_sent", charge=charge)
     return _Entry(end, _settling(body, charge, None, unsent=True), None)
 

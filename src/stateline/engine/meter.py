@@ -18,7 +18,7 @@ from stateline.core.errors import RateLimited
 from stateline.core.limits import METER_PAYERS_MAX, OUTPUT_TOKENS_DEFAULT, OUTPUT_TOKENS_PAID_MIN
 from stateline.core.placing import Drew, Priced, asked_tier
 from stateline.core.tokens import most_tokens
-from stateline.engine.rates import counting
+from stateline.engine.rates import counting, ended
 from stateline.money.budgets import Budget, NoRate, Payer, balance_name, converted, covering, month_of
 from stateline.money.effective import Effective
 from stateline.money.meter import cost_of, output_affordable, worst_case
@@ -226,15 +226,22 @@ def failed(reserved: Reserved | None, body: e.ModelCallFailed) -> e.ModelCallFai
     return msgspec.structs.replace(body, charge=nothing(reserved) if body.unbilled else whole(reserved))
 
 
-def settling(reserved: Reserved | None, charge: Charge | None) -> list[Hold]:
-    """How the budgets' balances move when a call has ended: what was set aside goes, what it cost is spent."""
-    if reserved is None or charge is None:
-        return []
-    spent = charge.amount
-    return [
-        Hold(budget=each.budget, held=-each.amount, spent=spent if each.rate == ONE else spent * each.rate)
-        for each in reserved.held
-    ]
+def settling(
+    reserved: Reserved | None, charge: Charge | None, counted: Sequence[Counted], usage: Usage | None, *, unsent: bool
+) -> list[Hold]:
+    """How balances move when a call has ended: what was set aside goes, what it cost is spent, and rates are corrected.
+
+    Args:
+        counted, usage, unsent: as in ``rates.ended``.
+    """
+    holds: list[Hold] = []
+    if reserved is not None and charge is not None:
+        spent = charge.amount
+        holds = [
+            Hold(budget=each.budget, held=-each.amount, spent=spent if each.rate == ONE else spent * each.rate)
+            for each in reserved.held
+        ]
+    return holds + ended(counted, usage, unsent=unsent) if counted else holds
 
 
 class Purse:

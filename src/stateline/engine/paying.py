@@ -11,7 +11,6 @@ from stateline.core.calls import ModelRequest
 from stateline.core.session import Session
 from stateline.engine.meter import UNPRICED, Meter, Purse, Quote, failed, settling, whole
 from stateline.engine.place import Placement
-from stateline.engine.rates import ended
 from stateline.ports import BudgetExceeded, Hold
 
 ENDINGS: frozenset[type] = frozenset((e.ModelCallFinished, e.ModelCallFailed))
@@ -70,7 +69,5 @@ def settlement(session: Session, body: e.Body) -> list[Hold]:
     if turn is None or turn.call is None:
         return []
     assert type(body) is e.ModelCallFinished or type(body) is e.ModelCallFailed
-    holds = settling(turn.call.reserved, body.charge)
-    if turn.call.counted:
-        holds += ended(turn.call.counted, body.usage, unsent=type(body) is e.ModelCallFailed and body.unbilled)
-    return holds
+    call, unsent = turn.call, type(body) is e.ModelCallFailed and body.unbilled
+    return settling(call.reserved, body.charge, call.counted, body.usage, unsent=unsent)
