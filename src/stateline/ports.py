@@ -21,6 +21,7 @@ from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
 from stateline.core.origin import origin
 from stateline.core.placing import CallFacts, Ruling
+from stateline.core.tools import PolicyRequest, PolicyRuling, Tool, ToolCall, ToolResult
 
 # -- the store ---------------------------------------------------------------------------------
 
@@ -496,6 +497,49 @@ class Rules(Protocol):
     def counters(self) -> Mapping[str, int]:
         """Verdicts given so far, by the name and labels of their series in /metrics."""
         ...
+
+
+# -- tools -----------------------------------------------------------------------------------------
+
+
+class ToolHost(Protocol):
+    """One source of tools: an MCP server, the sandbox, functions of the operator's own."""
+
+    @property
+    def label(self) -> str:
+        """By which requests, policies and records name it."""
+        ...
+
+    async def tools(self) -> Sequence[Tool]:
+        """What it offers now.
+
+        Raises:
+            ToolError: it cannot be asked.
+        """
+        ...
+
+    async def call(self, call: ToolCall) -> ToolResult:
+        """Run one call. Cancelling ends the waiting; what the tool has begun it may go on with.
+
+        Raises:
+            ToolError: there is no answer; ``sent`` says whether the tool may have begun.
+        """
+        ...
+
+    async def look_up(self, call: ToolCall) -> ToolResult | None:
+        """The answer of an earlier run under the same key, where the host can prove that it was made.
+
+        None proves nothing: neither that it was made nor that it was not.
+        """
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Policy(Protocol):
+    """What tool calls may do."""
+
+    def rule(self, request: PolicyRequest) -> PolicyRuling: ...
 
 
 class Clock(Protocol):
