@@ -10,11 +10,12 @@ import msgspec
 from stateline.core import events as e
 from stateline.core import ids
 from stateline.core.calls import ModelDelta, ModelRequest
+from stateline.core.context import Context
 from stateline.core.errors import BadRequest, NotFound
 from stateline.core.ids import SessionRef
 from stateline.core.items import PREFIXES, Item
 from stateline.core.response import Dialect, Response, StreamEvent
-from stateline.core.session import Context, Session, fold, new_session
+from stateline.core.session import Session, fold, new_session
 from stateline.core.tokens import estimate_tokens
 from stateline.core.view import NO_EVENTS, TurnView
 from stateline.engine.compact import Compacted, compact
