@@ -46,6 +46,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
         approval: the request that a person has approved; ``again``: a person wants it made anew.
         asked: what that person was asked: the call is made for whom it says.
         by: who that person is.
+        tries: how often it was let go before, in turns that ended without making it.
     """
 
     call: PlannedCall
@@ -56,6 +57,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     again: bool = False
     asked: Asked | None = None
     by: str = ""
+    tries: int = 0
 
 
 class Pending(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,6 +67,7 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         response_id: of that turn.
         asked: None where its outcome is not known.
         step: of the dispatch whose outcome is not known.
+        tries: how often a person has let it go, in turns that ended without making it.
     """
 
     call: PlannedCall
@@ -76,6 +79,7 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str = ""
     principal: str = ""
     agent: str = ""
+    tries: int = 0
 
 
 def wanted(request: e.TurnRequest, agent: Agent | None) -> tuple[McpTool, ...]:
@@ -122,6 +126,23 @@ def act_of(acts: Iterable[Act], id_: str) -> Act:
 def settled(acts: Iterable[Act]) -> bool:
     """Whether nothing more comes of any of them in this turn."""
     return all(act.status not in ("planned", "dispatched") for act in acts)
+
+
+def unused(turn_response_id: str, turn: int, acts: Iterable[Act]) -> dict[str, Pending]:
+    """What waits again since a turn ended before it made what persons had let go: an answer is used up by the call."""
+    return {
+        act.approval: Pending(
+            call=act.call,
+            response_id=turn_response_id,
+            turn=turn,
+            asked=act.asked,
+            principal="" if act.asked is None else act.asked.principal,
+            agent="" if act.asked is None else act.asked.agent,
+            tries=act.tries + 1,
+        )
+        for act in acts
+        if act.status == "planned" and act.approval is not None
+    }
 
 
 # -- items -------------------------------------------------------------------------------------------------

@@ -358,7 +358,7 @@ def _answered(session: Session, event: e.Event, turn: Turn, answers: tuple[Answe
         if call is None:
             continue
         if answer.decision == "approve":
-            acts.append(Act(call=call, approval=answer.id, asked=asked, by=answer.by))
+            acts.append(Act(call=call, approval=answer.id, asked=asked, by=answer.by, tries=answer.tries))
         elif answer.decision == "retry":
             # Its item is another: that of the first call stays as it is.
             id_ = item_id(PREFIXES[McpCall], event.session.id, turn.number_in_session, 0, RETRY_INDEX + len(acts))
@@ -449,9 +449,12 @@ def _call(event: e.Event, body: e.ModelCallStarted) -> Call:
 
 def _end_turn(session: Session, event: e.Event, turn: Turn, body: e.Body) -> Session:
     read_bytes = session.read_bytes + sum(map(item_bytes, turn.input + turn.output)) + TURN_BYTES
+    pending = session.pending
+    if turn.acts:
+        pending = {**pending, **acting.unused(turn.response_id, turn.number_in_session, turn.acts)}
     if type(body) is e.TurnFailed:
         # A failed turn said nothing, so it leaves nothing in the context; the client may ask again.
-        return _with(session, event, turn=None, crashes=0, read_bytes=read_bytes)
+        return _with(session, event, turn=None, crashes=0, read_bytes=read_bytes, pending=pending)
     said = tuple([item for item in turn.output if type(item) is not FunctionCall or item.status == "completed"])
     context = session.context.append(turn.input + said, {**turn.sidecars, **turn.output_sidecars})
     return _with(
@@ -462,6 +465,7 @@ def _end_turn(session: Session, event: e.Event, turn: Turn, body: e.Body) -> Ses
         last_response_id=turn.response_id,
         crashes=0,
         read_bytes=read_bytes,
+        pending=pending,
     )
 
 

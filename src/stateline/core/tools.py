@@ -169,6 +169,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
         id: of the approval request, or of the call whose outcome was not known.
         by: the principal who said it.
         call, asked: what was asked, where another session had asked it.
+        tries: how often it was let go before, in turns that ended without making the call.
     """
 
     id: str
@@ -176,6 +177,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     by: str
     call: PlannedCall | None = None
     asked: Asked | None = None
+    tries: int = 0
 
 
 class ToolCall(msgspec.Struct, frozen=True, gc=False, kw_only=True):

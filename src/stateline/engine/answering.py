@@ -57,6 +57,7 @@ def answers_in(
                     by=by,
                     call=None if moved is None else moved.call,
                     asked=None if moved is None else moved.asked,
+                    tries=waits.tries,
                 )
             )
         elif type(item) is EffectResolution:
@@ -107,7 +108,7 @@ def answer_keys(answers: Iterable[Answer], response_id: str) -> tuple[e.Dedup, .
     """Each answer counts once in the whole store, whatever branches its session has."""
     return tuple(
         [
-            e.Dedup(key=f"answer:{each.id}", ref=response_id, digest=ANSWER_DIGEST, ttl_s=_ANSWER_TTL_S)
+            e.Dedup(key=f"answer:{each.id}/{each.tries}", ref=response_id, digest=ANSWER_DIGEST, ttl_s=_ANSWER_TTL_S)
             for each in answers
         ]
     )
