@@ -41,6 +41,7 @@ class ToolDriver(Driver):
 
     Attributes:
         sent: how often each call reached its tool, by the call's id; whatever crashes, it counts on.
+        answers_next: what the next turn brings as answers; None: yes to all that waits.
         edges: where appends end in the log: what is not appended whole is not there.
     """
 
@@ -48,6 +49,7 @@ class ToolDriver(Driver):
         self.sent: Counter[str] = Counter()
         self.edges: list[int] = []
         self.ends_next, self.rulings = deque(ends), deque(rulings)
+        self.answers_next: tuple[Answer, ...] | None = None
         self._take_up = False
         super().__init__()
 
@@ -190,6 +192,12 @@ class ToolDriver(Driver):
         raise AssertionError("a turn that does not end")
 
     def _answers(self) -> tuple[Answer, ...]:
+        if self.answers_next is not None:
+            answers, self.answers_next = self.answers_next, None
+            return answers
+        return self._yes_to_all()
+
+    def _yes_to_all(self) -> tuple[Answer, ...]:
         """Yes to all that waits for approval, and "made anew" to what is not known."""
         return tuple(
             [
