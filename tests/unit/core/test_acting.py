@@ -29,9 +29,9 @@ from stateline.core.items import (
     McpListTools,
 )
 from stateline.core.limits import CRASHES_MAX, HISTORY_SUMS_MAX, SERVERS_KEPT_MAX, TOOL_CALLS_ANSWER_MAX, TurnLimits
-from stateline.core.response import StatelineField
+from stateline.core.response import StatelineField, mcp_field
 from stateline.core.stream import StreamBuilder
-from stateline.core.tools import Answer, History, McpTool, ServerTools, Tool
+from stateline.core.tools import Answer, History, McpTool, ServerTools, Tool, ToolError
 from stateline.core.turn import CallModel, asked, dropped, model_request
 
 REFUSED: Sequence[Ruled] = ("refuse",)
@@ -396,6 +396,40 @@ def test_a_list_of_tools_is_shown_where_the_request_names_the_server() -> None:
     ]
     assert response.output[0] == McpListTools(id="mcpl_1", server_label="a")
     assert [each["sequence_number"] for each in events] == list(range(len(events)))
+
+
+def test_a_call_that_is_not_made_is_shown_as_failed() -> None:
+    driver = ToolDriver(rulings=REFUSED)
+    name = driver.play(plan(calls("a-refund")))
+    assert name is not None
+    events, response = stream(driver.log, name)
+    assert [each["type"] for each in events[2:7]] == [
+        "response.output_item.added",
+        "response.mcp_call_arguments.delta",
+        "response.mcp_call_arguments.done",
+        "response.mcp_call.failed",
+        "response.output_item.done",
+    ]
+    assert [each["sequence_number"] for each in events] == list(range(len(events)))
+    (call,) = [item for item in response.output if isinstance(item, McpCall)]
+    assert (call.status, call.error and call.error.content) == ("failed", "no")
+
+
+def test_only_what_is_under_way_is_lost() -> None:
+    acts = (Act(call=PLANNED, status="done"), Act(call=PLANNED, status="dispatched", step=3))
+    (body,) = acting.lost(acts, 1, 7, "c", "m")
+    assert body == e.EffectUnknown(turn=1, step=3, number=7, id=PLANNED.id, code="c", message="m")
+
+
+def test_a_response_repeats_what_its_request_wants_to_be_asked_about() -> None:
+    server = McpTool(server_label="a", always=("refund",))
+    assert mcp_field(server).require_approval == {"always": {"tool_names": ["refund"]}}
+    assert mcp_field(McpTool(server_label="a", require_approval="never")).require_approval == "never"
+
+
+def test_an_error_of_a_tool_says_whether_it_may_have_begun() -> None:
+    error = ToolError("no", sent=True)
+    assert (error.code, error.sent, error.retryable) == ("tool_failed", True, False)
 
 
 def test_a_response_says_what_it_waits_for() -> None:
