@@ -46,6 +46,7 @@ from stateline.stores.clock import SystemClock
 from stateline.stores.logs import Wanted
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
+from stateline.toolbox import agents_of
 
 if TYPE_CHECKING:
     from stateline.contracts import Contracts
@@ -263,6 +264,7 @@ class House:
         self.memory = MemoryStore(clock=self.clock)
         self.client = client
         self.deployments, self.rules, self.meter = placing
+        self.agents = agents_of(config)
         self.tls: ssl.SSLContext | None = None
         self._catalogue = Catalogue(self.deployments)
         self._warming: asyncio.Task[None] | None = None
@@ -291,6 +293,7 @@ class House:
             shared=durable and config.store.path is None,
             rules=self.rules,
             meter=self.meter,
+            agents=self.agents,
         )
 
     async def _prepare(self, config: settings.Config) -> Apply:
@@ -305,11 +308,11 @@ class House:
         if tls is not None:
             certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server)
 
-        catalogue = Catalogue(found)
+        catalogue, agents = Catalogue(found), agents_of(config)
 
         def apply() -> tuple[str, ...]:
-            self.rules, self.meter = rules, meter
-            self.engine.configure(catalogue, config.limits, rules, meter)
+            self.rules, self.meter, self.agents = rules, meter, agents
+            self.engine.configure(catalogue, config.limits, rules, meter, agents=agents)
             set_level(server.log_level)
             if tls is not None:
                 certificates(tls, server)

@@ -13,6 +13,8 @@ from stateline.config.load import load
 from stateline.config.schema import (
     LOCAL_MODEL,
     LOCAL_VENDOR,
+    Agent,
+    AgentTool,
     Auth,
     Budget,
     Config,
@@ -31,6 +33,8 @@ from stateline.core.limits import Retention
 __all__ = [
     "LOCAL_MODEL",
     "LOCAL_VENDOR",
+    "Agent",
+    "AgentTool",
     "Auth",
     "Budget",
     "Config",

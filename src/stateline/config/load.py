@@ -66,6 +66,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
     _absolute(tables.get("contracts"), ("path",), base)
     _absolute(tables.get("prices"), ("path", "values"), base)
+    agents = tables.get("agents")
+    for agent in cast("list[object]", agents) if isinstance(agents, list) else ():
+        _absolute(agent, ("instructions_file",), base)
     config = _convert(tables, source)
     check(config, source)
     return config

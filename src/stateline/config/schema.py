@@ -230,6 +230,28 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
     model: Scope | None = None
 
 
+class AgentTool(msgspec.Struct, frozen=True, kw_only=True):
+    """A server whose tools an agent uses."""
+
+    server: Annotated[str, Meta(min_length=1, max_length=64)]
+    allowed_tools: tuple[str, ...] | None = None
+    require_approval: Literal["always", "never"] = "never"
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent, used as the model ``agent/NAME``."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9._-]*$")]
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    instructions: str | None = None
+    instructions_file: str | None = None
+    description: Annotated[str, Meta(max_length=1024)] = ""
+    version: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    tools: tuple[AgentTool, ...] = ()
+    max_output_tokens: Annotated[int, Meta(ge=16)] | None = None
+    max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may set; see docs/configuration.md."""
 
@@ -244,6 +266,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     rate_limits: tuple[RateLimit, ...] = ()
     limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
     retention: Retention = msgspec.field(default_factory=Retention)
+    agents: tuple[Agent, ...] = ()
 
 
 SECTIONS: Mapping[str, type[msgspec.Struct]] = {
@@ -258,12 +281,14 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "rate_limits": RateLimit,
     "limits": TurnLimits,
     "retention": Retention,
+    "agents": Agent,
 }
 
-LISTS = frozenset({"budgets", "deployments", "products", "rate_limits"})
+LISTS = frozenset({"agents", "budgets", "deployments", "products", "rate_limits"})
 """Sections of which there may be several, each with a name."""
 
 TABLES: Mapping[tuple[str, str], type[msgspec.Struct]] = {
+    ("agents", "tools"): AgentTool,
     ("deployments", "price"): DeploymentPrice,
     ("prices", "rates"): CurrencyRate,
 }
@@ -274,7 +299,7 @@ RATE_SCOPES = ("tenant", "key", "model")
 RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS = frozenset({"agents", "mcp_servers", "oidc", "policy", "telemetry", "tools", "vault"})
+LATER_SECTIONS = frozenset({"mcp_servers", "oidc", "policy", "telemetry", "tools", "vault"})
 LATER_KEYS: Mapping[str, frozenset[str]] = {}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),

@@ -308,6 +308,8 @@ NO_DEPLOYMENT_WAIT_MS_MAX = 10_000
 # -- tools ----------------------------------------------------------------------------------------
 TOOL_CALL_TIMEOUT_S = 60.0
 """One call of a tool, and one listing of a server's tools."""
+INSTRUCTIONS_BYTES_MAX = 256 * 1024
+"""An agent's instructions."""
 MCP_HEADERS_MAX = 32
 """Headers of a server that a request names."""
 MCP_TOOL_NAME_CHARS_MAX = 256
