@@ -1,8 +1,8 @@
 """The ledger of stateless calls: what they reserve and what they cost, durable, and without their content.
 
 A node writes it into system sessions of its own, *books*. A call's reservation is durable before the call is sent.
-Many calls share an append. Whoever finds a book whose node is gone charges what was under way with all that it
-reserved, and gives the book back.
+Many calls share an append, and in it an event. Whoever finds a book whose node is gone charges what was under way with
+all that it reserved, and gives the book back.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from stateline.core.calls import Usage
 from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT, SessionRef, effect_key, session_id
 from stateline.core.limits import (
-    APPEND_EVENTS_MAX,
     LEDGER_BATCH_MAX,
+    LEDGER_CALLS_MAX,
     LEDGER_DELAY_S,
-    LEDGER_EVENTS_MAX,
+    LEDGER_ENTRIES_MAX,
     LEDGER_GATHER_S,
     LEDGER_WAITING_MAX,
 )
@@ -215,19 +215,18 @@ class Ledger:
         under_way: dict[str, e.StatelessCallStarted] = {}
         async for event in store.read(ref):
             body, seq = event.body, event.seq
-            if type(body) is e.StatelessCallStarted:
-                under_way[body.id] = body
-            elif type(body) is e.StatelessCallEnded:
-                under_way.pop(body.id, None)
+            if type(body) is e.StatelessCalls:
+                for started in body.started:
+                    under_way[started.id] = started
+                for ended in body.ended:
+                    under_way.pop(ended.id, None)
         lost = list(under_way.values())
         if lost:
             log.info("a node was lost with %d stateless calls under way; they are charged in full", len(lost))
-        for at in range(0, len(lost), APPEND_EVENTS_MAX // 2):
-            some = lost[at : at + APPEND_EVENTS_MAX // 2]
-            charges = [(each, whole(each.reserved) if each.reserved else None) for each in some]
-            bodies = [e.StatelessCallEnded(id=each.id, code="node_lost", charge=charge) for each, charge in charges]
-            holds = [hold for each, charge in charges for hold in _settling(each, charge, None, unsent=False)]
-            seq = await store.append(own, seq, _events(own, seq, bodies, self._node.clock.now_ms()), holds)
+        for at in range(0, len(lost), LEDGER_BATCH_MAX):
+            batch = [_lost(each) for each in lost[at : at + LEDGER_BATCH_MAX]]
+            events = _events(own, seq, _bodies(batch), self._node.clock.now_ms())
+            seq = await store.append(own, seq, events, _together(batch))
         await store.release(own, 0)
 
 
@@ -261,6 +260,7 @@ class _Book:
         self._store = store
         self._clock = clock
         self._seq = 0
+        self._written = 0
         self._made = False
         self._doubt = False
         self._queue: deque[_Entry] = deque(_Entry(e.TariffRecorded(tariff=each), (), None) for each in tariffs)
@@ -282,7 +282,7 @@ class _Book:
     @property
     def over(self) -> bool:
         """Whether another book is to be begun."""
-        return self._retired or self._fenced or self.task.done() or self._seq >= LEDGER_EVENTS_MAX
+        return self._retired or self._fenced or self.task.done() or self._written >= LEDGER_ENTRIES_MAX
 
     def put(self, entry: _Entry) -> None:
         """Have an entry written, unless another node has the book: that has charged what was under way."""
@@ -373,7 +373,7 @@ class _Book:
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), LEDGER_BATCH_MAX))]
         while batch:
             holds = _together(batch)
-            bodies: list[e.Body] = [entry.body for entry in batch]
+            bodies = _bodies(batch)
             if not self._made:
                 bodies.insert(0, e.SessionCreated(kind="system"))
             events = _events(self.own, self._seq, bodies, self._clock.now_ms())
@@ -386,10 +386,12 @@ class _Book:
                 raise
             else:
                 self._made = True
+                self._written += len(batch)
                 for entry in batch:
                     if entry.done is None:
                         continue
                     if entry.done.cancelled():
+                        assert type(entry.body) is e.StatelessCallStarted
                         self.put(_unsent(entry.body))
                     elif not entry.done.done():
                         entry.done.set_result(None)
@@ -404,10 +406,16 @@ class _Book:
             async for event in self._store.read(self.own.session, self._seq):
                 self._made, self._seq = True, event.seq
                 body = event.body
-                made.add((type(body), _name(body)))
-                if type(body) is e.StatelessCallStarted and (type(body), body.id) not in kept:
-                    # Its caller was told that it is not recorded.
-                    unsent.append(_unsent(body))
+                if type(body) is e.TariffRecorded:
+                    made.add((e.TariffRecorded, body.tariff.id))
+                elif type(body) is e.StatelessCalls:
+                    self._written += len(body.started) + len(body.ended)
+                    made.update((type(each), each.id) for each in body.ended)
+                    for started in body.started:
+                        made.add((e.StatelessCallStarted, started.id))
+                        if (e.StatelessCallStarted, started.id) not in kept:
+                            # Its caller was told that it is not recorded.
+                            unsent.append(_unsent(started))
         except SessionMissing:
             if self._made:
                 raise
@@ -415,41 +423,82 @@ class _Book:
         self._doubt = False
 
 
+def _bodies(batch: Sequence[_Entry]) -> list[e.Body]:
+    """Entries as events, as few as may be."""
+    out: list[e.Body] = []
+    for at in range(0, len(batch), LEDGER_CALLS_MAX):
+        started: list[e.StatelessCallStarted] = []
+        ended: list[e.StatelessCallEnded] = []
+        for entry in batch[at : at + LEDGER_CALLS_MAX]:
+            body = entry.body
+            if type(body) is e.StatelessCallStarted:
+                started.append(body)
+            elif type(body) is e.StatelessCallEnded:
+                ended.append(body)
+            else:
+                assert type(body) is e.TariffRecorded
+                out.append(body)
+        if started or ended:
+            out.append(e.StatelessCalls(started=tuple(started), ended=tuple(ended)))
+    return out
+
+
 def _together(batch: Iterable[_Entry]) -> list[Hold]:
     """What entries move, as few holds: for each balance what is given back and spent, then what is set aside.
 
     Where these fit, those of each entry do.
     """
-    given: dict[str, Hold] = {}
-    taken: dict[str, Hold] = {}
+    given: dict[str, _Sum] = {}
+    taken: dict[str, _Sum] = {}
     for entry in batch:
         sums = given if type(entry.body) is e.StatelessCallEnded else taken
         for hold in entry.holds:
             before = sums.get(hold.budget)
-            sums[hold.budget] = hold if before is None else _sum(before, hold)
-    return [*given.values(), *taken.values()]
+            if before is None:
+                sums[hold.budget] = _Sum(hold)
+            else:
+                before.add(hold)
+    return [each.hold(name) for sums in (given, taken) for name, each in sums.items()]
 
 
-def _sum(one: Hold, other: Hold) -> Hold:
-    """Two holds of one balance as one. Their limit is the lesser, and holds for the two together."""
-    add, limit = EXACT.add, one.limit
-    if limit is None or (other.limit is not None and other.limit < limit):
-        limit = other.limit
-    return Hold(
-        budget=one.budget,
-        held=add(one.held, other.held),
-        spent=add(one.spent, other.spent),
-        limit=limit,
-        expires_ms=one.expires_ms,
-    )
+class _Sum:
+    """Holds of one balance as one. Their limit is the least, and holds for all of them together."""
+
+    __slots__ = ("_expires_ms", "_held", "_limit", "_spent")
+
+    def __init__(self, first: Hold) -> None:
+        self._held = first.held
+        self._spent = first.spent
+        self._limit = first.limit
+        self._expires_ms = first.expires_ms
+
+    def add(self, other: Hold) -> None:
+        held, spent, limit = other.held, other.spent, other.limit
+        if held:
+            self._held = EXACT.add(self._held, held)
+        if spent:
+            self._spent = EXACT.add(self._spent, spent)
+        if limit is not None and limit is not self._limit:
+            mine = self._limit
+            if mine is None or limit < mine:
+                self._limit = limit
+
+    def hold(self, name: str) -> Hold:
+        return Hold(budget=name, held=self._held, spent=self._spent, limit=self._limit, expires_ms=self._expires_ms)
 
 
-def _unsent(body: e.Body) -> _Entry:
+def _lost(started: e.StatelessCallStarted) -> _Entry:
+    """The end of a call whose node was lost: it may have been sent."""
+    charge = None if started.reserved is None else whole(started.reserved)
+    end = e.StatelessCallEnded(id=started.id, code="node_lost", charge=charge)
+    return _Entry(end, _settling(started, charge, None, unsent=False), None)
+
+
+def _unsent(started: e.StatelessCallStarted) -> _Entry:
     """The end of a call that was recorded, and never sent."""
-    assert type(body) is e.StatelessCallStarted
-    charge = None if body.reserved is None else nothing(body.reserved)
-    end = e.StatelessCallEnded(id=body.id, code="not_sent", charge=charge)
-    return _Entry(end, _settling(body, charge, None, unsent=True), None)
+    charge = None if started.reserved is None else nothing(started.reserved)
+    end = e.StatelessCallEnded(id=started.id, code="not_sent", charge=charge)
+    return _Entry(end, _settling(started, charge, None, unsent=True), None)
 
 
 def _fitting(batch: list[_Entry], error: BudgetExceeded) -> list[_Entry]:
@@ -478,7 +527,5 @@ def _limited(entry: _Entry, budget: str) -> bool:
     return any(hold.budget == budget and hold.limit is not None for hold in entry.holds)
 
 
-def _name(body: e.Body) -> str:
-    if type(body) is e.TariffRecorded:
-        return body.tariff.id
-    return body.id if type(body) is e.StatelessCallStarted or type(body) is e.StatelessCallEnded else ""
+def _name(body: e.StatelessCallStarted | e.StatelessCallEnded | e.TariffRecorded) -> str:
+    return body.tariff.id if type(body) is e.TariffRecorded else body.id
