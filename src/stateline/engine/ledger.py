@@ -266,6 +266,8 @@ class _Book:
         self._queue: deque[_Entry] = deque(_Entry(e.TariffRecorded(tariff=each), (), None) for each in tariffs)
         self._queue_put = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._all_here = asyncio.Event()
+        self._beginning = 0
         self._retired = False
         self._fenced = False
         if self._queue:
@@ -290,8 +292,12 @@ class _Book:
             return
         self._queue.append(entry)
         self._queue_put.set()
+        if type(entry.body) is e.StatelessCallStarted:
+            self._beginning += 1
         if entry.done is not None or len(self._queue) >= LEDGER_BATCH_MAX:
             self._hurry.set()
+            if len(self.open) <= self._beginning:
+                self._all_here.set()
 
     def look(self) -> None:
         """A call is no longer under way."""
@@ -314,19 +320,18 @@ class _Book:
                 except TimeoutError:
                     pass
             if loop.time() - written_s < LEDGER_GATHER_S * 4:
-                # Calls come one after the other: an append that carries some of them costs as much as one of one.
-                await asyncio.sleep(LEDGER_GATHER_S)
+                await self._gather(loop)
             self._queue_put.clear()
             self._hurry.clear()
             try:
                 if self._doubt:
                     await self._find_out()
-                while self._queue:
+                for _ in range(0, len(self._queue), LEDGER_BATCH_MAX):
                     await self._write()
                 written_s = loop.time()
                 if not self.announced.done():
                     self.announced.set_result(None)
-                if self._retired and not self.open:
+                if self._retired and not self.open and not self._queue:
                     if self._made:
                         await self._store.release(self.own, 0)
                     return
@@ -350,6 +355,23 @@ class _Book:
             else:
                 delay_s = 0.05
 
+    async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for more entries: an append of many costs as much as one of one.
+
+        A call that ends is often followed by another. So it is over as soon as no call is under way but those that
+        wait here, and after LEDGER_GATHER_S.
+        """
+        if not self._alone:
+            self._all_here.clear()
+            timer = loop.call_later(LEDGER_GATHER_S, self._all_here.set)
+            await self._all_here.wait()
+            timer.cancel()
+
+    @property
+    def _alone(self) -> bool:
+        """Whether all calls that are under way wait to be recorded."""
+        return len(self.open) <= self._beginning
+
     def _end(self, error: StatelineError) -> None:
         """Nothing more is written here."""
         self._fenced = True
@@ -371,6 +393,7 @@ class _Book:
     async def _write(self) -> None:
         """Append what waits, as much as one append takes; what a budget does not allow is told so."""
         batch = [self._queue.popleft() for _ in range(min(len(self._queue), LEDGER_BATCH_MAX))]
+        self._beginning = 0
         while batch:
             holds = _together(batch)
             bodies = _bodies(batch)
