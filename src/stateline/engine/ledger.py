@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from stateline.core import events as e
 from stateline.core.billing import EXACT, ZERO, Charge, Tariff
@@ -71,7 +71,7 @@ class Ledger:
             self._retire(self._book)
             self._book = None
         if tariffs:
-            await self._current().announced
+            await self._next().announced
 
     # -- calls ------------------------------------------------------------------------------------------
 
@@ -83,8 +83,10 @@ class Ledger:
             StoreUnavailable: whether it was recorded is not known; if it was, nothing is charged for it.
             Overloaded: LEDGER_WAITING_MAX entries wait to be written.
         """
-        book = self._current()
-        if book.waiting >= LEDGER_WAITING_MAX:
+        book = self._book
+        if book is None or book.over or book.own.owner != self._node.owner:
+            book = self._next()
+        if len(book.queue) >= LEDGER_WAITING_MAX:
             raise Overloaded("calls cannot be recorded fast enough now; try again", retry_after_s=1.0)
         self._books[body.id] = book
         book.open[body.id] = body
@@ -92,7 +94,7 @@ class Ledger:
             book.put(_Entry(body, holds, None))
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        book.put(_Entry(body, holds, done))
+        book.put_first(_Entry(body, holds, done))
         try:
             await done
         except (BudgetExceeded, StatelineError):
@@ -115,16 +117,16 @@ class Ledger:
         Args:
             charge: None: all that it reserved, or nothing where it was not ``sent``.
         """
-        book = self._books.get(id_)
+        book = self._books.pop(id_, None)
         if book is None:
             return None
-        started = book.open[id_]
+        started = book.open.pop(id_)
         reserved = started.reserved
         if charge is None and reserved is not None:
             charge = whole(reserved) if sent else nothing(reserved)
         body = e.StatelessCallEnded(id=id_, usage=usage, code=code, charge=charge)
-        book.put(_Entry(body, _settling(started, charge, usage, unsent=not sent), None))
-        self._forget(id_)
+        book.put(_Entry(body, settling(reserved, charge, started.counted, usage, unsent=not sent), None))
+        book.look()
         return charge
 
     def _forget(self, id_: str) -> None:
@@ -176,14 +178,14 @@ class Ledger:
 
     # -- books ------------------------------------------------------------------------------------------
 
-    def _current(self) -> _Book:
-        book, node = self._book, self._node
-        if book is None or book.over or book.own.owner != node.owner:
-            if book is not None:
-                self._retire(book)
-            ref = SessionRef(SYSTEM_TENANT, session_id(node.clock.now_ms(), node.entropy(9)))
-            own = Ownership(session=ref, owner=node.owner, epoch=1, head=0)
-            book = self._book = _Book(node.store, node.clock, own, self._tariffs)
+    def _next(self) -> _Book:
+        """Begin a book."""
+        node = self._node
+        if self._book is not None:
+            self._retire(self._book)
+        ref = SessionRef(SYSTEM_TENANT, session_id(node.clock.now_ms(), node.entropy(9)))
+        own = Ownership(session=ref, owner=node.owner, epoch=1, head=0)
+        book = self._book = _Book(node.store, node.clock, own, self._tariffs)
         return book
 
     def _retire(self, book: _Book) -> None:
@@ -230,13 +232,6 @@ class Ledger:
         await store.release(own, 0)
 
 
-def _settling(
-    started: e.StatelessCallStarted, charge: Charge | None, usage: Usage | None, *, unsent: bool
-) -> list[Hold]:
-    """How balances move with a call's end."""
-    return settling(started.reserved, charge, started.counted, usage, unsent=unsent)
-
-
 def _events(own: Ownership, seq: int, bodies: Iterable[e.Body], now_ms: int) -> list[e.Event]:
     return [
         e.Event(session=own.session, seq=seq + at, at_ms=now_ms, body=body, epoch=own.epoch)
@@ -249,6 +244,8 @@ class _Book:
 
     Attributes:
         open: the beginning of each call that is under way, by its id.
+        queue: what is to be written.
+        over: another book is to be begun.
         announced: done once the book and the tariffs in its beginning are durable.
     """
 
@@ -263,41 +260,39 @@ class _Book:
         self._written = 0
         self._made = False
         self._doubt = False
-        self._queue: deque[_Entry] = deque(_Entry(e.TariffRecorded(tariff=each), (), None) for each in tariffs)
+        self.over = False
+        self.queue: deque[_Entry] = deque(_Entry(e.TariffRecorded(tariff=each), (), None) for each in tariffs)
         self._queue_put = asyncio.Event()
         self._hurry = asyncio.Event()
         self._all_here = asyncio.Event()
         self._beginning = 0
         self._retired = False
         self._fenced = False
-        if self._queue:
+        if self.queue:
             self._hurry.set()
             self._queue_put.set()
         else:
             self.announced.set_result(None)
         self.task: asyncio.Task[None] = loop.create_task(self._run(), name="ledger")
 
-    @property
-    def waiting(self) -> int:
-        return len(self._queue)
-
-    @property
-    def over(self) -> bool:
-        """Whether another book is to be begun."""
-        return self._retired or self._fenced or self.task.done() or self._written >= LEDGER_ENTRIES_MAX
-
     def put(self, entry: _Entry) -> None:
-        """Have an entry written, unless another node has the book: that has charged what was under way."""
-        if self._fenced:
-            return
-        self._queue.append(entry)
-        self._queue_put.set()
-        if type(entry.body) is e.StatelessCallStarted:
-            self._beginning += 1
-        if entry.done is not None or len(self._queue) >= LEDGER_BATCH_MAX:
+        """Have an entry written soon, unless another node has the book: that has charged what was under way."""
+        queue = self.queue
+        if not self._fenced:
+            if not queue:
+                self._queue_put.set()
+            queue.append(entry)
+            if len(queue) == LEDGER_BATCH_MAX:
+                self._hurry.set()
+
+    def put_first(self, entry: _Entry) -> None:
+        """Have the beginning of a call written that waits for it."""
+        self.put(entry)
+        if not self._beginning:
             self._hurry.set()
-            if len(self.open) <= self._beginning:
-                self._all_here.set()
+        self._beginning += 1
+        if len(self.open) <= self._beginning:
+            self._all_here.set()
 
     def look(self) -> None:
         """A call is no longer under way."""
@@ -306,7 +301,7 @@ class _Book:
             self._hurry.set()
 
     def retire(self) -> None:
-        self._retired = True
+        self._retired = self.over = True
         self.look()
 
     async def _run(self) -> None:
@@ -326,12 +321,15 @@ class _Book:
             try:
                 if self._doubt:
                     await self._find_out()
-                for _ in range(0, len(self._queue), LEDGER_BATCH_MAX):
+                for _ in range(0, len(self.queue), LEDGER_BATCH_MAX):
                     await self._write()
+                if self.queue:
+                    # They came meanwhile; whoever put them into a queue that was not empty has woken nobody.
+                    self._queue_put.set()
                 written_s = loop.time()
                 if not self.announced.done():
                     self.announced.set_result(None)
-                if self._retired and not self.open and not self._queue:
+                if self._retired and not self.open and not self.queue:
                     if self._made:
                         await self._store.release(self.own, 0)
                     return
@@ -361,38 +359,34 @@ class _Book:
         A call that ends is often followed by another. So it is over as soon as no call is under way but those that
         wait here, and after LEDGER_GATHER_S.
         """
-        if not self._alone:
+        if len(self.open) > self._beginning:
             self._all_here.clear()
             timer = loop.call_later(LEDGER_GATHER_S, self._all_here.set)
             await self._all_here.wait()
             timer.cancel()
 
-    @property
-    def _alone(self) -> bool:
-        """Whether all calls that are under way wait to be recorded."""
-        return len(self.open) <= self._beginning
-
     def _end(self, error: StatelineError) -> None:
         """Nothing more is written here."""
-        self._fenced = True
+        self._fenced = self.over = True
         self._refuse(error)
-        self._queue.clear()
+        self.queue.clear()
         if not self.announced.done():
             self.announced.set_exception(error)
 
     def _refuse(self, error: StatelineError) -> None:
         """Tell whoever waits that its call is not to be sent. What is only to be known stays in the queue."""
+        self._beginning = 0
         refused: set[str] = set()
-        for entry in self._queue:
+        for entry in self.queue:
             if entry.done is not None:
                 refused.add(_name(entry.body))
                 if not entry.done.done():
                     entry.done.set_exception(error)
-        self._queue = deque(entry for entry in self._queue if _name(entry.body) not in refused)
+        self.queue = deque(entry for entry in self.queue if _name(entry.body) not in refused)
 
     async def _write(self) -> None:
         """Append what waits, as much as one append takes; what a budget does not allow is told so."""
-        batch = [self._queue.popleft() for _ in range(min(len(self._queue), LEDGER_BATCH_MAX))]
+        batch = [self.queue.popleft() for _ in range(min(len(self.queue), LEDGER_BATCH_MAX))]
         self._beginning = 0
         while batch:
             holds = _together(batch)
@@ -405,11 +399,11 @@ class _Book:
             except BudgetExceeded as error:
                 batch = _fitting(batch, error)
             except BaseException:
-                self._queue.extendleft(reversed(batch))
+                self.queue.extendleft(reversed(batch))
                 raise
             else:
                 self._made = True
-                self._written += len(batch)
+                self._count(len(batch))
                 for entry in batch:
                     if entry.done is None:
                         continue
@@ -420,9 +414,14 @@ class _Book:
                         entry.done.set_result(None)
                 return
 
+    def _count(self, written: int) -> None:
+        self._written += written
+        if self._written >= LEDGER_ENTRIES_MAX:
+            self.over = True
+
     async def _find_out(self) -> None:
         """What of the last append was made, whose answer never came."""
-        kept = {(type(entry.body), _name(entry.body)) for entry in self._queue}
+        kept = {(type(entry.body), _name(entry.body)) for entry in self.queue}
         made: set[tuple[type, str]] = set()
         unsent: list[_Entry] = []
         try:
@@ -432,7 +431,7 @@ class _Book:
                 if type(body) is e.TariffRecorded:
                     made.add((e.TariffRecorded, body.tariff.id))
                 elif type(body) is e.StatelessCalls:
-                    self._written += len(body.started) + len(body.ended)
+                    self._count(len(body.started) + len(body.ended))
                     made.update((type(each), each.id) for each in body.ended)
                     for started in body.started:
                         made.add((e.StatelessCallStarted, started.id))
@@ -442,7 +441,7 @@ class _Book:
         except SessionMissing:
             if self._made:
                 raise
-        self._queue = deque([*unsent, *(one for one in self._queue if (type(one.body), _name(one.body)) not in made)])
+        self.queue = deque([*unsent, *(one for one in self.queue if (type(one.body), _name(one.body)) not in made)])
         self._doubt = False
 
 
@@ -471,57 +470,43 @@ def _together(batch: Iterable[_Entry]) -> list[Hold]:
 
     Where these fit, those of each entry do.
     """
-    given: dict[str, _Sum] = {}
-    taken: dict[str, _Sum] = {}
+    add = EXACT.add
+    given: dict[str, list[Any]] = {}
+    taken: dict[str, list[Any]] = {}
     for entry in batch:
         sums = given if type(entry.body) is e.StatelessCallEnded else taken
         for hold in entry.holds:
-            before = sums.get(hold.budget)
-            if before is None:
-                sums[hold.budget] = _Sum(hold)
-            else:
-                before.add(hold)
-    return [each.hold(name) for sums in (given, taken) for name, each in sums.items()]
-
-
-class _Sum:
-    """Holds of one balance as one. Their limit is the least, and holds for all of them together."""
-
-    __slots__ = ("_expires_ms", "_held", "_limit", "_spent")
-
-    def __init__(self, first: Hold) -> None:
-        self._held = first.held
-        self._spent = first.spent
-        self._limit = first.limit
-        self._expires_ms = first.expires_ms
-
-    def add(self, other: Hold) -> None:
-        held, spent, limit = other.held, other.spent, other.limit
-        if held:
-            self._held = EXACT.add(self._held, held)
-        if spent:
-            self._spent = EXACT.add(self._spent, spent)
-        if limit is not None and limit is not self._limit:
-            mine = self._limit
-            if mine is None or limit < mine:
-                self._limit = limit
-
-    def hold(self, name: str) -> Hold:
-        return Hold(budget=name, held=self._held, spent=self._spent, limit=self._limit, expires_ms=self._expires_ms)
+            so_far = sums.get(hold.budget)
+            held, spent, limit = hold.held, hold.spent, hold.limit
+            if so_far is None:
+                sums[hold.budget] = [held, spent, limit, hold.expires_ms]
+                continue
+            if held:
+                so_far[0] = add(so_far[0], held)
+            if spent:
+                so_far[1] = add(so_far[1], spent)
+            least = so_far[2]
+            if limit is not least and limit is not None and (least is None or limit < least):
+                so_far[2] = limit
+    return [
+        Hold(budget=name, held=held, spent=spent, limit=limit, expires_ms=expires_ms)
+        for sums in (given, taken)
+        for name, (held, spent, limit, expires_ms) in sums.items()
+    ]
 
 
 def _lost(started: e.StatelessCallStarted) -> _Entry:
     """The end of a call whose node was lost: it may have been sent."""
     charge = None if started.reserved is None else whole(started.reserved)
     end = e.StatelessCallEnded(id=started.id, code="node_lost", charge=charge)
-    return _Entry(end, _settling(started, charge, None, unsent=False), None)
+    return _Entry(end, settling(started.reserved, charge, started.counted, None, unsent=False), None)
 
 
 def _unsent(started: e.StatelessCallStarted) -> _Entry:
     """The end of a call that was recorded, and never sent."""
     charge = None if started.reserved is None else nothing(started.reserved)
     end = e.StatelessCallEnded(id=started.id, code="not_sent", charge=charge)
-    return _Entry(end, _settling(started, charge, None, unsent=True), None)
+    return _Entry(end, settling(started.reserved, charge, started.counted, None, unsent=True), None)
 
 
 def _fitting(batch: list[_Entry], error: BudgetExceeded) -> list[_Entry]:
@@ -551,4 +536,4 @@ def _limited(entry: _Entry, budget: str) -> bool:
 
 
 def _name(body: e.StatelessCallStarted | e.StatelessCallEnded | e.TariffRecorded) -> str:
-    return body.tariff.id if type(body) is e.TariffRecorded else body.id
+    return body.tariff.id if isinstance(body, e.TariffRecorded) else body.id

@@ -52,14 +52,15 @@ async def submit(node: Node, s: Submission) -> Accepted:
         first = await node.store.find_duplicate(s.tenant, _dedup_key(s))
         if first is not None:
             return _attach(s, first)
-    rules = node.rules
-    if rules is not None or node.meter is not None or weighed(candidates):
+    rules, meter = node.rules, node.meter
+    priced = meter is None or meter.takes(candidates[0], s.request.service_tier)
+    if rules is not None or not priced or weighed(candidates):
         asked = ModelRequest(params=s.request, items=s.input, key="")
         judge = None if rules is None else rules.judge(_facts(s))
         purse = None
-        if node.meter is not None:
+        if meter is not None:
             payer = Payer(s.tenant, s.principal, s.request.model, s.conversation or "")
-            purse = node.meter.purse(payer, s.request.service_tier)
+            purse = meter.purse(payer, s.request.service_tier)
         check_room(node.catalogue, node.monitor, asked, patient=s.request.background, judge=judge, purse=purse)
     try:
         for _ in range(_TRIES):
