@@ -117,6 +117,72 @@ async def test_an_append_takes_so_many_entries_and_no_more(node: Node, monkeypat
     assert sum(sizes) == 16
 
 
+async def test_the_calls_of_an_append_are_one_event(node: Node) -> None:
+    ledger = Ledger(node)
+    await asyncio.gather(*[ledger.start(started(f"c{at}"), holding()) for at in range(8)])
+    [book] = await books(node)
+    assert [len(begun([body])) for body in book] == [0, 8]
+    await ledger.close()
+    assert await balance(node) == Balance(Decimal(0), Decimal(8))
+
+
+async def test_an_event_has_so_many_calls_and_no_more(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEDGER_CALLS_MAX", 3)
+    ledger = Ledger(node)
+    await asyncio.gather(*[ledger.start(started(f"c{at}"), holding()) for at in range(8)])
+    for at in range(8):
+        ledger.end(f"c{at}", cost("0.25"))
+    await ledger.close()
+    [book] = await books(node)
+    sizes = [len(begun([body])) + len(over([body])) for body in book]
+    assert (max(sizes), sum(sizes)) == (3, 16)
+
+
+async def test_a_caller_who_is_alone_waits_for_no_other(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEDGER_GATHER_S", 60)
+    ledger = Ledger(node)
+    async with asyncio.timeout(20):
+        for at in range(5):
+            await ledger.start(started(f"c{at}"), holding())
+            ledger.end(f"c{at}", cost("0.25"))
+    await ledger.close()
+    assert len(begun((await books(node))[0])) == 5
+
+
+async def test_calls_wait_for_those_that_are_under_way_to_be_followed_by_others(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(node)
+    await ledger.start(started("first"), holding())
+    monkeypatch.setattr(module, "LEDGER_GATHER_S", 60)
+    second = asyncio.create_task(ledger.start(started("second"), holding()))
+    await asyncio.sleep(0.1)
+    assert not second.done()
+    ledger.end("first", cost("0.25"))
+    async with asyncio.timeout(20):
+        await asyncio.gather(second, ledger.start(started("third"), holding()))
+    [book] = await books(node)
+    assert [[each.id for each in begun([body])] for body in book][1:] == [["first"], ["second", "third"]]
+    await ledger.close(0.1)
+
+
+async def test_what_comes_while_full_appends_are_made_is_written_too(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEDGER_BATCH_MAX", 2)
+    ledger = Ledger(node)
+
+    async def caller(name: str) -> None:
+        for at in range(10):
+            await ledger.start(started(f"{name}{at}"), holding())
+            ledger.end(f"{name}{at}", cost("0.25"))
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*[caller(name) for name in "abcdefgh"])
+    await ledger.close(10)
+    assert await balance(node) == Balance(Decimal(0), Decimal(20))
+
+
 async def test_of_calls_at_once_those_that_fit_are_recorded_and_the_others_told(node: Node) -> None:
     ledger = Ledger(node)
     asked = [ledger.start(started(f"c{at}", "2"), holding("2", "7")) for at in range(6)]
