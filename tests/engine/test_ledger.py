@@ -18,7 +18,7 @@ from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT, SessionRef
 from stateline.engine import ledger as module
 from stateline.engine.ledger import Ledger
-from stateline.ports import Balance, BudgetExceeded, Clock, Hold, Ownership, Store
+from stateline.ports import Balance, BudgetExceeded, Clock, Hold, Ownership, Store, Watch
 from stateline.stores.clock import SystemClock
 from stateline.stores.sqlite import open_sqlite
 
@@ -124,6 +124,31 @@ async def test_the_calls_of_an_append_are_one_event(node: Node) -> None:
     assert [len(begun([body])) for body in book] == [0, 8]
     await ledger.close()
     assert await balance(node) == Balance(Decimal(0), Decimal(8))
+
+
+async def test_whoever_follows_a_book_finds_what_is_written(node: Node) -> None:
+    ledger = Ledger(node)
+    await ledger.start(started("a"), holding())
+    [name] = await node.store.sessions(SYSTEM_TENANT, None, 10)
+    ref, seen = SessionRef(SYSTEM_TENANT, name), list[e.Body]()
+    after = 0
+
+    async def follow() -> None:
+        nonlocal after
+        async with asyncio.timeout(20):
+            for found in await node.store.tail([Watch(session=ref, after=after)], 10):
+                assert isinstance(found, e.Event)
+                seen.append(found.body)
+                after = found.seq
+
+    await follow()
+    assert [each.id for each in begun(seen)] == ["a"]
+    waiting = asyncio.create_task(follow())
+    await asyncio.sleep(0.05)
+    await ledger.start(started("b"), holding())
+    await waiting
+    assert [each.id for each in begun(seen)] == ["a", "b"]
+    await ledger.close()
 
 
 async def test_an_event_has_so_many_calls_and_no_more(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
