@@ -441,8 +441,10 @@ OUTPUT_TOKENS_PAID_MIN = 16
 """A call whose budget pays for less output than this, or than it asks for, is refused (OpenAI's least limit)."""
 BUDGET_TRIES_MAX = 4
 """How often a call is fitted anew into what a budget has left, while others draw on it, too."""
-LEDGER_EVENTS_MAX = 10_000
-"""Events of one session of the ledger of stateless calls; then another is begun."""
+LEDGER_ENTRIES_MAX = 10_000
+"""Beginnings and ends of calls in one session of the ledger of stateless calls; then another is begun."""
+LEDGER_CALLS_MAX = 100
+"""Entries of that ledger that one event has."""
 LEDGER_BATCH_MAX = 500
 """Entries of that ledger that one append writes."""
 LEDGER_WAITING_MAX = 20_000

@@ -61,15 +61,16 @@ async def submit(node: Node, s: Submission) -> Accepted:
         first = await node.store.find_duplicate(s.tenant, _dedup_key(s))
         if first is not None:
             return _attach(s, first)
-    rules = node.rules
-    if rules is not None or node.meter is not None or weighed(candidates):
+    rules, meter = node.rules, node.meter
+    priced = meter is None or meter.takes(candidates[0], s.request.service_tier)
+    if rules is not None or not priced or weighed(candidates):
         params = s.request if agent is None else msgspec.structs.replace(s.request, model=model)
         asked = ModelRequest(params=params, items=for_model(s.input), key="")
         judge = None if rules is None else rules.judge(_facts(s, agent))
         purse = None
-        if node.meter is not None:
+        if meter is not None:
             payer = Payer(s.tenant, s.principal, model, s.conversation or "", "" if agent is None else agent.name)
-            purse = node.meter.purse(payer, s.request.service_tier)
+            purse = meter.purse(payer, s.request.service_tier)
         check_room(node.catalogue, node.monitor, asked, patient=s.request.background, judge=judge, purse=purse)
     if any(type(item) in HOSTED_ITEMS for item in s.input):
         s = await _with_asked(node, s)
