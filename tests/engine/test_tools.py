@@ -2,92 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from tests.engine.conftest import Lab, asking, kinds, log_of, logged, texts
+from tests.engine.tool_lab import (
+    CAREFUL,
+    FREE,
+    Ruled,
+    box,
+    call_of,
+    calling,
+    done,
+    hanging,
+    request_of,
+    tools,
+)
 
 from stateline.core import events as e
 from stateline.core.errors import StatelineError
-from stateline.core.items import FunctionCallOutput, McpApprovalRequest, McpApprovalResponse, McpCall
-from stateline.core.tools import Agent, Asked, McpTool, PolicyRequest, PolicyRuling, Terms, Tool, ToolCall, ToolResult
-from stateline.engine import Engine
-from stateline.engine.tooling import Toolbox
-from stateline.testing.scripted import Answer, ScriptedCall
-from stateline.testing.scripted import ModelAsked as Request
-from stateline.testing.tool_host import ScriptedHosts, ScriptedTools
-
-FREE = McpTool(server_label="payments", require_approval="never")
-CAREFUL = McpTool(server_label="payments")
-
-
-class Signed:
-    """Signs nothing: what a signature is worth is shown with the signer itself."""
-
-    def sign(self, terms: Terms) -> Asked:
-        return Asked(
-            demanded_by=terms.demanded_by,
-            principal=terms.principal,
-            agent=terms.agent,
-            expires_ms=terms.expires_ms,
-            policy_version=terms.policy_version,
-            signature="signed",
-        )
-
-    def refusal(self, terms: Terms, asked: Asked, now_ms: int) -> str | None:
-        return None if asked.signature == "signed" and now_ms < terms.expires_ms else "approval_forged"
-
-
-class Ruled:
-    """A policy that says what it is told to, by tool."""
-
-    def __init__(self, **outcomes: str) -> None:
-        self.outcomes = outcomes
-        self.asked: list[PolicyRequest] = []
-
-    def rule(self, request: PolicyRequest) -> PolicyRuling:
-        self.asked.append(request)
-        outcome = self.outcomes.get(request.tool, "allow")
-        if outcome == "approve" and request.approved:
-            outcome = "allow"
-        return PolicyRuling(outcome=outcome, policies=("rule",), version="1")  # pyright: ignore[reportArgumentType]
-
-
-def tools(**answers: str) -> ScriptedTools:
-    """A host ``payments``: ``look`` reads, ``put`` is idempotent, ``refund`` is unsafe."""
-
-    def of(name: str, effect: str) -> tuple[Tool, object]:
-        tool = Tool(name=name, description=f"does {name}", parameters={"type": "object"}, effect=effect)  # pyright: ignore
-        return tool, lambda call: ToolResult(output=answers.get(name, f"{name} of {call.arguments}"))
-
-    shapes = {"look": of("look", "read"), "put": of("put", "idempotent"), "refund": of("refund", "unsafe")}
-    return ScriptedTools("payments", shapes)  # pyright: ignore[reportArgumentType]
-
-
-def calling(*names: str, then: str = "all done") -> object:
-    """A model that calls tools in its first answer, and speaks once it has their outputs."""
-
-    def script(asked: Request, _: int) -> Answer:
-        outputs = [item for item in asked.request.items if isinstance(item, FunctionCallOutput)]
-        if outputs:
-            said = "; ".join(str(item.output) for item in outputs)
-            return Answer(text=f"{then}: {said}")
-        return Answer(calls=tuple(ScriptedCall(name=f"payments-{name}", arguments='{"n":1}') for name in names))
-
-    return script
-
-
-def box(host: ScriptedTools, policy: Ruled | None = None) -> Toolbox:
-    return Toolbox(ScriptedHosts([host]), Signed(), policy)
-
-
-async def done(engine: Engine, text: object, **fields: object) -> object:
-    accepted = await engine.submit(asking(text, **fields))  # pyright: ignore[reportArgumentType]
-    return await engine.wait(accepted, "open-responses")
+from stateline.core.items import McpApprovalResponse, McpCall
+from stateline.core.tools import Agent, ToolResult
+from stateline.testing.scripted import ModelAsked
 
 
 async def test_a_tool_is_called_and_its_output_given_to_the_model(lab: Lab) -> None:
-    lab.script(calling("look"))  # pyright: ignore[reportArgumentType]
+    lab.script(calling("look"))
     host = tools()
     async with lab.engine(toolbox=box(host)) as engine:
         accepted = await engine.submit(asking("go", servers=(FREE,)))
@@ -120,7 +58,7 @@ async def test_a_tool_is_called_and_its_output_given_to_the_model(lab: Lab) -> N
 
 
 async def test_the_stream_of_a_tool_call_is_numbered_without_a_gap(lab: Lab) -> None:
-    lab.script(calling("look", "refund"))  # pyright: ignore[reportArgumentType]
+    lab.script(calling("look", "refund"))
     async with lab.engine(toolbox=box(tools())) as engine:
         accepted = await engine.submit(asking("go", servers=(FREE,)))
         seen = [event async for events in engine.stream(accepted) for event in events]
@@ -134,98 +72,93 @@ async def test_the_stream_of_a_tool_call_is_numbered_without_a_gap(lab: Lab) -> 
 
 async def test_an_agent_is_used_as_a_model(lab: Lab) -> None:
     agent = Agent(name="clerk", version="1", model="m", instructions="Be kind.", tools=(FREE,))
-    model = lab.script(calling("look"))  # pyright: ignore[reportArgumentType]
+    model = lab.script(calling("look"))
     async with lab.engine(toolbox=box(tools()), agents={"clerk": agent}) as engine:
         response = await done(engine, "go", model="agent/clerk")
-        assert texts(response.output) == ['all done: look of {"n":1}']  # pyright: ignore
-        assert response.model == "agent/clerk"  # pyright: ignore
-        assert response.instructions is None  # pyright: ignore
-        assert [asked.request.params.instructions for asked in model.requests] == ["Be kind."] * 2
+        assert texts(response.output) == ['all done: look of {"n":1}']
+        assert response.model == "agent/clerk"
+        assert response.instructions is None
+        assert [asked.request.params.instructions for asked in model.requests if isinstance(asked, ModelAsked)] == [
+            "Be kind."
+        ] * 2
         with pytest.raises(StatelineError) as caught:
             await engine.submit(asking("go", model="agent/nobody"))
         assert caught.value.code == "model_not_found"
 
 
 async def test_what_the_client_wants_to_be_asked_about_waits_for_its_answer(lab: Lab) -> None:
-    lab.script(calling("refund"))  # pyright: ignore[reportArgumentType]
+    lab.script(calling("refund"))
     host = tools()
     async with lab.engine(toolbox=box(host)) as engine:
         first = await done(engine, "go", servers=(CAREFUL,))
-        assert first.status == "completed"  # pyright: ignore
-        asked = first.output[0]  # pyright: ignore
-        assert isinstance(asked, McpApprovalRequest)
+        assert first.status == "completed"
+        asked = request_of(first)
         assert not host.calls
         answer = McpApprovalResponse(id="", approval_request_id=asked.id, approve=True)
-        second = await done(engine, (answer,), after=first.id, servers=(CAREFUL,))  # pyright: ignore
-        assert [type(item).__name__ for item in second.output] == ["McpCall", "Message"]  # pyright: ignore
-        assert second.output[0].approval_request_id == asked.id  # pyright: ignore
+        second = await done(engine, (answer,), after=first.id, servers=(CAREFUL,))
+        assert [type(item).__name__ for item in second.output] == ["McpCall", "Message"]
+        assert call_of(second).approval_request_id == asked.id
         assert len(host.calls) == 1
         with pytest.raises(StatelineError) as caught:
-            await done(engine, (answer,), after=second.id, servers=(CAREFUL,))  # pyright: ignore
+            await done(engine, (answer,), after=second.id, servers=(CAREFUL,))
         assert (caught.value.code, caught.value.status) == ("approval_answered", 409)
         with pytest.raises(StatelineError) as caught:
             # Another branch of the same log: the answer counts once in all of them.
-            await done(engine, (answer,), after=first.id, servers=(CAREFUL,))  # pyright: ignore
+            await done(engine, (answer,), after=first.id, servers=(CAREFUL,))
         assert (caught.value.code, caught.value.status) == ("approval_answered", 409)
         assert len(host.calls) == 1
 
 
 async def test_a_call_that_a_person_did_not_let_go_is_told_to_the_model(lab: Lab) -> None:
-    lab.script(calling("refund"))  # pyright: ignore[reportArgumentType]
+    lab.script(calling("refund"))
     host = tools()
     async with lab.engine(toolbox=box(host)) as engine:
         first = await done(engine, "go", servers=(CAREFUL,))
         answer = McpApprovalResponse(
             id="",
-            approval_request_id=first.output[0].id,  # pyright: ignore
+            approval_request_id=request_of(first).id,
             approve=False,
             reason="too much",
         )
-        second = await done(engine, (answer,), after=first.id, servers=(CAREFUL,))  # pyright: ignore
-        assert "did not approve this call" in texts(second.output)[0]  # pyright: ignore
-        assert "too much" in texts(second.output)[0]  # pyright: ignore
+        second = await done(engine, (answer,), after=first.id, servers=(CAREFUL,))
+        assert "did not approve this call" in texts(second.output)[0]
+        assert "too much" in texts(second.output)[0]
         assert not host.calls
 
 
 async def test_what_the_policy_demands_another_must_answer(lab: Lab) -> None:
-    lab.script(calling("refund"))  # pyright: ignore[reportArgumentType]
+    lab.script(calling("refund"))
     host, policy = tools(), Ruled(refund="approve")
     async with lab.engine(toolbox=box(host, policy)) as engine:
         first = await done(engine, "go", servers=(FREE,), principal="key_1")
-        asked = first.output[0]  # pyright: ignore
-        assert isinstance(asked, McpApprovalRequest)
+        asked = request_of(first)
         answer = McpApprovalResponse(id="", approval_request_id=asked.id, approve=True)
         with pytest.raises(StatelineError) as caught:
-            await done(engine, (answer,), after=first.id, servers=(FREE,), principal="key_1")  # pyright: ignore
+            await done(engine, (answer,), after=first.id, servers=(FREE,), principal="key_1")
         assert (caught.value.code, caught.value.status) == ("approval_by_requester", 403)
-        second = await done(engine, (answer,), after=first.id, servers=(FREE,), principal="key_2")  # pyright: ignore
-        assert second.output[0].status == "completed"  # pyright: ignore
+        second = await done(engine, (answer,), after=first.id, servers=(FREE,), principal="key_2")
+        assert call_of(second).status == "completed"
         # It is made for whoever asked, not for whoever approved.
         assert [call.principal for call in host.calls] == ["key_1"]
         assert [(one.principal, one.approved) for one in policy.asked] == [("key_1", False), ("key_1", True)]
 
 
 async def test_what_the_policy_denies_is_told_to_the_model(lab: Lab) -> None:
-    lab.script(calling("refund", "look"))  # pyright: ignore[reportArgumentType]
+    lab.script(calling("refund", "look"))
     host = tools()
     async with lab.engine(toolbox=box(host, Ruled(refund="deny"))) as engine:
         response = await done(engine, "go", servers=(FREE,))
-        assert [item.status for item in response.output[:2]] == ["failed", "completed"]  # pyright: ignore
-        assert "policy" in response.output[0].error.content  # pyright: ignore
+        assert [call_of(response, at).status for at in (0, 1)] == ["failed", "completed"]
+        error = call_of(response).error
+        assert error is not None
+        assert "policy" in error.content
         assert [call.tool for call in host.calls] == ["look"]
 
 
 async def test_a_lost_unsafe_call_is_never_made_again(lab: Lab) -> None:
-    begun = asyncio.Event()
     host = tools()
-
-    async def hang(call: ToolCall) -> ToolResult:
-        begun.set()
-        await asyncio.sleep(3600)
-        raise AssertionError
-
-    host._tools["refund"] = (host._tools["refund"][0], hang)  # pyright: ignore[reportPrivateUsage]
-    lab.script(calling("refund"))  # pyright: ignore[reportArgumentType]
+    begun = hanging(host, "refund")
+    lab.script(calling("refund"))
     async with lab.engine(toolbox=box(host), kill=True) as engine:
         accepted = await engine.submit(asking("go", servers=(FREE,), background=True))
         await begun.wait()
@@ -245,16 +178,9 @@ async def test_a_lost_unsafe_call_is_never_made_again(lab: Lab) -> None:
 
 @pytest.mark.parametrize("name", ["look", "put"])
 async def test_a_lost_call_that_may_run_twice_runs_again_under_its_key(lab: Lab, name: str) -> None:
-    begun = asyncio.Event()
     host = tools()
-
-    async def hang(call: ToolCall) -> ToolResult:
-        begun.set()
-        await asyncio.sleep(3600)
-        raise AssertionError
-
-    host._tools[name] = (host._tools[name][0], hang)  # pyright: ignore[reportPrivateUsage]
-    lab.script(calling(name))  # pyright: ignore[reportArgumentType]
+    begun = hanging(host, name)
+    lab.script(calling(name))
     async with lab.engine(toolbox=box(host), kill=True) as engine:
         accepted = await engine.submit(asking("go", servers=(FREE,), background=True))
         await begun.wait()
@@ -267,16 +193,9 @@ async def test_a_lost_call_that_may_run_twice_runs_again_under_its_key(lab: Lab,
 
 
 async def test_a_lost_call_that_its_tool_can_prove_counts(lab: Lab) -> None:
-    begun = asyncio.Event()
     host = tools()
-
-    async def hang(call: ToolCall) -> ToolResult:
-        begun.set()
-        await asyncio.sleep(3600)
-        raise AssertionError
-
-    host._tools["refund"] = (host._tools["refund"][0], hang)  # pyright: ignore[reportPrivateUsage]
-    lab.script(calling("refund"))  # pyright: ignore[reportArgumentType]
+    begun = hanging(host, "refund")
+    lab.script(calling("refund"))
     async with lab.engine(toolbox=box(host), kill=True) as engine:
         accepted = await engine.submit(asking("go", servers=(FREE,), background=True))
         await begun.wait()

@@ -106,6 +106,7 @@ def item_bytes(item: Item) -> int:
         size += len(item.encrypted_content)
     elif type(item) is McpCall:
         size += len(item.arguments) + len(item.output or "") + len(item.error.content if item.error else "")
+        size += sum(len(text) for part in item.content or () for text in _texts(part))
     elif type(item) is not Reasoning:
         size += len(msgspec.json.encode(item))
     else:

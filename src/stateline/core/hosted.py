@@ -7,7 +7,7 @@ list of tools stands in its request.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -30,11 +30,15 @@ from stateline.core.limits import TOOL_NAME_CHARS_MAX
 from stateline.core.tools import Tool
 
 _ODD = re.compile(r"[^a-zA-Z0-9_-]")
-_DIGEST_CHARS = 8
+_DIGEST_CHARS = 16
+_MADE = re.compile(rf"-[0-9a-f]{{{_DIGEST_CHARS}}}$")
+"""How a name ends that a digest tells apart; a tool that is named so itself gets one as well."""
 
 NOT_ANSWERED = "[This call has not been made: it waits for a person's approval.]"
 UNKNOWN = "[Whether this call took effect is not known. A person has been asked. Do not repeat it.]"
 ABANDONED = "[Whether this call took effect is not known, and will not be found out. Do not repeat it.]"
+AGAIN = "[Whether this call took effect is not known. A person has let it be made again; do not repeat it.]"
+NOT_MADE = "[A person has approved this call, but it has not been made.]"
 
 
 class HostedTool(NamedTuple):
@@ -70,7 +74,8 @@ def tool_name(server: str, tool: str) -> str:
     Providers take letters, digits, ``_`` and ``-``, 64 of them at most.
     """
     name = f"{_ODD.sub('_', server)}-{_ODD.sub('_', tool)}"
-    if name == f"{server}-{tool}" and len(name) <= TOOL_NAME_CHARS_MAX and "-" not in server:
+    plain = name == f"{server}-{tool}" and len(name) <= TOOL_NAME_CHARS_MAX and "-" not in server
+    if plain and _MADE.search(name) is None:
         return name
     kept = name[: TOOL_NAME_CHARS_MAX - _DIGEST_CHARS - 1]
     return f"{kept}-{digest(server.encode(), tool.encode())[:_DIGEST_CHARS]}"
@@ -86,23 +91,49 @@ _OBJECT: dict[str, Any] = {"type": "object", "properties": {}}
 
 
 def for_model(items: Iterable[Item]) -> list[ModelItem]:
-    """Items as models are given them: a call and its output for what a hosted tool was asked."""
+    """Items as models are given them: a call and its output for what a hosted tool was asked.
+
+    Calls of one answer come before their outputs, as the model has made them: providers want an output for each call
+    of an answer before anything else is said.
+    """
     every = list(items)
     said: dict[str, McpApprovalResponse | EffectResolution] = {}
+    made: set[str] = set()
     for item in every:
         if type(item) is McpApprovalResponse:
             said[item.approval_request_id] = item
         elif type(item) is EffectResolution:
             said[item.call_id] = item
+        elif type(item) is McpCall:
+            made.add(item.id)
     out: list[ModelItem] = []
+    outputs: list[ModelItem] = []
+    answer, seen = "", set[str]()
     for item in every:
-        if type(item) is McpCall:
-            out += _pair(item.id, item, _output(item, said.get(item.id)))
-        elif type(item) is McpApprovalRequest:
-            out += _asked(item, said.get(item.id))
-        elif type(item) not in HOSTED_ITEMS:
+        if type(item) not in HOSTED_ITEMS:
+            out += outputs
+            outputs = []
             out.append(item)  # pyright: ignore[reportArgumentType]
-    return out
+            continue
+        # Who keeps the context itself may send the same item twice; providers take no call twice.
+        pair = None if item.id in seen else _called(item, said, made)
+        seen.add(item.id)
+        if pair is None:
+            continue
+        call, output = pair
+        of = _answer_of(call.id)
+        if not of or of != answer:
+            out += outputs
+            outputs = []
+        answer = of
+        out.append(call)
+        outputs.append(output)
+    return out + outputs
+
+
+def _answer_of(call_id: str) -> str:
+    """The model's answer that a call is of, by its id; empty where that is none of ours."""
+    return call_id.partition("_")[2].rpartition("i")[0]
 
 
 def call_item_id(approval_id: str) -> str:
@@ -115,21 +146,33 @@ def approval_item_id(call_id: str) -> str:
     return PREFIXES[McpApprovalRequest] + call_id.removeprefix(PREFIXES[McpCall])
 
 
-def _asked(item: McpApprovalRequest, said: McpApprovalResponse | EffectResolution | None) -> Sequence[ModelItem]:
-    if type(said) is not McpApprovalResponse:
-        return _pair(call_item_id(item.id), item, NOT_ANSWERED)
-    if said.approve:
+def _called(
+    item: Item, said: Mapping[str, McpApprovalResponse | EffectResolution], made: Container[str]
+) -> tuple[FunctionCall, FunctionCallOutput] | None:
+    """The call that the item stands for, if it stands for one; ``made``: the ids of calls that have an item."""
+    if type(item) is McpCall:
+        return _pair(item.id, item, _output(item, said.get(item.id)))
+    if type(item) is not McpApprovalRequest:
+        return None
+    call_id, answer = call_item_id(item.id), said.get(item.id)
+    if call_id in made:
         # The call itself follows.
-        return ()
-    why = f" They said: {said.reason}" if said.reason else ""
-    return _pair(call_item_id(item.id), item, f"[A person did not approve this call; it was not made.{why}]")
+        return None
+    if type(answer) is not McpApprovalResponse:
+        return _pair(call_id, item, NOT_ANSWERED)
+    if answer.approve:
+        return _pair(call_id, item, NOT_MADE)
+    why = f" They said: {answer.reason}" if answer.reason else ""
+    return _pair(call_id, item, f"[A person did not approve this call; it was not made.{why}]")
 
 
 def _output(item: McpCall, said: McpApprovalResponse | EffectResolution | None) -> str | tuple[Any, ...]:
     if item.status in ("incomplete", "in_progress", "calling"):
         if type(said) is EffectResolution and said.decision == "committed":
             return said.output or "[This call took effect.]"
-        return ABANDONED if said is not None else UNKNOWN
+        if type(said) is EffectResolution:
+            return AGAIN if said.decision == "retry" else ABANDONED
+        return UNKNOWN
     if item.error is not None:
         return item.error.content
     return item.content or item.output or ""
@@ -138,7 +181,9 @@ def _output(item: McpCall, said: McpApprovalResponse | EffectResolution | None) 
 def _pair(
     call_id: str, item: McpCall | McpApprovalRequest, output: str | tuple[Any, ...]
 ) -> tuple[FunctionCall, FunctionCallOutput]:
-    name = tool_name(item.server_label, item.name) if item.server_label else item.name
+    # What no tool is called the model has made up, and a provider may not take it back.
+    made_up = _ODD.sub("_", item.name)[:TOOL_NAME_CHARS_MAX] or "_"
+    name = tool_name(item.server_label, item.name) if item.server_label else made_up
     failed = type(item) is not McpCall or item.status != "completed"
     return (
         FunctionCall(id=call_id, call_id=call_id, name=name, arguments=item.arguments or "{}"),

@@ -316,6 +316,22 @@ MCP_TOOL_NAME_CHARS_MAX = 256
 URL_CHARS_MAX = 2048
 TOOL_CALLS_PARALLEL_MAX = 8
 """Tool calls of one turn that are under way at once; the others wait."""
+TOOL_CALLS_ANSWER_MAX = 128
+"""Calls of hosted tools in one answer of a model: what becomes of them is one append."""
+TOOL_ERROR_CHARS_MAX = 4_000
+"""What is kept of why a call failed."""
+TOOL_LIST_BYTES_MAX = 1024 * 1024
+"""The tools of one server, as they are recorded; of a longer list none."""
+SERVERS_KEPT_MAX = 64
+"""Servers whose tools a session remembers, so that it need not record the same list again."""
+HISTORY_SUMS_MAX = 128
+"""Names of arguments of one tool that a session has sums of; a call that brings more is not made."""
+PENDING_MAX = 1_000
+"""Calls of one session that wait for a person; one more is not asked about, and not made."""
+ANSWERED_SESSIONS_MAX = 16
+"""Other sessions whose approvals one request answers."""
+TOOL_STOP_S = 5.0
+"""How long a tool call that is told to end may take to do so, before nobody waits for it any more."""
 TOOL_OUTPUT_BYTES_MAX = 1024 * 1024
 """What is kept of one call's answer; of a longer one nothing is."""
 APPROVAL_TTL_MS = 7 * 24 * 3600 * 1000

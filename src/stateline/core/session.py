@@ -343,7 +343,7 @@ def _begin_turn(session: Session, event: e.Event, body: e.TurnRequested) -> Sess
         stateful=body.stateful,
         agent=body.agent,
     )
-    if body.answers:
+    if body.answers or session.pending:
         return _answered(session, event, started, body.answers)
     return _with(session, event, turns=body.turn, turn=started)
 
@@ -363,7 +363,9 @@ def _answered(session: Session, event: e.Event, turn: Turn, answers: tuple[Answe
             # Its item is another: that of the first call stays as it is.
             id_ = item_id(PREFIXES[McpCall], event.session.id, turn.number_in_session, 0, RETRY_INDEX + len(acts))
             call = msgspec.structs.replace(call, id=id_)
-            acts.append(Act(call=call, again=True, asked=asked, by=answer.by))
+            acts.append(Act(call=call, first=found, asked=asked, by=answer.by))
+    # Not before: what was answered in time may be recorded later, and the model is told then why it is not made.
+    pending = acting.still_open(pending, event.at_ms)
     history = acting.answered(session.history, [answer.decision for answer in answers])
     turn = msgspec.structs.replace(turn, acts=tuple(acts))
     return _with(session, event, turns=turn.number_in_session, turn=turn, pending=pending, history=history)
@@ -405,12 +407,11 @@ def _fold_effect(session: Session, event: e.Event, turn: Turn, state: TurnState,
         pending = {**pending, body.id: waits}
         return _with(session, event, pending=pending, turn=msgspec.structs.replace(turn, **changes))
     assert type(body) is e.EffectCommitted or type(body) is e.EffectFailed or type(body) is e.EffectUnknown
-    act = acting.act_of(turn.acts, body.id)
-    unknown = type(body) is e.EffectUnknown
+    act = acting.act_of(turn.acts, body.id, "dispatched")
     item = next(item for item in turn.output if item.id == body.id)
     assert type(item) is McpCall
     changes |= {
-        "acts": acting.begun(turn.acts, act.call, status="unknown" if unknown else "done"),
+        "acts": acting.ended(turn.acts, act, unknown=type(body) is e.EffectUnknown),
         "output": acting.with_item(turn.output, acting.ended_item(item, body)),
         "number": body.number + acting.END_EVENTS,
     }
@@ -452,17 +453,19 @@ def _end_turn(session: Session, event: e.Event, turn: Turn, body: e.Body) -> Ses
     pending = session.pending
     if turn.acts:
         pending = {**pending, **acting.unused(turn.response_id, turn.number_in_session, turn.acts)}
-    if type(body) is e.TurnFailed:
+    if type(body) is e.TurnFailed and not acting.did(turn.input + turn.output):
         # A failed turn said nothing, so it leaves nothing in the context; the client may ask again.
         return _with(session, event, turn=None, crashes=0, read_bytes=read_bytes, pending=pending)
     said = tuple([item for item in turn.output if type(item) is not FunctionCall or item.status == "completed"])
     context = session.context.append(turn.input + said, {**turn.sidecars, **turn.output_sidecars})
+    # What a turn did stays done when it failed later: whoever asks again, from where the client was, is told of it.
+    failed = type(body) is e.TurnFailed
     return _with(
         session,
         event,
         turn=None,
         context=context,
-        last_response_id=turn.response_id,
+        last_response_id=session.last_response_id if failed else turn.response_id,
         crashes=0,
         read_bytes=read_bytes,
         pending=pending,

@@ -44,7 +44,7 @@ from stateline.core.items import (
     SummaryText,
     UrlCitation,
 )
-from stateline.core.limits import OUTPUT_ITEMS_MAX
+from stateline.core.limits import OUTPUT_ITEMS_MAX, TOOL_CALLS_ANSWER_MAX
 from stateline.core.ops import (
     AddAnnotation,
     AddItem,
@@ -470,6 +470,12 @@ class StreamBuilder:
             self._end_open()
         whose = None if self._hosting is None else self._hosting.whose(delta.name)
         if whose is not None:
+            if len(self._hosted) >= TOOL_CALLS_ANSWER_MAX:
+                raise ModelError(
+                    f"the model called more than {TOOL_CALLS_ANSWER_MAX} tools in one answer",
+                    code="malformed_stream",
+                    retryable=False,
+                )
             self._begun = self._hosted[delta.index] = _HostedCall(self._new_id(PREFIXES[McpCall]), *whose)
             return
         self._begun = None

@@ -12,8 +12,10 @@ import msgspec
 
 from stateline.core.errors import Blame, StatelineError
 from stateline.core.items import InputContent
+from stateline.core.limits import HISTORY_SUMS_MAX
 
 _NO_SUMS: Mapping[str, int] = {}
+_INT_MAX = 1 << 63
 
 EffectClass = Literal["read", "idempotent", "unsafe"]
 """``read`` changes nothing; ``idempotent`` does once what it does under one key; ``unsafe`` may do it again."""
@@ -243,12 +245,25 @@ class History(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def called(self, name: str, arguments: Mapping[str, Any]) -> History:
         """With another call of the tool."""
         sums = self.sums.get(name, _NO_SUMS)
-        more = {key: sums.get(key, 0) + value for key, value in arguments.items() if type(value) is int}
+        more = {key: sums.get(key, 0) + value for key, value in arguments.items() if _counts(value)}
         return msgspec.structs.replace(
             self,
             calls={**self.calls, name: self.calls.get(name, 0) + 1},
             sums={**self.sums, name: {**sums, **more}} if more else self.sums,
         )
+
+    def fits(self, name: str, arguments: Mapping[str, Any]) -> bool:
+        """Whether another call of the tool can be counted: models write names of arguments as they like."""
+        sums = self.sums.get(name, _NO_SUMS)
+        new = [key for key, value in arguments.items() if key not in sums and _counts(value)]
+        return len(sums) + len(new) <= HISTORY_SUMS_MAX and not any(
+            type(value) is int and not _counts(value) for value in arguments.values()
+        )
+
+
+def _counts(value: object) -> bool:
+    """Whether a sum takes it: a whole number of 64 bits, which is as many as policies have."""
+    return type(value) is int and -_INT_MAX <= value < _INT_MAX
 
 
 class PolicyRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):

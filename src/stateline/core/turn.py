@@ -11,7 +11,7 @@ from typing import cast, final
 
 import msgspec
 
-from stateline.core import carrying
+from stateline.core import acting, carrying
 from stateline.core import events as e
 from stateline.core.acting import settled
 from stateline.core.calls import FinishReason, ModelParams, ModelRequest
@@ -176,7 +176,7 @@ def _answered(session: Session, turn: Turn, body: e.ModelCallFinished) -> Decisi
 
 def _acted(session: Session, turn: Turn) -> Decision:
     """Something became of a tool call; what follows is decided once all of them are settled."""
-    if not settled(turn.acts):
+    if not settled(turn.acts) or session.quarantined:
         return NOTHING
     if turn.cancelling or turn.overdue:
         return _call(session, turn)
@@ -208,7 +208,8 @@ def _stumbled(session: Session, turn: Turn, at_ms: int, body: e.ModelCallFailed)
 
 
 def _stop(turn: Turn, reason: FinishReason, end: e.Body) -> Decision:
-    if turn.state == "calling" or not settled(turn.acts):
+    # What is only planned runs nowhere: it waits for a list of tools, and nothing would come of stopping it.
+    if turn.state == "calling" or any(act.status == "dispatched" for act in turn.acts):
         return Decision(effects=(StopCall(reason=reason),))
     return Decision(events=(end,))
 
@@ -219,9 +220,11 @@ def _resumed(session: Session, turn: Turn) -> Decision:
         return NOTHING
     if session.crashes >= CRASHES_MAX:
         message = f"the worker crashed {session.crashes} times on this session without a step between"
+        lost = acting.lost(turn.acts, turn.number_in_session, turn.number, "session_quarantined", message)
         return Decision(
             events=(
                 e.SessionQuarantined(crashes=session.crashes),
+                *lost,
                 e.TurnFailed(response_id=turn.response_id, code="session_quarantined", message=message),
             )
         )

@@ -14,12 +14,16 @@ from stateline.core import events as e
 from stateline.core.acting import Act
 from stateline.core.hosted import approval_item_id, decoded
 from stateline.core.ids import digest, effect_key, item_id, item_session
-from stateline.core.items import PREFIXES, ListedTool, McpListTools
+from stateline.core.items import PREFIXES, InputContent, ListedTool, McpListTools
 from stateline.core.limits import (
     APPROVAL_TTL_MS,
+    PENDING_MAX,
     TOOL_CALL_TIMEOUT_S,
     TOOL_CALLS_PARALLEL_MAX,
+    TOOL_ERROR_CHARS_MAX,
+    TOOL_LIST_BYTES_MAX,
     TOOL_OUTPUT_BYTES_MAX,
+    TOOL_STOP_S,
 )
 from stateline.core.session import Session, Turn
 from stateline.core.tools import (
@@ -84,12 +88,14 @@ def decided(home: Tooled, session: Session, effect: ActEffect) -> Iterator[e.Bod
     turn = session.turn
     assert turn is not None
     number, index, step, history = turn.number, turn.output_index, effect.step, session.history
+    room = PENDING_MAX - len(session.pending)
     for act in turn.acts:
         if act.status != "planned":
             continue
-        body = _one(home, msgspec.structs.replace(session, history=history), act, (step, number, index))
+        body = _one(home, msgspec.structs.replace(session, history=history), act, (step, number, index), room)
         yield body
         index += 1
+        room -= type(body) is e.ApprovalRequested
         if type(body) is e.EffectDispatched:
             history = acting.after(history, body)
             step += 1
@@ -99,7 +105,7 @@ def decided(home: Tooled, session: Session, effect: ActEffect) -> Iterator[e.Bod
 
 
 def _one(
-    home: Tooled, session: Session, act: Act, at: tuple[int, int, int]
+    home: Tooled, session: Session, act: Act, at: tuple[int, int, int], room: int
 ) -> e.EffectDispatched | e.EffectRefused | e.ApprovalRequested:
     turn, call, (step, number, index) = session.turn, act.call, at
     assert turn is not None
@@ -117,12 +123,14 @@ def _one(
             policy=ruling,
         )
 
-    tool = _tool(session, turn, call)
+    tool = _tool(turn, call)
     arguments = decoded(call.arguments)
     if tool is None or box is None:
         return refused("unknown_tool", f"There is no tool {call.tool!r}.")
     if arguments is None:
         return refused("invalid_arguments", "The arguments are not a JSON object.")
+    if not session.history.fits(call.name, arguments):
+        return refused("invalid_arguments", "The arguments have too many names of numbers, or too large a number.")
     if step > turn.limits.steps_max:
         return refused("max_steps", "The limit of steps in one turn is reached.")
     asked, terms = act.asked, _terms(session, turn, act, now_ms)
@@ -131,11 +139,16 @@ def _one(
         if code is not None:
             return refused(code, "What was approved is not this call, or can no longer be; it was not made.")
     if box.policy is not None:
-        ruling = box.policy.rule(_asked_about(session, act, tool, terms))
+        ruling = _ruled(box.policy, _asked_about(session, act, tool, terms))
         if ruling.enforced and ruling.outcome == "deny":
             why = ", ".join(ruling.policies) or ("an error" if ruling.errors else "no policy permits it")
             return refused("policy_denied", f"The policy does not allow this call ({why}).")
     demand = _demand(turn, act, tool, ruling)
+    if demand is not None and act.approval is not None:
+        # Its request is answered, and cannot be answered again; another call of the model's gets a new one.
+        return refused("approval_superseded", "The policy wants another person to approve this call; make it anew.")
+    if demand is not None and room <= 0:
+        return refused("too_many_waiting", "Too many calls wait for a person already; it was not made.")
     if demand is not None:
         version = "" if ruling is None else ruling.version
         signed = box.signer.sign(
@@ -162,6 +175,15 @@ def _one(
         approval=act.approval,
         again=act.again,
     )
+
+
+def _ruled(policy: Policy, request: PolicyRequest) -> PolicyRuling:
+    """What the policy says; one that fails allows nothing."""
+    try:
+        return policy.rule(request)
+    except Exception as error:
+        log.exception("the policy failed on a call of %s/%s; it is denied", request.server, request.tool)
+        return PolicyRuling(outcome="deny", errors=(type(error).__name__,))
 
 
 def _demand(turn: Turn, act: Act, tool: Tool, ruling: PolicyRuling | None) -> Demand | None:
@@ -207,11 +229,11 @@ def _asked_about(session: Session, act: Act, tool: Tool, terms: Terms) -> Policy
     )
 
 
-def _tool(session: Session, turn: Turn, call: PlannedCall) -> Tool | None:
-    """What the session has heard of the tool last."""
-    known = session.servers.get(call.server)
-    found = None if known is None else known.tools
-    return next((tool for tool in found or () if tool.name == call.tool), None)
+def _tool(turn: Turn, call: PlannedCall) -> Tool | None:
+    """The tool as the turn's own list has it: an earlier turn may have meant another server by the same label."""
+    listed = () if turn.hosting is None else turn.hosting.tools.values()
+    wanted = (call.server, call.tool)
+    return next((each.tool for each in listed if (each.server, each.tool.name) == wanted), None)
 
 
 # -- performing ---------------------------------------------------------------------------------------------
@@ -244,6 +266,8 @@ class RunningTools:
         self._changed = changed
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._jobs: dict[str, Job] = {}
+        self._open: dict[str, Job] = {}
+        """Those that have not ended; each ends once, whoever says so first."""
         self._sent: set[str] = set()
         self._places = asyncio.Semaphore(TOOL_CALLS_PARALLEL_MAX)
 
@@ -258,8 +282,12 @@ class RunningTools:
         for act in turn.acts:
             if act.status == "dispatched" and act.call.id not in self._jobs:
                 job = _job(session, turn, act, found_lost=found_lost)
-                self._jobs[job.id] = job
-                self._spawn(job.id, self._run(job))
+                self._jobs[job.id] = self._open[job.id] = job
+                if found_lost and job.effect != "unsafe" and (turn.cancelling or turn.overdue):
+                    # The turn only ends now: nothing is done for it any more. An unsafe call is looked up all the same.
+                    self._end(job, _without_answer(self._turn, job, "cancelled", _ENDED, sent=True))
+                else:
+                    self._spawn(job.id, self._run(job))
 
     def list(self) -> None:
         """Ask the turn's servers what they offer."""
@@ -273,17 +301,17 @@ class RunningTools:
 
     async def stop(self, code: str = "cancelled") -> None:
         """End the waiting for whatever is under way; what an unsafe call has done is not known."""
-        tasks = dict(self._tasks)
-        for task in tasks.values():
+        tasks = list(self._tasks.values())
+        for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks.values())
-        for id_ in tasks:
-            job = self._jobs.get(id_)
-            if job is not None and not any(getattr(body, "id", "") == id_ for body in self.ended):
-                sent = job.found_lost or id_ in self._sent
-                message = "It was ended before it answered." if sent else "It was ended before it began."
-                self.ended.append(_without_answer(self._turn, job, code, message, sent=sent))
+            _, left = await asyncio.wait(tasks, timeout=TOOL_STOP_S)
+            if left:
+                log.warning("%d tool calls did not end when they were told to", len(left))
+        self._tasks.clear()
+        for job in list(self._open.values()):
+            sent = job.found_lost or job.id in self._sent
+            self._end(job, _without_answer(self._turn, job, code, _ENDED if sent else _NOT_BEGUN, sent=sent))
 
     def check(self) -> None:
         """Raise what a task died of, if that was a defect."""
@@ -301,33 +329,50 @@ class RunningTools:
             self._tasks.pop(id_, None)
         self._changed()
 
+    def _end(self, job: Job, body: e.Body) -> None:
+        if self._open.pop(job.id, None) is not None:
+            self.ended.append(body)
+
     # -- calls ---------------------------------------------------------------------------------------------
 
     async def _run(self, job: Job) -> None:
         async with self._places:
-            try:
-                host = self._host(job.server)
-                if host is None:
-                    raise ToolError(f"There is no server {job.server!r} now.", code="unknown_server", sent=False)
-            except ToolError as error:
-                body = _without_answer(self._turn, job, error.code, error.message, sent=job.found_lost)
-            else:
-                unproven = job.found_lost and job.effect == "unsafe"
-                body = await (self._look_up(host, job) if unproven else self._call(host, job))
-        self.ended.append(body)
+            self._end(job, await self._outcome(job))
+
+    async def _outcome(self, job: Job) -> e.Body:
+        """What becomes of a call, whatever its host does: a defect of a host's is no defect of the session's."""
+        try:
+            host = self._host(job.server)
+            if host is None:
+                raise ToolError(f"There is no server {job.server!r} now.", code="unknown_server", sent=False)
+            if job.found_lost and job.effect == "unsafe":
+                return await self._look_up(host, job)
+            return await self._call(host, job)
+        except ToolError as error:
+            sent = error.sent or job.found_lost
+            return _without_answer(self._turn, job, error.code, error.message, sent=sent)
+        except TimeoutError:
+            return _without_answer(self._turn, job, "tool_timeout", "It did not answer in time.", sent=True)
+        except asyncio.CancelledError:
+            if _told_to_end():
+                raise
+            log.warning("the host of %s ended a call of %r by itself", job.server, job.call.tool)
+            return self._broken(job)
+        except Exception:
+            log.exception("the host of %s failed on a call of %r", job.server, job.call.tool)
+            return self._broken(job)
+
+    def _broken(self, job: Job) -> e.Body:
+        sent = job.found_lost or job.id in self._sent
+        return _without_answer(self._turn, job, "tool_failed", "Its host failed unexpectedly.", sent=sent)
 
     async def _call(self, host: ToolHost, job: Job) -> e.Body:
         if not self._home.may_send:
             # Others have the session by now: what is recorded here is void.
             return _without_answer(self._turn, job, "fenced", "This node has lost its lease.", sent=False)
         self._sent.add(job.id)
-        try:
-            async with asyncio.timeout(job.call.timeout_s + 5):
-                result = await host.call(job.call)
-        except ToolError as error:
-            return _without_answer(self._turn, job, error.code, error.message, sent=error.sent)
-        except TimeoutError:
-            return _without_answer(self._turn, job, "tool_timeout", "It did not answer in time.", sent=True)
+        async with asyncio.timeout(job.call.timeout_s + 5):
+            result = await host.call(job.call)
         return self._committed(job, result)
 
     async def _look_up(self, host: ToolHost, job: Job) -> e.Body:
@@ -344,24 +389,22 @@ class RunningTools:
         return _without_answer(self._turn, job, "worker_lost", message, sent=True)
 
     def _committed(self, job: Job, result: ToolResult, *, read_back: bool = False) -> e.Body:
-        output = result.output
-        if len(output if isinstance(output, str) else msgspec.json.encode(output)) > TOOL_OUTPUT_BYTES_MAX:
-            output = f"[The answer had more than {TOOL_OUTPUT_BYTES_MAX} bytes, and was not kept.]"
         return e.EffectCommitted(
             turn=self._turn.number_in_session,
             step=job.step,
             id=job.id,
-            output=output,
+            output=_kept(result.output),
             failed=result.failed,
             read_back=read_back,
         )
 
     def _host(self, label: str) -> ToolHost | None:
+        """The host of one of the turn's servers: a label alone may mean another one to the operator."""
         box = self._home.toolbox
-        if box is None:
-            return None
         server = next((each for each in self._turn.servers if each.server_label == label), None)
-        if server is not None and server.server_url is not None:
+        if box is None or server is None:
+            return None
+        if server.server_url is not None:
             return box.hosts.named(self._session.ref, self._turn.response_id, server)
         return box.hosts.own(label)
 
@@ -402,17 +445,26 @@ class RunningTools:
             zone = "" if server.server_url is not None else self._home.toolbox.hosts.data_zone(label)
             async with asyncio.timeout(TOOL_CALL_TIMEOUT_S):
                 tools = await host.tools()
-        except (ToolError, TimeoutError) as error:
-            code, message = ("tools_unavailable", "it did not answer in time")
-            if isinstance(error, ToolError):
-                code, message = error.code, error.message
-            return e.TurnFailed(
-                response_id=turn.response_id, code=code, message=f"The tools of {label!r} cannot be listed: {message}"
-            )
-        allowed = server.allowed_tools
-        kept = tuple([tool for tool in tools if allowed is None or tool.name in allowed])
-        name = digest(msgspec.json.encode(kept))
-        return ServerTools(label=label, digest=name, tools=kept, data_zone=zone)
+            allowed = server.allowed_tools
+            kept = tuple([tool for tool in tools if allowed is None or tool.name in allowed])
+            encoded = msgspec.json.encode(kept)
+            if len(encoded) > TOOL_LIST_BYTES_MAX:
+                raise ToolError(f"they take more than {TOOL_LIST_BYTES_MAX} bytes", code="tools_too_large", sent=False)
+            return ServerTools(label=label, digest=digest(encoded), tools=kept, data_zone=zone)
+        except ToolError as error:
+            code, message = error.code, _text(error.message)
+        except TimeoutError:
+            code, message = "tools_unavailable", "it did not answer in time"
+        except asyncio.CancelledError:
+            if _told_to_end():
+                raise
+            code, message = "tools_unavailable", "its host failed unexpectedly"
+        except Exception:
+            log.exception("the tools of %s cannot be listed", label)
+            code, message = "tools_unavailable", "its host failed unexpectedly"
+        return e.TurnFailed(
+            response_id=turn.response_id, code=code, message=f"The tools of {label!r} cannot be listed: {message}"
+        )
 
     def _item(self, listed: ServerTools, at: int) -> McpListTools:
         turn, ref = self._turn, self._session.ref
@@ -430,6 +482,36 @@ class RunningTools:
                 ]
             ),
         )
+
+
+_ENDED = "It was ended before it answered."
+_NOT_BEGUN = "It was ended before it began."
+
+
+def _told_to_end() -> bool:
+    """Whether the running task is cancelled from outside, or only what it waits for has cancelled itself."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
+def _kept(output: str | tuple[InputContent, ...]) -> str | tuple[InputContent, ...]:
+    """What is recorded of an answer."""
+    if isinstance(output, str):
+        output = _text(output, len(output))
+        size = len(output.encode())
+    else:
+        try:
+            size = len(msgspec.json.encode(output))
+        except UnicodeEncodeError:
+            return "[The answer is no valid text, and was not kept.]"
+    if size > TOOL_OUTPUT_BYTES_MAX:
+        return f"[The answer had more than {TOOL_OUTPUT_BYTES_MAX} bytes, and was not kept.]"
+    return output
+
+
+def _text(text: str, chars: int = TOOL_ERROR_CHARS_MAX) -> str:
+    """A text of a host's as the log takes it: Unicode, and not too long."""
+    return text[:chars].encode("utf-8", "replace").decode()
 
 
 def _told(listed: ServerTools, before: ServerTools | None) -> ServerTools:
@@ -458,7 +540,7 @@ def _without_answer(turn: Turn, job: Job, code: str, message: str, *, sent: bool
     """The end of a call that gave no answer: of an unsafe one that may have begun, nobody knows what it did."""
     unknown = sent and job.effect == "unsafe"
     kind = e.EffectUnknown if unknown else e.EffectFailed
-    return kind(turn=turn.number_in_session, step=job.step, id=job.id, code=code, message=message)
+    return kind(turn=turn.number_in_session, step=job.step, id=job.id, code=code, message=_text(message))
 
 
 def numbered(turn: Turn, bodies: Sequence[e.Body]) -> list[e.Body]:

@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 from tests.unit.core.driver import REF, START_MS
-from tests.unit.core.examples import EVERY_BODY
+from tests.unit.core.examples import EVERY_BODY, PLANNED
 
 from stateline.core import events as e
+from stateline.core.acting import Act
 from stateline.core.errors import IllegalTransition
+from stateline.core.items import McpCall
 from stateline.core.session import Session, fold, fold_all, new_session
 from stateline.core.transitions import TRANSITIONS, TurnState, next_state
 
@@ -37,15 +39,23 @@ def numbered(kinds: Sequence[type], after: int = 0) -> list[e.Event]:
     return [e.Event(session=REF, seq=after + at, at_ms=START_MS, body=BODIES[kind]) for at, kind in enumerate(kinds, 1)]
 
 
-def session_in(state: TurnState | None) -> Session:
+def session_in(state: TurnState | None, before: type = e.EffectDispatched) -> Session:
+    """A session in that state, whose turn has the call that an event of a tool call is about."""
     session = fold_all(new_session(REF), numbered(REACHES[state]))
-    assert (session.turn.state if session.turn else None) == state
-    return session
+    turn = session.turn
+    assert (turn.state if turn else None) == state
+    if turn is None:
+        return session
+    ended = before in (e.EffectCommitted, e.EffectFailed, e.EffectUnknown)
+    act = Act(call=PLANNED, status="dispatched" if ended else "planned")
+    output = (McpCall(id=PLANNED.id, server_label="payments", name="refund", arguments=""),)
+    turn = msgspec.structs.replace(turn, acts=(act,), output=output)
+    return msgspec.structs.replace(session, turn=turn)
 
 
 @pytest.mark.parametrize(("state", "event"), PAIRS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_the_fold_takes_what_the_table_has_and_raises_for_the_rest(state: TurnState | None, event: type) -> None:
-    session = session_in(state)
+    session = session_in(state, event)
     (following,) = numbered([event], after=session.seq)
     if (state, event) in TRANSITIONS:
         turn = fold(session, following).turn
