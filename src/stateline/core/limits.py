@@ -111,6 +111,14 @@ LINT_LISTS_MAX = 5
 PREDICATE_DEPTH_MAX = 32
 """Parentheses, lists and calls within one another in a predicate."""
 
+# -- tools -----------------------------------------------------------------------------------
+TOOL_URL_CHARS_MAX = 2_048
+"""The URL of a tool's server."""
+TOOL_ADDRESSES_MAX = 16
+"""Addresses of one host that are judged and tried."""
+TOOL_CONNECT_S = 10.0
+"""To a tool's server: its addresses, and one connection to them; ``connect_timeout_s`` of the server."""
+
 # -- API keys ---------------------------------------------------------------------------------
 KEYS_MAX = 10_000
 """API keys in force or revoked, over all tenants."""
