@@ -27,6 +27,11 @@ class Names:
         return found.pop(0) if len(found) > 1 else found[0]
 
 
+async def opened(egress: Egress, url: str) -> None:
+    """What happens to a URL: what looks like a name in it is judged when it is resolved."""
+    await egress.addresses(egress.check_url(url).split("/")[2], 80)
+
+
 def refusal(error: pytest.ExceptionInfo[ToolError]) -> str:
     assert error.value.code == "tool_host_denied"
     assert not error.value.sent
@@ -90,7 +95,7 @@ async def test_no_more_addresses_are_judged_than_their_limit() -> None:
             "0177.0.0.1",
             "127.1",
             "0x7f.1",
-            "１２７.0.0.1",
+            "\uff11\uff12\uff17.0.0.1",
             "127。0。0。1",
             "[::ffff:127.0.0.1]",
         ),
@@ -102,9 +107,7 @@ async def test_no_more_addresses_are_judged_than_their_limit() -> None:
 async def test_any_public_address_opens_nothing_inside_however_it_is_written(host: str) -> None:
     names = Names(localhost=[["127.0.0.1", "::1"]])
     with pytest.raises(ToolError) as error:
-        url = Egress(["*"], names).check_url(f"http://{host}/mcp")
-        # What looks like a name is judged when it is resolved.
-        await Egress(["*"], names).addresses(url.split("/")[2], 80)
+        await opened(Egress(["*"], names), f"http://{host}/mcp")
     refusal(error)
 
 

@@ -72,7 +72,7 @@ def test_a_name_has_one_form(host: str, name: str) -> None:
     [
         ("127.0.0.1", "127.0.0.1"),
         ("127.0.0.1.", "127.0.0.1"),
-        ("１２７.0.0.1", "127.0.0.1"),
+        ("\uff11\uff12\uff17.0.0.1", "127.0.0.1"),
         ("127。0。0。1", "127.0.0.1"),
         ("[::1]", "::1"),
         ("[0:0::0:1]", "::1"),
@@ -94,7 +94,7 @@ def test_an_address_is_known_as_one(host: str, text: str) -> None:
     ],
 )
 def test_what_resolvers_read_in_different_ways_is_no_host(host: str) -> None:
-    with pytest.raises(ValueError, match="a name|no name|an address|no IPv6"):
+    with pytest.raises(ValueError, match=r"a name|no name|an address|no IPv6"):
         canonical(host)
 
 
@@ -118,11 +118,11 @@ def test_an_entry_is_a_host_and_perhaps_a_port(entry: str, host: str, port: int 
     "entry",
     [
         *("", "*.example.com", "*:80", "a:0", "a:65536", "a:port", "a:", "::1", "https://a", "a/b"),
-        *("169.254.169.254", "[fd00:ec2::254]:80", "0.0.0.0", "[::ffff:169.254.169.254]", "a:８０"),
+        *("169.254.169.254", "[fd00:ec2::254]:80", "0.0.0.0", "[::ffff:169.254.169.254]", "a:\uff18\uff10"),
     ],
 )
 def test_an_entry_that_cannot_be_meant_is_refused(entry: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         read_named(entry)
 
 
