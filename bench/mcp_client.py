@@ -14,7 +14,6 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -100,7 +99,7 @@ async def issuer_of(url: str) -> str:
     async with httpx2.AsyncClient() as client:
         found = await client.get(f"{parts.scheme}://{parts.netloc}/.well-known/oauth-protected-resource{parts.path}")
         server = found.json()["authorization_servers"][0]
-        base = urlsplit(server)
+        base = urlsplit(str(server))
         path = base.path.rstrip("/")
         metadata = await client.get(f"{base.scheme}://{base.netloc}/.well-known/oauth-authorization-server{path}")
         return metadata.json()["issuer"]

@@ -205,7 +205,7 @@ class McpHost:
             except BaseException:
                 self._later(session.close())
                 raise
-            self._session = session
+            self._session, self.used_at = session, time.monotonic()
             self._rest()
             return session
 

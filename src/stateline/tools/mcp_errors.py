@@ -38,3 +38,10 @@ def timed_out(label: str, seconds: float, *, sent: bool) -> ToolError:
 
 def protocol(label: str, what: str, *, sent: bool) -> ToolError:
     return ToolError(f"MCP server {label}: {what}", code=PROTOCOL, sent=sent)
+
+
+def unsent(error: ToolError) -> ToolError:
+    """The same error of a message that is no call: whatever became of it, no tool was run."""
+    same = ToolError(error.message, code=error.code, sent=False, retryable=error.retryable)
+    same.blame, same.status = error.blame, error.status
+    return same

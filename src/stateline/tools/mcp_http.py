@@ -9,16 +9,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import httpcore2
 import httpx2
 import msgspec
 
+from stateline import __version__
 from stateline.core.limits import MCP_ANSWER_BYTES_MAX
 from stateline.core.tools import ToolError
 from stateline.tools.egress import Egress
-from stateline.tools.mcp_errors import auth_refused, too_large, unreachable
+from stateline.tools.mcp_errors import auth_refused, protocol, too_large, unreachable
 
 KEY_META = "stateline.dev/idempotency-key"
 """Where a call's key is in its ``_meta``. MCP has no name for it (SEP-3182, which proposed one, was closed)."""
@@ -60,7 +61,7 @@ class _Backend(httpcore2.AsyncNetworkBackend):
     def __init__(self, egress: Egress, connect_s: float) -> None:
         self._egress = egress
         self._connect_s = connect_s
-        self._plain = httpcore2.AnyIOBackend()
+        self._plain = cast("httpcore2.AsyncNetworkBackend", httpcore2.AnyIOBackend())
 
     async def connect_tcp(
         self,
@@ -151,7 +152,7 @@ class McpHttpClient(httpx2.AsyncClient):
         self, label: str, egress: Egress, headers: Mapping[str, str], connect_s: float, auth: httpx2.Auth | None
     ) -> None:
         super().__init__(
-            headers={**headers, "accept-encoding": "identity"},
+            headers={"user-agent": f"stateline/{__version__}", **headers, "accept-encoding": "identity"},
             auth=auth,
             # Calls have their own time; a stream on which a server may speak some day has none.
             timeout=httpx2.Timeout(connect_s, read=None),
@@ -185,13 +186,15 @@ class McpHttpClient(httpx2.AsyncClient):
         except Exception as error:
             fault = self._told(error)
         else:
-            if attempt is not None:
-                attempt.status = response.status_code
-            if response.status_code not in (401, 403, 407):
+            status = response.status_code
+            if status not in (401, 403, 407):
+                if attempt is not None:
+                    attempt.status = status
+                    attempt.fault = self._no_answer(response)
                 return response
             # What such an answer says may repeat the secret that it refuses (PEERS: secrets in 403 bodies).
             await response.aclose()
-            fault = auth_refused(self.label, response.status_code, sent=True)
+            fault = auth_refused(self.label, status, sent=True)
         if attempt is not None:
             attempt.fault, attempt.sent = fault, fault.sent
         else:
@@ -209,6 +212,19 @@ class McpHttpClient(httpx2.AsyncClient):
             return None
         request.headers[KEY_HEADER] = key
         return self._attempts.get(key)
+
+    def _no_answer(self, response: httpx2.Response) -> ToolError | None:
+        """Why an answer of HTTP can hold none of MCP. The SDK makes an error of it that looks like a server's own."""
+        status = response.status_code
+        kind = response.headers.get("content-type", "").lower()
+        if 200 <= status < 300 and status != 202 and kind.startswith(("application/json", "text/event-stream")):
+            return None
+        if status >= 400 and (status == 404 or kind.startswith("application/json")):
+            return None
+        said = f"it answered {status}, and not with MCP"
+        if 300 <= status < 400:
+            said = f"it answered {status}, which leads elsewhere; if that is the server, name its URL"
+        return protocol(self.label, said, sent=True)
 
     def _told(self, error: Exception) -> ToolError:
         if isinstance(error, ToolError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from stateline.core.items import InputContent, InputFile, InputImage, InputText
 from stateline.core.limits import (
@@ -27,7 +27,8 @@ Redact = Callable[[str], str]
 def redactor(secrets: Sequence[str]) -> Redact:
     """Takes what we know the caller by out of what a server says: some repeat the headers that they got."""
     # A short value would tear holes into ordinary words, and proves little.
-    known = sorted({each for each in secrets if len(each) >= 8}, key=len, reverse=True)
+    long = {each for each in secrets if len(each) >= 8}
+    known = sorted(long | {json.dumps(each)[1:-1] for each in long}, key=len, reverse=True)
 
     def redact(text: str) -> str:
         for each in known:
@@ -49,7 +50,7 @@ def tool_of(server: McpServer, found: types.Tool, redact: Redact) -> Tool | None
         return None
     if not 0 < len(found.name) <= MCP_NAME_CHARS_MAX or not found.name.isprintable():
         return None
-    schema = cast("dict[str, Any]", found.input_schema)
+    schema = found.input_schema
     if _too_deep(schema) or len(json.dumps(schema)) > MCP_SCHEMA_BYTES_MAX:
         return None
     return Tool(
@@ -94,7 +95,7 @@ def result_of(found: types.CallToolResult, redact: Redact) -> ToolResult:
     if len(found.content) > MCP_PARTS_MAX:
         parts.append(InputText(text=f"[{len(found.content) - MCP_PARTS_MAX} further parts are left out]"))
     structured: object = found.structured_content
-    if structured is not None and not any(_says(part, structured) for part in parts):
+    if structured is not None and not _say([each.text for each in found.content if each.type == "text"], structured):
         parts.append(InputText(text=redact(json.dumps(structured, ensure_ascii=False))))
     output: str | tuple[InputContent, ...] = tuple(parts)
     if not parts:
@@ -109,13 +110,26 @@ def error_result(code: int, message: str, redact: Redact) -> ToolResult:
     return ToolResult(output=redact(f"{message} (code {code})")[:PROVIDER_MESSAGE_CHARS_MAX], failed=True)
 
 
-def _says(part: InputContent, value: object) -> bool:
-    if not isinstance(part, InputText) or not part.text.lstrip().startswith(("{", "[")):
+def _say(texts: Sequence[str], structured: object) -> bool:
+    """Whether the texts say what the structured content does: as JSON, or, as the SDK's servers do it for a tool that
+    returns no object, a text for each value of what is wrapped as ``result``."""
+    values = [_read(text) for text in texts]
+    if structured in values:
+        return True
+    if not isinstance(structured, dict) or structured.keys() != {"result"}:
         return False
+    inner = cast("dict[str, object]", structured)["result"]
+    if not isinstance(inner, list):
+        return inner in texts or inner in values
+    wanted = cast("list[object]", inner)
+    return len(wanted) == len(texts) and all(each in pair for each, *pair in zip(wanted, texts, values, strict=True))
+
+
+def _read(text: str) -> object:
     try:
-        return json.loads(part.text) == value
+        return json.loads(text)
     except (ValueError, RecursionError):
-        return False
+        return None
 
 
 def _part(block: types.ContentBlock, redact: Redact) -> InputContent:
@@ -168,21 +182,18 @@ def proves(read_back: ReadBack, key: str, found: types.CallToolResult) -> bool:
         answers.append(structured)
     for block in found.content[:MCP_PARTS_MAX]:
         if block.type == "text":
-            try:
-                answers.append(json.loads(block.text))
-            except (ValueError, RecursionError):
-                continue
+            answers.append(_read(block.text))
     return any(_matches(read_back, key, each) for each in answers)
 
 
-def _matches(read_back: ReadBack, key: str, answer: object) -> bool:
+def _matches(read_back: ReadBack, key: str, answer: object, *, inside: bool = False) -> bool:
     """The object itself, one in a list, or either under ``result``, as the SDK's servers wrap what is no object."""
     if isinstance(answer, list):
-        return any(_matches(read_back, key, each) for each in cast("list[object]", answer) if isinstance(each, dict))
+        found = cast("list[object]", answer)
+        return any(isinstance(each, dict) and _matches(read_back, key, each, inside=True) for each in found)
     if not isinstance(answer, dict):
         return False
     fields = cast("dict[str, object]", answer)
     if fields.get(read_back.key_field) == key:
         return all(name in fields and fields[name] == value for name, value in read_back.where.items())
-    inner = fields.get("result")
-    return len(fields) == 1 and isinstance(inner, dict | list) and _matches(read_back, key, cast("object", inner))
+    return not inside and fields.keys() == {"result"} and _matches(read_back, key, fields["result"], inside=True)

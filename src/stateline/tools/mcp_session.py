@@ -19,7 +19,7 @@ from stateline import __version__
 from stateline.core.limits import MCP_ANSWER_BYTES_MAX, MCP_CLOSE_S, MCP_PAGES_MAX, MCP_TOOLS_MAX
 from stateline.core.tools import ToolError
 from stateline.tools.egress import Egress
-from stateline.tools.mcp_errors import protocol, timed_out, unreachable
+from stateline.tools.mcp_errors import protocol, timed_out, unreachable, unsent
 from stateline.tools.mcp_http import KEY_META, Attempt, McpHttpClient
 from stateline.tools.mcp_server import McpServer
 
@@ -28,6 +28,8 @@ for _name in ("mcp", "client", "httpx2", "httpcore2"):
     logging.getLogger(_name).setLevel(logging.CRITICAL + 1)
 
 CLIENT_INFO = types.Implementation(name="stateline", version=__version__)
+_STAND_INS = ("Server returned an error response", "Not Found")
+"""What the SDK says where a status of HTTP came without a message of MCP."""
 T = TypeVar("T")
 E = TypeVar("E", bound=BaseException)
 
@@ -122,9 +124,7 @@ class McpSession:
             fault = unreachable(self._server.label, "it cannot be started", sent=False)
         if fault is None:
             fault = protocol(self._server.label, "what it says is not MCP", sent=False)
-        failed = ToolError(fault.message, code=fault.code, sent=False, retryable=fault.retryable)
-        failed.blame, failed.status = fault.blame, fault.status
-        self._open.set_exception(failed)
+        self._open.set_exception(unsent(fault))
         self._open.exception()  # Seen, though nobody may wait for it any more.
 
     @contextlib.asynccontextmanager
@@ -157,7 +157,9 @@ class McpSession:
             page = await self._ask(self._sdk.list_tools(cursor=cursor))
             found += [tool for tool in page.tools if wanted is None or tool.name in wanted]
             if len(found) > MCP_TOOLS_MAX:
-                raise protocol(label, f"it has more than {MCP_TOOLS_MAX} tools; name those to use in allowed_tools", sent=False)
+                raise protocol(
+                    label, f"it has more than {MCP_TOOLS_MAX} tools; name those to use in allowed_tools", sent=False
+                )
             cursor = page.next_cursor
             if cursor is None:
                 return found
@@ -179,9 +181,10 @@ class McpSession:
             fault = self._http.fault if self._http is not None else None
             self.broken = self.broken or fault is not None or _ends(error)
             if fault is not None:
-                self._http.fault = None  # type: ignore[union-attr]
-                raise fault from None
-            raise protocol(self._server.label, f"it refused what it was asked (code {error.code})", sent=False) from None
+                raise unsent(fault) from None
+            raise protocol(
+                self._server.label, f"it refused what it was asked (code {error.code})", sent=False
+            ) from None
         except (ValidationError, RuntimeError):
             raise protocol(self._server.label, "what it says is not MCP", sent=False) from None
 
@@ -199,13 +202,12 @@ class McpSession:
             except MCPError as error:
                 self.broken = self.broken or _ends(error)
                 if attempt.fault is not None:
-                    self.broken = True
                     raise attempt.fault from None
                 if _cut(error):
                     raise unreachable(self._server.label, "the connection ended before the answer", sent=True) from None
                 if attempt.status == 404 and _ends(error):
                     raise SessionLost(self._server.label) from None
-                if attempt.status >= 500 or error.code == types.PARSE_ERROR:
+                if error.code == types.PARSE_ERROR or (attempt.status >= 400 and error.message in _STAND_INS):
                     raise protocol(self._server.label, f"it answered {attempt.status}", sent=True) from None
                 return Outcome(None, error.error)
             except (ValidationError, RuntimeError):
@@ -261,9 +263,8 @@ async def _accept_defaults(context: ClientRequestContext, params: types.ElicitRe
     if not isinstance(params, types.ElicitRequestFormParams):
         return types.ElicitResult(action="decline")
     schema: dict[str, Any] = params.requested_schema
-    fields: dict[str, Any] = schema.get("properties") or {}
-    content = {name: field["default"] for name, field in fields.items() if isinstance(field, dict) and "default" in field}
+    fields: dict[str, dict[str, Any]] = schema.get("properties") or {}
+    content = {name: field["default"] for name, field in fields.items() if "default" in field}
     if any(name not in content for name in schema.get("required") or ()):
         return types.ElicitResult(action="decline")
     return types.ElicitResult(action="accept", content=content)
-

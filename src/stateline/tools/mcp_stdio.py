@@ -109,20 +109,23 @@ async def _listen(label: str, process: asyncio.subprocess.Process, redact: Redac
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """Close its input, then ask its group to end, then end it (MCP, Lifecycle, Shutdown)."""
+    """Close its input, then ask its group to end, then end it (MCP, Lifecycle, Shutdown).
+
+    In a task of its own, so that a second cancellation of ours does not leave the program running.
+    """
+    await asyncio.shield(asyncio.create_task(_end_in_order(process)))
+
+
+async def _end_in_order(process: asyncio.subprocess.Process) -> None:
     assert process.stdin is not None
     process.stdin.close()
-    for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            async with asyncio.timeout(MCP_CLOSE_S / 4):
-                await process.wait()
-        except TimeoutError:
+    ended = asyncio.create_task(process.wait())
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        await asyncio.wait([ended], timeout=MCP_CLOSE_S / 4)
+        if not ended.done() or number == signal.SIGKILL:
+            # What it started may outlive it, so the group gets the last signal in any case.
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal_number)
-    with contextlib.suppress(ProcessLookupError):
-        # What it started may outlive it.
-        os.killpg(process.pid, signal.SIGKILL)
-    with contextlib.suppress(TimeoutError):
-        # Who has left its group and holds its pipes open is not waited for.
-        async with asyncio.timeout(MCP_CLOSE_S / 4):
-            await process.wait()
+                os.killpg(process.pid, number)
+    await asyncio.wait([ended], timeout=MCP_CLOSE_S / 4)
+    # Who has left the group and holds its pipes open is not waited for.
+    ended.cancel()
