@@ -6,6 +6,7 @@ import ipaddress
 import re
 from decimal import Decimal
 
+from stateline.config.checks_tools import check_tools
 from stateline.config.schema import BUDGET_SCOPES, RATES, Config, ConfigError, Deployment, Source, is_loopback
 from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX, TurnLimits
@@ -30,6 +31,7 @@ def check(config: Config, source: Source) -> None:
     _check_prices(config, source)
     _check_budgets(config, source)
     _check_rate_limits(config, source)
+    check_tools(config, source)
     _check_limits(config, source)
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 
 from stateline.core.errors import BadRequest
+from stateline.core.headers import fits, is_ours
 from stateline.core.limits import (
-    MCP_HEADER_CHARS_MAX,
     MCP_HEADERS_MAX,
     MCP_IDLE_S,
     MCP_NAME_CHARS_MAX,
@@ -23,15 +24,6 @@ from stateline.tools.egress import Egress
 from stateline.tools.mcp import McpHost
 from stateline.tools.mcp_errors import BUSY
 from stateline.tools.mcp_server import McpServer
-
-_OURS = frozenset(
-    {
-        *("accept", "accept-encoding", "connection", "content-length", "content-type", "expect", "host"),
-        *("idempotency-key", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer"),
-        *("transfer-encoding", "upgrade", "last-event-id"),
-    }
-)
-"""Headers that the protocol or the connection sets."""
 
 
 class McpFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -97,27 +89,19 @@ def _headers(tool: McpTool) -> dict[str, str]:
         raise BadRequest(f"headers: up to {MCP_HEADERS_MAX}", param="tools")
     headers: dict[str, str] = {}
     for name, value in given.items():
-        lower = name.lower()
-        if lower in _OURS or lower.startswith(("mcp-", "sec-")):
-            raise BadRequest(f"headers: {lower} is set by the connection itself", param="tools")
-        if not header_fits(name, value):
+        if not fits(name, value):
             # Neither is repeated: a secret may have been put on the wrong side.
             raise BadRequest("headers: one is not made of printable ASCII, or too long", param="tools")
+        if is_ours(name):
+            raise BadRequest(f"headers: {name} is set by the connection itself", param="tools")
         headers[name] = value
     if tool.authorization is not None:
         if any(name.lower() == "authorization" for name in headers):
             raise BadRequest("authorization and a header Authorization go not together", param="tools")
-        if not header_fits("authorization", tool.authorization):
+        if not fits("authorization", tool.authorization):
             raise BadRequest("authorization: not made of printable ASCII, or too long", param="tools")
         headers["Authorization"] = f"Bearer {tool.authorization}"
     return headers
-
-
-def header_fits(name: str, value: str) -> bool:
-    """Whether both can stand in a request without beginning another line."""
-    token = name.isascii() and name.replace("-", "").replace("_", "").isalnum()
-    plain = value.isascii() and value.isprintable() and value == value.strip()
-    return bool(token and plain and len(name) + len(value) <= MCP_HEADER_CHARS_MAX)
 
 
 class McpHosts:
@@ -169,13 +153,23 @@ class McpHosts:
         return host
 
     def _make_room(self) -> None:
+        for key, host in list(self._named.items()):
+            # Nothing is kept of who has not been asked for long: it holds the requests' tokens.
+            if host.running or time.monotonic() - host.used_at < self._idle_s:
+                break
+            self._drop(key)
         if len(self._named) < self._most:
             return
         resting = next((key for key, host in self._named.items() if not host.running), None)
         if resting is None:
-            message = f"{self._most} servers that requests have named are in use; try again, or use one of the operator's"
+            message = (
+                f"{self._most} servers that requests have named are in use; try again, or use one of the operator's"
+            )
             raise ToolError(message, code=BUSY, sent=False, retryable=True)
-        task = asyncio.ensure_future(self._named.pop(resting).close())
+        self._drop(resting)
+
+    def _drop(self, key: bytes) -> None:
+        task = asyncio.ensure_future(self._named.pop(key).close())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

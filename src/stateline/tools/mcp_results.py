@@ -190,7 +190,7 @@ def _matches(read_back: ReadBack, key: str, answer: object, *, inside: bool = Fa
     """The object itself, one in a list, or either under ``result``, as the SDK's servers wrap what is no object."""
     if isinstance(answer, list):
         found = cast("list[object]", answer)
-        return any(isinstance(each, dict) and _matches(read_back, key, each, inside=True) for each in found)
+        return any(_matches(read_back, key, each, inside=True) for each in found if not isinstance(each, list))
     if not isinstance(answer, dict):
         return False
     fields = cast("dict[str, object]", answer)

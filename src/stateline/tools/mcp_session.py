@@ -16,6 +16,7 @@ from mcp.client.streamable_http import streamable_http_client
 from pydantic import ValidationError
 
 from stateline import __version__
+from stateline.core.errors import StatelineError
 from stateline.core.limits import MCP_ANSWER_BYTES_MAX, MCP_CLOSE_S, MCP_PAGES_MAX, MCP_TOOLS_MAX
 from stateline.core.tools import ToolError
 from stateline.tools.egress import Egress
@@ -118,6 +119,8 @@ class McpSession:
             return
         fault = self._http.fault if self._http is not None else None
         fault = fault or _first(error, ToolError)
+        if fault is None and (missing := _first(error, StatelineError)) is not None:
+            fault = ToolError(missing.message, code="tool_secret_missing", sent=False)
         if fault is None and _first(error, MCPError) is not None:
             fault = protocol(self._server.label, "it refused to begin a session", sent=False)
         if fault is None and _first(error, OSError) is not None:
