@@ -42,6 +42,7 @@ class Seen:
 def tools_server(seen: Seen) -> MCPServer:
     """A shop: refunds that can be looked up, and a tool for each kind of answer."""
     server = MCPServer("shop", log_level="CRITICAL")
+    _add_kinds(server, seen)
 
     def note(context: Context) -> str:
         request: Any = context.request_context.request
@@ -76,6 +77,12 @@ def tools_server(seen: Seen) -> MCPServer:
         """Its hints contradict each other."""
         return "?"
 
+    return server
+
+
+def _add_kinds(server: MCPServer, seen: Seen) -> None:
+    """A tool for each kind of answer."""
+
     @server.tool()
     async def fails() -> str:
         """Says that it did not."""
@@ -106,6 +113,11 @@ def tools_server(seen: Seen) -> MCPServer:
         return os.environ.get(name, "(none)")
 
     @server.tool()
+    async def process() -> int:
+        """The server's process."""
+        return os.getpid()
+
+    @server.tool()
     async def exits() -> str:
         """Ends the server's process."""
         os._exit(3)
@@ -129,8 +141,6 @@ def tools_server(seen: Seen) -> MCPServer:
     async def large(size: int) -> str:
         """A text of a size."""
         return "x" * size
-
-    return server
 
 
 @contextlib.asynccontextmanager

@@ -69,6 +69,16 @@ async def test_a_server_that_ends_in_a_call_leaves_its_outcome_open_and_is_start
         assert (await host.call(call("put", value="again"))).output == "again"
 
 
+async def test_a_server_that_ended_while_it_rested_is_started_anew_before_the_next_call() -> None:
+    async with host_of(started()) as host:
+        pid = int(str((await host.call(call("process"))).output))
+        os.kill(pid, signal.SIGKILL)
+        while host.connected:  # noqa: ASYNC110 - nothing says it.
+            await asyncio.sleep(0.02)
+        assert (await host.call(call("refund", cents=1))).output == "done"
+        assert int(str((await host.call(call("process"))).output)) != pid
+
+
 async def test_an_answer_larger_than_its_limit_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("stateline.tools.mcp_stdio.MCP_ANSWER_BYTES_MAX", 100_000)
     async with host_of(started()) as host:

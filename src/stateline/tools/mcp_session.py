@@ -136,13 +136,16 @@ class McpSession:
         if server.url is None:
             from stateline.tools.mcp_stdio import stdio
 
-            yield stdio(server)
+            yield stdio(server, self._ended)
             return
         url = self._egress.check_url(server.url)
         auth = server.auth(url) if server.auth is not None else None
         headers = server.headers()
         async with McpHttpClient(server.label, self._egress, headers, server.connect_timeout_s, auth) as self._http:
             yield streamable_http_client(url, http_client=self._http, max_sse_event_size=MCP_ANSWER_BYTES_MAX)
+
+    def _ended(self) -> None:
+        self.broken = True
 
     async def _on_message(self, message: object) -> None:
         if isinstance(message, types.ToolListChangedNotification):

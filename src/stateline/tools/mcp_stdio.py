@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import anyio
@@ -30,8 +30,11 @@ log = logging.getLogger(__name__)
 
 
 @contextlib.asynccontextmanager
-async def stdio(server: McpServer) -> AsyncGenerator[tuple[Any, Any]]:
+async def stdio(server: McpServer, ended: Callable[[], None]) -> AsyncGenerator[tuple[Any, Any]]:
     """Start the server; stop it, and what it started, at the end.
+
+    Args:
+        ended: called when nothing more will come of it, so that the next call goes to a new one.
 
     Raises:
         OSError: it cannot be started.
@@ -51,7 +54,7 @@ async def stdio(server: McpServer) -> AsyncGenerator[tuple[Any, Any]]:
     to_server, from_session = anyio.create_memory_object_stream[SessionMessage](0)
     try:
         async with anyio.create_task_group() as group:
-            group.start_soon(_read, process, to_session)
+            group.start_soon(_read, process, to_session, ended)
             group.start_soon(_write, process, from_session, to_session)
             group.start_soon(_listen, server.label, process, redactor(list(secrets.values())))
             try:
@@ -65,7 +68,7 @@ async def stdio(server: McpServer) -> AsyncGenerator[tuple[Any, Any]]:
             stream.close()
 
 
-async def _read(process: asyncio.subprocess.Process, to_session: Any) -> None:
+async def _read(process: asyncio.subprocess.Process, to_session: Any, ended: Callable[[], None]) -> None:
     assert process.stdout is not None
     with contextlib.suppress(anyio.ClosedResourceError, anyio.BrokenResourceError):
         async with to_session:
@@ -74,8 +77,9 @@ async def _read(process: asyncio.subprocess.Process, to_session: Any) -> None:
                     line = await process.stdout.readline()
                 except ValueError:
                     # Longer than the limit: where the next message begins is anybody's guess.
-                    return
+                    line = b""
                 if not line:
+                    ended()
                     return
                 try:
                     message = types.jsonrpc_message_adapter.validate_json(line, by_name=False)
