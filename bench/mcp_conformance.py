@@ -22,9 +22,9 @@ ROOT = Path(__file__).parent.parent
 RESULT = Path(__file__).parent / "results" / "mcp-conformance.json"
 SCENARIO_S = 60
 REFUSED = {
-    "auth/2025-03-26-oauth-metadata-backcompat": "its metadata lies at the root and names an issuer under /oauth. RFC 8414 "
-    "(3.3) says that such metadata must not be used, since a server could pass itself off as another issuer and be sent "
-    "its secrets; the official SDK (2.3.0) holds to that, and so do we",
+    "auth/2025-03-26-oauth-metadata-backcompat": "its metadata lies at the root and names an issuer under /oauth. "
+    "RFC 8414 (3.3) says that such metadata must not be used, since a server could pass itself off as another issuer "
+    "and be sent its secrets; the official SDK (2.3.0) holds to that, and so do we",
 }
 """Scenarios that ask for what we do not do, each with its reason. They are run all the same."""
 

@@ -117,15 +117,14 @@ async def test_a_call_that_takes_too_long_is_given_up_and_may_have_been_run() ->
     async with at_shop() as (host, seen):
         await host.tools()
         with pytest.raises(ToolError) as error:
-            await host.call(call("waits", timeout_s=0.3))
+            await host.call(call("waits", timeout_s=2.0))
         assert (error.value.code, error.value.sent) == ("tool_timeout", True)
         await asyncio.wait_for(seen.cancelled.wait(), 10)
 
 
 async def test_the_servers_own_time_bounds_a_call_too() -> None:
-    async with at_shop(timeout_s=0.5) as (host, _):
-        await host.tools()
-        with pytest.raises(ToolError, match=r"within 0\.5 s"):
+    async with at_shop(timeout_s=1.0) as (host, _):
+        with pytest.raises(ToolError, match="within 1 s"):
             await host.call(call("waits"))
 
 
@@ -249,13 +248,14 @@ async def test_a_connection_is_used_again_and_closed_when_it_has_rested() -> Non
 async def test_the_sdk_is_not_imported_until_a_server_is_asked() -> None:
     program = (
         "import sys, asyncio\n"
+        "import stateline.wiring, stateline.tool_hosts\n"
         "from stateline.tools.mcp import McpHost\n"
         "from stateline.tools.mcp_server import McpServer\n"
         "from stateline.tools.egress import Egress\n"
         "async def main():\n"
         "    McpHost(McpServer(label='x', url='http://a.example'), Egress([]))\n"
         "asyncio.run(main())\n"
-        "assert not {'mcp', 'mcp_types', 'httpx2', 'pydantic', 'anyio'} & set(sys.modules), sys.modules.keys()\n"
+        "assert not {'mcp', 'mcp_types', 'httpx2', 'pydantic'} & set(sys.modules), sys.modules.keys()\n"
     )
     import sys
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from bench.mcp_conformance import REFUSED, RESULT, Unavailable, install, run, scenarios
 
+pytestmark = pytest.mark.timeout(400)
+"""The first time, the suite is installed."""
+
 
 @pytest.fixture(scope="module")
 def suite() -> Iterator[list[str]]:

@@ -186,7 +186,7 @@ async def test_what_is_no_mcp_is_no_answer(body: bytes, kind: str) -> None:
     async def rule(message: dict[str, Any], request: Request) -> Response | None:
         return Response(body, media_type=kind) if message["method"] == "tools/call" else None
 
-    async with odd(rule) as (url, _), host_of(server_at(url, timeout_s=3.0)) as host:
+    async with odd(rule) as (url, _), host_of(server_at(url, timeout_s=20.0)) as host:
         with pytest.raises(ToolError) as error:
             await host.call(call("act"))
     assert error.value.sent

@@ -93,7 +93,7 @@ async def test_an_answer_larger_than_its_limit_ends_the_connection(monkeypatch: 
 async def test_closing_ends_the_program_and_what_it_started(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     script = f"sleep 600 & echo $! >> {pids}; trap '' TERM; echo $$ >> {pids}; while true; do sleep 1; done"
-    async with host_of(started("/bin/sh", "-c", script, connect_timeout_s=1.0)) as host:
+    async with host_of(started("/bin/sh", "-c", script, connect_timeout_s=3.0)) as host:
         with pytest.raises(ToolError) as error:
             await host.call(call("refund", cents=1))
         assert (error.value.code, error.value.sent) == ("tool_timeout", False)

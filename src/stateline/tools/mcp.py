@@ -1,12 +1,14 @@
 """MCP servers as hosts of tools (`ports.ToolHost`), over the official SDK.
 
-The SDK takes most of a second to import, so that is done when the first server is asked.
+The SDK takes about a second to import, so that is done when the first server is asked.
 """
 
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -25,6 +27,14 @@ if TYPE_CHECKING:
     from stateline.tools.mcp_session import McpSession, Outcome
 
 log = logging.getLogger(__name__)
+SESSIONS = "stateline.tools.mcp_session"
+"""The module that imports the SDK."""
+
+
+async def load_sdk() -> None:
+    """Import the SDK where it is not yet, in a thread, so that what else runs here goes on."""
+    if SESSIONS not in sys.modules:
+        await asyncio.to_thread(importlib.import_module, SESSIONS)
 
 
 class McpHost:
@@ -191,6 +201,7 @@ class McpHost:
             if self._session is not None:
                 self._later(self._session.close())
                 self._session = None
+            await load_sdk()
             from stateline.tools.mcp_session import McpSession
 
             try:
