@@ -10,7 +10,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from tests.tools.mcp_servers import Seen, odd, shop
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from tests.tools.mcp_servers import Odd, Rule, Seen, odd, said, serving, shop
 from tests.tools.test_mcp import SECRET, call
 from tests.tools.test_mcp_odd import nothing
 
@@ -219,3 +222,112 @@ async def test_a_secret_that_went_missing_later_is_told_by_its_name(tmp_path: Pa
         assert (error.value.code, error.value.sent) == ("tool_secret_missing", False)
         assert not server.asked
         await found.close()
+
+
+async def test_a_token_that_was_changed_in_its_file_is_read_after_a_refusal(tmp_path: Path) -> None:
+    token = tmp_path / "token"
+    token.write_text("old-token")
+    good = "old-token"
+
+    async def rule(message: dict[str, Any], request: Request) -> Response | None:
+        return None if request.headers["authorization"] == f"Bearer {good}" else Response(status_code=401)
+
+    async with odd(rule) as (url, _):
+        text = f'[tools]\nallow_hosts = ["127.0.0.1"]\n[[mcp_servers]]\nlabel = "a"\nurl = "{url}"\n'
+        found = configured(tmp_path, f'{text}token_file = "token"\n', {})
+        host = found.own["a"]
+        await host.call(call("act"))
+        good = "new-token"
+        token.write_text("new-token")
+        with pytest.raises(ToolError) as error:
+            await host.call(call("act"))
+        assert (error.value.code, error.value.sent) == ("tool_auth_refused", True)
+        assert (await host.call(call("act"))).output == "ok"
+        await found.close()
+
+
+@contextlib.asynccontextmanager
+async def with_tokens(rule: Rule, told: list[str]) -> AsyncGenerator[str]:
+    """A server with its token server beside it, which gives out SECRET and notes what it was told."""
+
+    async def metadata(request: Request) -> Response:
+        base = str(request.base_url).rstrip("/")
+        if "protected-resource" in request.url.path:
+            return JSONResponse({"resource": f"{base}/mcp", "authorization_servers": [base]})
+        endpoints = {"authorization_endpoint": f"{base}/authorize", "token_endpoint": f"{base}/token"}
+        return JSONResponse({"issuer": base, **endpoints, "response_types_supported": ["code"]})
+
+    async def token(request: Request) -> Response:
+        told.append(request.headers["authorization"])
+        return JSONResponse({"access_token": SECRET, "token_type": "Bearer", "expires_in": 3600})
+
+    app = Odd(rule).app()
+    app.routes.extend([Route("/.well-known/{rest:path}", metadata), Route("/token", token, methods=["POST"])])
+    async with serving(app) as base:
+        yield base
+
+
+async def tokens_alone(message: dict[str, Any], request: Request) -> Response | None:
+    shown = request.headers.get("authorization")
+    if shown != f"Bearer {SECRET}":
+        return Response(status_code=401)
+    if message["method"] == "tools/call":
+        return said(message, {"content": [{"type": "text", "text": shown}]})
+    return None
+
+
+OAUTH = """[tools]
+allow_hosts = ["127.0.0.1"]
+[[mcp_servers]]
+label = "a"
+url = "{url}/mcp"
+oauth = {{client_id = "us", client_secret_env = "SHOP_SECRET", issuer = "{issuer}"}}
+"""
+CLIENT_SECRET = "the-secret-of-the-client"
+
+
+async def test_a_token_that_is_got_by_client_credentials_is_sent_and_told_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    told: list[str] = []
+    async with with_tokens(tokens_alone, told) as base:
+        found = configured(tmp_path, OAUTH.format(url=base, issuer=base), {"SHOP_SECRET": CLIENT_SECRET})
+        assert (await found.own["a"].call(call("act"))).output == "[redacted]"
+        await found.close()
+    assert len(told) == 1
+    assert SECRET not in caplog.text
+    assert CLIENT_SECRET not in caplog.text
+
+
+async def test_a_server_that_names_another_issuer_gets_no_secret(tmp_path: Path) -> None:
+    told: list[str] = []
+    async with with_tokens(tokens_alone, told) as base:
+        text = OAUTH.format(url=base, issuer="https://login.example")
+        found = configured(tmp_path, text, {"SHOP_SECRET": CLIENT_SECRET})
+        with pytest.raises(ToolError) as error:
+            await found.own["a"].call(call("act"))
+        await found.close()
+    assert (error.value.code, error.value.sent) == ("tool_auth_refused", False)
+    assert not told
+
+
+async def test_a_token_server_is_held_to_the_same_rule(tmp_path: Path) -> None:
+    told: list[str] = []
+    async with with_tokens(tokens_alone, told) as base:
+
+        async def elsewhere(message: dict[str, Any], request: Request) -> Response | None:
+            challenge = f'Bearer resource_metadata="{base}/.well-known/oauth-protected-resource"'
+            return Response(status_code=401, headers={"www-authenticate": challenge})
+
+        async with odd(elsewhere) as (url, _):
+            text = OAUTH.format(url=url.removesuffix("/mcp"), issuer=base)
+            port = url.split(":")[2].split("/")[0]
+            text = text.replace('"127.0.0.1"', f'"127.0.0.1:{port}"')
+            found = configured(tmp_path, text, {"SHOP_SECRET": CLIENT_SECRET})
+            with pytest.raises(ToolError) as error:
+                await found.own["a"].call(call("act"))
+            await found.close()
+    assert error.value.code == "tool_host_denied"
+    assert not error.value.sent
+    assert not told

@@ -54,7 +54,7 @@ class McpHost:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tools: dict[str, Tool] = {}
         self._tools_at = 0.0
-        self._redact: Redact = redactor(())
+        self._secrets: tuple[str, ...] = ()
         self.running = 0
         """Calls under way."""
         self.used_at = time.monotonic()
@@ -92,9 +92,9 @@ class McpHost:
         except TimeoutError:
             raise timed_out(self.label, timeout_s, sent=begun) from None
         if found.error is not None:
-            return error_result(found.error.code, found.error.message, self._redact)
+            return error_result(found.error.code, found.error.message, self._redactor(session))
         assert found.result is not None
-        return result_of(found.result, self._redact)
+        return result_of(found.result, self._redactor(session))
 
     async def look_up(self, call: ToolCall) -> ToolResult | None:
         read_back = self._server.read_backs.get(call.tool)
@@ -110,7 +110,7 @@ class McpHost:
             return None
         if found.result is None or not proves(read_back, call.key, found.result):
             return None
-        return result_of(found.result, self._redact)
+        return result_of(found.result, self._redactor(session))
 
     async def close(self) -> None:
         if self._closing is not None:
@@ -120,6 +120,11 @@ class McpHost:
             await session.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _redactor(self, session: McpSession) -> Redact:
+        # "Bearer TOKEN": a server that repeats it may repeat the token alone.
+        known = (*self._secrets, *session.shown)
+        return redactor([part for each in known for part in (each, each.rpartition(" ")[2])])
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -184,7 +189,8 @@ class McpHost:
             with _Use(self):
                 allowed = self._server.allowed_tools
                 found = await session.tools(set(allowed) if allowed is not None else None)
-            offered = [tool_of(self._server, each, self._redact) for each in found]
+            redact = self._redactor(session)
+            offered = [tool_of(self._server, each, redact) for each in found]
             self._tools = {each.name: each for each in offered if each is not None}
             self._tools_at = time.monotonic()
         return self._tools
@@ -205,11 +211,9 @@ class McpHost:
             from stateline.tools.mcp_session import McpSession
 
             try:
-                secrets = (*self._server.headers().values(), *self._server.env().values())
+                self._secrets = (*self._server.headers().values(), *self._server.env().values())
             except StatelineError as error:
                 raise ToolError(error.message, code="tool_secret_missing", sent=False) from None
-            # "Bearer TOKEN": a server that repeats it may repeat the token alone.
-            self._redact = redactor([part for each in secrets for part in (each, each.rpartition(" ")[2])])
             session = McpSession(self._server, self._egress)
             try:
                 await session.opened(self._server.connect_timeout_s)

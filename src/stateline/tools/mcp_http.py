@@ -7,7 +7,10 @@ left this machine, and with which status it was answered. Imported when the firs
 from __future__ import annotations
 
 import contextlib
+import functools
+import ssl
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterable, Mapping
 from typing import Any, cast
 
@@ -24,6 +27,8 @@ from stateline.tools.mcp_errors import auth_refused, protocol, too_large, unreac
 KEY_META = "stateline.dev/idempotency-key"
 """Where a call's key is in its ``_meta``. MCP has no name for it (SEP-3182, which proposed one, was closed)."""
 KEY_HEADER = "Idempotency-Key"
+_SHOWN_KEPT = 4
+"""A client's secret, its token, and those before them."""
 
 
 class Attempt:
@@ -120,16 +125,32 @@ class _Body(httpx2.AsyncByteStream):
         await self._inner.aclose()
 
 
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """One for all connections: reading the authorities takes longer than a call."""
+    return httpx2.create_ssl_context()
+
+
 class _Transport(httpx2.AsyncHTTPTransport):
+    """Connections of one client.
+
+    Attributes:
+        shown: the values of Authorization that went out lately, those of tokens that were got on the way too.
+    """
+
     def __init__(self, label: str, egress: Egress, connect_s: float) -> None:
-        super().__init__()
+        context = _tls()
+        super().__init__(verify=context)
         self._label = label
-        context = httpx2.create_ssl_context()
+        self.shown: deque[str] = deque(maxlen=_SHOWN_KEPT)
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=context, http1=True, http2=False, network_backend=_Backend(egress, connect_s)
         )
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        shown = request.headers.get("authorization")
+        if shown is not None and shown not in self.shown:
+            self.shown.append(shown)
         response = await super().handle_async_request(request)
         if response.headers.get("content-encoding", "identity") != "identity":
             # None was asked for, and what a few bytes unpack to has no bound.
@@ -151,12 +172,13 @@ class McpHttpClient(httpx2.AsyncClient):
     def __init__(
         self, label: str, egress: Egress, headers: Mapping[str, str], connect_s: float, auth: httpx2.Auth | None
     ) -> None:
+        self._through = _Transport(label, egress, connect_s)
         super().__init__(
             headers={"user-agent": f"stateline/{__version__}", **headers, "accept-encoding": "identity"},
             auth=auth,
             # Calls have their own time; a stream on which a server may speak some day has none.
             timeout=httpx2.Timeout(connect_s, read=None),
-            transport=_Transport(label, egress, connect_s),
+            transport=self._through,
             # No proxy of the environment: it would be connected to in place of what was judged.
             trust_env=False,
             follow_redirects=False,
@@ -164,6 +186,11 @@ class McpHttpClient(httpx2.AsyncClient):
         self.label = label
         self.fault: ToolError | None = None
         self._attempts: dict[str, Attempt] = {}
+
+    @property
+    def shown(self) -> Iterable[str]:
+        """What the server was lately shown to know us by."""
+        return self._through.shown
 
     @contextlib.contextmanager
     def watched(self, key: str) -> Generator[Attempt]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, cast
 
@@ -20,7 +20,7 @@ from stateline.core.errors import StatelineError
 from stateline.core.limits import MCP_ANSWER_BYTES_MAX, MCP_CLOSE_S, MCP_PAGES_MAX, MCP_TOOLS_MAX
 from stateline.core.tools import ToolError
 from stateline.tools.egress import Egress
-from stateline.tools.mcp_errors import protocol, timed_out, unreachable, unsent
+from stateline.tools.mcp_errors import AUTH_REFUSED, protocol, timed_out, unreachable, unsent
 from stateline.tools.mcp_http import KEY_META, Attempt, McpHttpClient
 from stateline.tools.mcp_server import McpServer
 
@@ -73,6 +73,11 @@ class McpSession:
     def _sdk(self) -> Client:
         assert self._client is not None, "opened"
         return self._client
+
+    @property
+    def shown(self) -> Iterable[str]:
+        """What the server was lately shown to know us by."""
+        return self._http.shown if self._http is not None else ()
 
     async def opened(self, timeout_s: float) -> None:
         """Wait until the server has answered the first message.
@@ -208,6 +213,8 @@ class McpSession:
             except MCPError as error:
                 self.broken = self.broken or _ends(error)
                 if attempt.fault is not None:
+                    # Another connection reads the secrets anew: they may have been changed where they are named.
+                    self.broken = self.broken or attempt.fault.code == AUTH_REFUSED
                     raise attempt.fault from None
                 if _cut(error):
                     raise unreachable(self._server.label, "the connection ended before the answer", sent=True) from None
