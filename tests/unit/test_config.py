@@ -512,6 +512,8 @@ def test_documented_defaults_are_the_defaults() -> None:
             written = documented()[section][field.name]
             if field.required:
                 assert written in ("required", "as `cloud`", "as `model`", "by cloud", "what it covers"), field.name
+            elif field.default_factory is not msgspec.NODEFAULT:
+                assert written == f"`{msgspec.json.encode(field.default_factory()).decode()}`", field.name
             elif field.default is None:
                 assert written in ("none", "by cloud"), field.name
             else:

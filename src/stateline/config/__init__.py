@@ -27,6 +27,7 @@ from stateline.config.schema import (
     Store,
     is_loopback,
 )
+from stateline.config.schema_tools import McpServer, Tools
 from stateline.config.secrets import api_key, store_url
 from stateline.core.limits import Retention
 
@@ -42,10 +43,12 @@ __all__ = [
     "Contracts",
     "Deployment",
     "DeploymentPrice",
+    "McpServer",
     "Prices",
     "Retention",
     "Server",
     "Store",
+    "Tools",
     "api_key",
     "is_loopback",
     "load",

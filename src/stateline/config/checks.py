@@ -6,6 +6,7 @@ import ipaddress
 import re
 from decimal import Decimal
 
+from stateline.config.checks_tools import check_tools
 from stateline.config.schema import (
     BUDGET_SCOPES,
     LOCAL_MODEL,
@@ -39,6 +40,7 @@ def check(config: Config, source: Source) -> None:
     _check_prices(config, source)
     _check_budgets(config, source)
     _check_rate_limits(config, source)
+    check_tools(config, source)
     _check_limits(config, source)
     _check_agents(config, source)
 

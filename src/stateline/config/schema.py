@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from stateline.config.schema_tools import McpOAuth, McpServer, McpServerTool, ReadBack, Tools
 from stateline.core.errors import Blame, StatelineError
 from stateline.core.limits import (
     DEPLOYMENT_CALLS_MAX,
@@ -264,6 +265,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     prices: Prices = msgspec.field(default_factory=Prices)
     budgets: tuple[Budget, ...] = ()
     rate_limits: tuple[RateLimit, ...] = ()
+    tools: Tools = msgspec.field(default_factory=Tools)
+    mcp_servers: tuple[McpServer, ...] = ()
     limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
     retention: Retention = msgspec.field(default_factory=Retention)
     agents: tuple[Agent, ...] = ()
@@ -279,27 +282,37 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "prices": Prices,
     "budgets": Budget,
     "rate_limits": RateLimit,
+    "tools": Tools,
+    "mcp_servers": McpServer,
     "limits": TurnLimits,
     "retention": Retention,
     "agents": Agent,
 }
 
-LISTS = frozenset({"agents", "budgets", "deployments", "products", "rate_limits"})
+LISTS = frozenset({"agents", "budgets", "deployments", "mcp_servers", "products", "rate_limits"})
 """Sections of which there may be several, each with a name."""
 
 TABLES: Mapping[tuple[str, str], type[msgspec.Struct]] = {
     ("agents", "tools"): AgentTool,
     ("deployments", "price"): DeploymentPrice,
     ("prices", "rates"): CurrencyRate,
+    ("mcp_servers", "oauth"): McpOAuth,
+    ("mcp_servers", "tools"): McpServerTool,
 }
 """Keys whose values are tables themselves, or lists of them."""
+
+BY_NAME = frozenset({("mcp_servers", "tools")})
+"""Those of them whose tables have names that the operator chooses."""
+
+WITHIN: Mapping[tuple[type[msgspec.Struct], str], type[msgspec.Struct]] = {(McpServerTool, "read_back"): ReadBack}
+"""Keys of such tables whose values are tables in their turn."""
 
 BUDGET_SCOPES = ("tenant", "key", "agent", "session", "model")
 RATE_SCOPES = ("tenant", "key", "model")
 RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS = frozenset({"mcp_servers", "oidc", "policy", "telemetry", "tools", "vault"})
+LATER_SECTIONS = frozenset({"oidc", "policy", "telemetry", "vault"})
 LATER_KEYS: Mapping[str, frozenset[str]] = {}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),

@@ -111,6 +111,47 @@ LINT_LISTS_MAX = 5
 PREDICATE_DEPTH_MAX = 32
 """Parentheses, lists and calls within one another in a predicate."""
 
+# -- tools -----------------------------------------------------------------------------------
+TOOL_URL_CHARS_MAX = 2_048
+"""The URL of a tool's server."""
+TOOL_ADDRESSES_MAX = 16
+"""Addresses of one host that are judged and tried."""
+TOOL_CONNECT_S = 10.0
+"""To a tool's server: its addresses, and one connection to them; ``connect_timeout_s`` of the server."""
+
+TOOL_CALL_S = 60.0
+"""One call of a tool at a server; ``timeout_s`` of the server."""
+MCP_SESSIONS_MAX = 256
+"""Connections of one node to MCP servers that requests name; past it the one that rested longest is closed."""
+MCP_IDLE_S = 300.0
+"""A connection to an MCP server on which nothing was asked for this long is closed."""
+MCP_CHECK_AFTER_S = 30.0
+"""An unsafe tool is called on a connection that rested longer than this only after the server has said it knows it."""
+MCP_CLOSE_S = 2.0
+"""Wait for the goodbye of an MCP server."""
+MCP_TOOLS_MAX = 512
+"""Tools taken from one MCP server."""
+MCP_PAGES_MAX = 32
+"""Pages of its list."""
+MCP_TOOLS_KEPT_S = 60.0
+"""A list of tools is asked for again after this, or when its server says that it has changed."""
+MCP_NAME_CHARS_MAX = 128
+"""The name of a tool at an MCP server (its specification: up to 128)."""
+MCP_DESCRIPTION_CHARS_MAX = 8_192
+"""Of a tool's description; the rest is left out."""
+MCP_SCHEMA_BYTES_MAX = 128 * 1024
+"""JSON Schema of a tool's arguments; a tool with a larger one, or a deeper one than JSON_DEPTH_MAX, is left out."""
+MCP_ANSWER_BYTES_MAX = 16 * 1024 * 1024
+"""One answer of an MCP server, or one event of its stream."""
+MCP_PARTS_MAX = 256
+"""Parts of one result; what is beyond is only counted."""
+MCP_HEADERS_MAX = 32
+"""Headers that a request gives for an MCP server."""
+MCP_HEADER_CHARS_MAX = 8_192
+"""One such header."""
+MCP_STDERR_LINE_CHARS_MAX = 500
+"""Of a line that a server started here writes to its standard error, in our log at level debug."""
+
 # -- API keys ---------------------------------------------------------------------------------
 KEYS_MAX = 10_000
 """API keys in force or revoked, over all tenants."""
