@@ -69,6 +69,10 @@ CONTRACT_NODES_MAX = 200_000
 """Values in one file of contracts; a few lines of YAML aliases would else grow without end."""
 CONTRACT_DEPTH_MAX = 32
 """Nesting of one file of contracts."""
+ARGUMENT_DEPTH_MAX = 64
+"""Nesting of a tool call's arguments."""
+APPROVAL_KEY_BYTES_MIN = 32
+"""A key that seals approvals: as long as the codes that it makes."""
 POLICY_FILES_MAX = 200
 """Files in a folder of policies."""
 POLICY_FILE_BYTES_MAX = 1024 * 1024
