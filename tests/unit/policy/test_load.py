@@ -73,6 +73,19 @@ def test_the_rule_that_a_platform_engineer_writes_first_is_valid_without_a_schem
         (f'{ANY} when {{ ["save"].contains(resource.effect) }};', 'and never "save"'),
         (f"{ANY} when {{ {'(' * 99}true{')' * 99} }};", ""),
         (f"{ANY} when {{ {'&&'.join(['true'] * 4000)} }};", "a.cedar:1: nested too deep"),
+        # Names that nobody has: what forbids them something would forbid nothing.
+        (
+            'forbid(principal == User::"alice", action, resource);',
+            'a.cedar:1: User::"alice" is nobody: write User::"TENANT',
+        ),
+        ('permit(principal == Agent::"acme/", action, resource);', 'a.cedar:1: Agent::"acme/" is nobody'),
+        ('forbid(principal, action, resource == Tool::"refund");', 'a.cedar:1: Tool::"refund" is no tool'),
+        ('forbid(principal, action, resource is Tool in Server::"a/b");', 'a.cedar:1: Server::"a/b" is none'),
+        ('permit(principal in Tenant::"", action, resource);', 'a.cedar:1: Tenant::"" is none'),
+        (f'{ANY} when {{ [User::"a/b", User::"c"].contains(principal) }};', 'User::"c" is nobody'),
+        (f'{ANY} when {{ principal == Key::"acme/ci" }};', 'Key::"acme/ci" is nobody: a Key is named by its id'),
+        (f'{ANY} when {{ principal == User::"acme/key_0123456789abcdef" }};', "is nobody: that is a key"),
+        (f'{ANY} when {{ context.history.tools.contains(Tool::"x") }};', 'Tool::"x" is no tool'),
         # What one policy takes for a number, another cannot take for a text.
         (
             f'{ANY} when {{ context.arguments.n < 5 }};\n{ANY} when {{ context.arguments.n == "a" }};',

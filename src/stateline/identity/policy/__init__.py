@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from stateline.identity.policy.errors import PolicyError, Problem
 from stateline.identity.policy.load import load_policy
-from stateline.identity.policy.rule import CedarPolicy, principal_of
+from stateline.identity.policy.names import principal_of
+from stateline.identity.policy.rule import CedarPolicy
 
 __all__ = ["CedarPolicy", "PolicyError", "Problem", "load_policy", "principal_of"]

@@ -76,7 +76,7 @@ def _parsed(statement: files.Statement) -> tuple[Policy | None, str]:
         name = _name(policy, statement)
         if name is None:
             return None, f"@id has 1 to {POLICY_NAME_CHARS_MAX} printable characters"
-        return Policy(statement, name, policy["resource"], Mentions(policy)), ""
+        return Policy(statement, name, policy, Mentions(policy)), ""
     except ValueError as error:
         return None, str(error)
     except RecursionError:

@@ -18,19 +18,14 @@ from stateline.core.tools import History, PolicyRequest, PolicyRuling
 from stateline.identity.policy import cedar
 from stateline.identity.policy.arguments import LONG_MAX, encode
 from stateline.identity.policy.errors import Unfit
+from stateline.identity.policy.names import principal_of
 from stateline.identity.policy.schema import ARGUMENTS, SUMS, Policy, Shapes, Target
 from stateline.identity.policy.shapes import Record
 
-_KEY = re.compile(r"key_[0-9a-z]{16}", re.ASCII)
 _ACTION = {"type": "Action", "id": "call"}
 _FAILED = re.compile(r"error while evaluating policy `policy(\d+)`: (.*)", re.DOTALL)
 _FAILED_CODE, _REQUEST_CODE = "policy_failed", "policy_request"
 _HISTORY = ("calls", "calls_of_tool", "tools", "sum", "approvals", "refusals")
-
-
-def principal_of(tenant: str, principal: str) -> dict[str, str]:
-    """The entity that a principal's id stands for: a Key where it has the form of a key's id, else a User."""
-    return {"type": "Key" if _KEY.fullmatch(principal) else "User", "id": f"{tenant}/{principal}"}
 
 
 class _Reading(NamedTuple):

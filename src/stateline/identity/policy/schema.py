@@ -15,6 +15,7 @@ from stateline.core.tools import EffectClass
 from stateline.identity.policy import cedar
 from stateline.identity.policy.files import Statement
 from stateline.identity.policy.mentions import Mentions, Path, inferred
+from stateline.identity.policy.names import misnamed
 from stateline.identity.policy.shapes import Field, Record, write
 
 ARGUMENTS = ("arguments",)
@@ -63,8 +64,13 @@ class Policy(NamedTuple):
 
     statement: Statement
     name: str
-    resource: dict[str, Any]
+    tree: dict[str, Any]
     mentions: Mentions
+
+    @property
+    def resource(self) -> dict[str, Any]:
+        """Its scope."""
+        return self.tree["resource"]
 
     def matches(self, target: Target) -> bool:
         """Whether its scope lets it speak of a tool; whoever matches needlessly costs time alone."""
@@ -121,6 +127,7 @@ class Shapes:
 
 def problems(policy: Policy, shapes: Shapes, schema_of: Callable[[str], cedar.Schema]) -> Iterator[str]:
     """What is wrong with a policy that parses; each once, whatever the number of tools that it goes for."""
+    yield from dict.fromkeys(misnamed(policy.tree))
     strange = policy.mentions.effects - set(get_args(EffectClass))
     for word in sorted(strange):
         yield f'resource.effect is one of {", ".join(get_args(EffectClass))}, and never "{word}"'
