@@ -33,7 +33,7 @@ def test_policies_that_hold_together_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("cents", "line"),
-    [(300, "allow by refunds"), (9_000, "deny: nothing permits it"), ('"3"', "deny\n  policy_failed: ")],
+    [(300, "allow by refunds"), (9_000, "deny: nothing permits it"), ('"3"', "deny by refunds\n  policy_failed: ")],
 )
 def test_any_ruling_is_an_answer(tmp_path: Path, cents: object, line: str) -> None:
     code, out = run(tmp_path, "--facts", FACTS.replace("300", str(cents)))

@@ -16,6 +16,7 @@ from stateline.core.tools import History, PolicyRequest
 from stateline.identity.policy import load_policy
 
 HUGE = 2**63
+WHOLE = "forbid(principal, action, resource) when { context.history.sum != context.history.sum };"
 
 
 class Failed(Exception):
@@ -218,7 +219,8 @@ def test_the_same_ruling_as_by_hand(tmp_path: Path, count: int) -> None:
             f"when {{ {each.condition.text} }};"
             for at, each in enumerate(rules)
         )
-        policy = load_policy(folder_of(tmp_path, text))
+        # What reads a record as a whole has all of them evaluated as they were written, and not flattened.
+        policy = load_policy(folder_of(tmp_path, text if rng.random() < 0.6 else f"{text}\n{WHOLE}"))
         for _ in range(8):
             request = random_request(rng)
             outcome, names, failed = judged(rules, request)
@@ -227,4 +229,4 @@ def test_the_same_ruling_as_by_hand(tmp_path: Path, count: int) -> None:
                 assert (text, request, ruling.outcome, bool(ruling.errors)) == (text, request, outcome, failed)
                 assert failed or set(ruling.policies) == names
             seen["error" if failed else outcome] += 1
-    assert min(seen[word] for word in ("allow", "approve", "deny", "error")) >= count / 4, seen
+    assert min(seen[word] for word in ("allow", "approve", "deny", "error")) >= count / 6, seen

@@ -148,8 +148,11 @@ def test_the_history_of_the_session_is_there_to_ask(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "error"),
     [
-        ({}, "policy_failed: a.cedar:1: record does not have the attribute `amount_cents`"),
-        ({"amount_cents": None}, "policy_failed: a.cedar:1: record does not have the attribute `amount_cents`"),
+        ({}, "policy_failed: a.cedar:1: record does not have the attribute `arguments.amount_cents`"),
+        (
+            {"amount_cents": None},
+            "policy_failed: a.cedar:1: record does not have the attribute `arguments.amount_cents`",
+        ),
         ({"amount_cents": "300"}, "policy_failed: a.cedar:1: type error: expected long, got string"),
         ({"amount_cents": 300.0}, "policy_failed: a.cedar:1: type error: expected long, got decimal"),
         ({"amount_cents": True}, "policy_failed: a.cedar:1: type error: expected long, got bool"),
@@ -159,8 +162,8 @@ def test_the_history_of_the_session_is_there_to_ask(tmp_path: Path) -> None:
 def test_an_answer_with_an_error_is_a_deny(tmp_path: Path, arguments: dict[str, Any], error: str) -> None:
     # However much others permit it.
     ruling = loaded(tmp_path, f"{SPENDING}\n{ANY};").rule(call(arguments=arguments))
-    assert ruling.outcome == "deny"
-    assert ruling.errors == (error,)
+    assert (ruling.outcome, ruling.errors) == ("deny", (error,))
+    assert ruling.policies == (("a.cedar:1",) if error.startswith("policy_failed") else ())
 
 
 def test_a_sum_that_overflows_is_a_deny(tmp_path: Path) -> None:

@@ -10,7 +10,18 @@ import cedarpy
 import msgspec
 from cedarpy import Entities, PolicySet, Schema
 
-__all__ = ["Answer", "Entities", "PolicySet", "ask", "entities", "parse", "parse_schema", "to_json", "validate"]
+__all__ = [
+    "Answer",
+    "Entities",
+    "PolicySet",
+    "ask",
+    "entities",
+    "from_json",
+    "parse",
+    "parse_schema",
+    "to_json",
+    "validate",
+]
 
 _FOR_POLICY = "for policy `policy0`, "
 
@@ -26,6 +37,11 @@ class Answer(NamedTuple):
 def parse(text: str) -> PolicySet:
     """Raises ValueError where the text is no policies."""
     return PolicySet.from_str(text)
+
+
+def from_json(policies: dict[str, Any]) -> PolicySet:
+    """Policies out of values; raises ValueError."""
+    return PolicySet.from_json_str(msgspec.json.encode(policies).decode())
 
 
 def parse_schema(text: str) -> Schema:

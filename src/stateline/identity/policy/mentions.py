@@ -69,7 +69,7 @@ class Mentions:
             self.used[path] = shape
 
     def _walk(self, node: object, shape: Shape | None = None) -> None:
-        path = _path(node)
+        path = path_of(node)
         if path is not None:
             self._note(path, shape)
         elif isinstance(node, list):
@@ -108,12 +108,14 @@ class Mentions:
             self._walk(body["left"], "String")
         elif kind == "contains":
             self._effect(body["right"], body["left"])
-            of = _type(body["left"])
-            self._pair(body, SetOf(_type(body["right"]) or ANY), of.of if isinstance(of, SetOf) else None)
+            self._pair(body, SetOf(_type(body["right"]) or ANY), _element(_type(body["left"])))
         elif kind in {"containsAll", "containsAny"}:
             self._pair(body, _type(body["right"]) or SetOf(ANY), _type(body["left"]) or SetOf(ANY))
         elif kind == "isEmpty":
             self._walk(body["arg"], SetOf(ANY))
+        elif kind == "Set":
+            for each in body:
+                self._walk(each, _element(shape) or _element(_type({kind: body})))
         elif kind in _METHODS:
             self._method(kind, body)
         else:
@@ -124,7 +126,7 @@ class Mentions:
         self._walk(body["right"], right)
 
     def _has(self, body: Any) -> None:
-        path = _path(body["left"])
+        path = path_of(body["left"])
         if path is None:
             self._walk(body["left"])
             return
@@ -151,7 +153,7 @@ class Mentions:
                 self.effects.add(each["Value"])
 
 
-def _path(node: object) -> Path | None:
+def path_of(node: object) -> Path | None:
     """The attribute below ``context`` that an expression names."""
     attributes: list[str] = []
     while isinstance(node, dict):
@@ -162,6 +164,10 @@ def _path(node: object) -> Path | None:
         else:
             return tuple(reversed(attributes)) if known == {"Var": "context"} else None
     return None
+
+
+def _element(shape: Shape | None) -> Shape | None:
+    return shape.of if isinstance(shape, SetOf) and shape.of != ANY else None
 
 
 def _type(node: object) -> Shape | None:

@@ -18,6 +18,7 @@ from stateline.core.tools import History, PolicyRequest, PolicyRuling
 from stateline.identity.policy import cedar
 from stateline.identity.policy.arguments import LONG_MAX, encode
 from stateline.identity.policy.errors import Unfit
+from stateline.identity.policy.flat import ROOTS, flattened, joined
 from stateline.identity.policy.names import principal_of
 from stateline.identity.policy.schema import ARGUMENTS, SUMS, Policy, Shapes, Target
 from stateline.identity.policy.shapes import Record
@@ -38,9 +39,12 @@ class _Reading(NamedTuple):
     arguments: tuple[str, ...] | None
     """None: all of them."""
     history: tuple[str, ...]
-    sums: tuple[str, ...] | None
+    sums: tuple[str, ...]
+    every_sum: bool
     shape: Record
     strict: bool
+    flat: bool
+    """Whether they are evaluated without the context's inner records."""
 
     @property
     def still(self) -> bool:
@@ -121,18 +125,26 @@ class CedarPolicy:
             )
         asked = [{**each, "context": text.decode()} for each in case.requests]
         answers = cedar.ask(asked, reading.parsed, case.entities)
-        errors = [self._told(error, reading) for each in answers for error in each.errors]
-        allowed = not errors and all(each.allowed for each in answers)
+        errors = [error for each in answers for error in each.errors]
+        if errors:
+            return self._failed(errors, reading)
+        allowed = all(each.allowed for each in answers)
         deciding = (index for each in answers if each.allowed == allowed for index in each.policies)
         names = dict.fromkeys(reading.policies[int(index.removeprefix("policy"))].name for index in deciding)
-        return self._ruling("allow" if allowed else "deny", names, errors)
+        return self._ruling("allow" if allowed else "deny", names)
 
-    @staticmethod
-    def _told(error: str, reading: _Reading) -> str:
-        match = _FAILED.match(error)
-        if match is None:
-            return f"{_REQUEST_CODE}: {error}"
-        return f"{_FAILED_CODE}: {reading.policies[int(match[1])].name}: {match[2]}"
+    def _failed(self, errors: list[str], reading: _Reading) -> PolicyRuling:
+        """Whatever the other policies say: what was not evaluated may have been what forbids the call."""
+        names: list[str] = []
+        told: list[str] = []
+        for error in errors:
+            match = _FAILED.match(error)
+            if match is None:
+                told.append(f"{_REQUEST_CODE}: {error}")
+            else:
+                names.append(reading.policies[int(match[1])].name)
+                told.append(f"{_FAILED_CODE}: {names[-1]}: {match[2]}")
+        return self._ruling("deny", dict.fromkeys(names), told)
 
     def _ruling(self, outcome: Any, policies: Iterable[str], errors: Iterable[str] = ()) -> PolicyRuling:
         kept = tuple(dict.fromkeys(each[:POLICY_ERROR_CHARS_MAX] for each in errors))[:POLICY_ERRORS_KEPT_MAX]
@@ -205,15 +217,21 @@ class CedarPolicy:
         names = ("arguments", "history", "approved", "tenant", "user", "key", "agent")
         arguments = tuple(sorted({name for each in read for name in each.names(*ARGUMENTS)}))
         sums = tuple(sorted({name for each in read for name in each.names(*SUMS)}))
+        # Where one of the records is read as a whole it has to be there.
+        flat = not any(each.whole(*root) for each in read for root in ROOTS)
         return _Reading(
             policies,
-            cedar.parse("\n".join(each.statement.text for each in policies)),
+            cedar.from_json(flattened([each.tree for each in policies]))
+            if flat
+            else cedar.parse("\n".join(each.statement.text for each in policies)),
             frozenset(name for name in names if any(each.reads(name) for each in read)),
             None if any(each.whole(*ARGUMENTS) for each in read) else arguments,
             tuple(name for name in _HISTORY if any(each.reads("history", name) for each in read)),
-            None if any(each.whole(*SUMS) for each in read) else sums,
+            sums,
+            any(each.whole(*SUMS) for each in read),
             self._shapes.of(target),
             target.name in self._shapes.declared,
+            flat,
         )
 
 
@@ -221,10 +239,21 @@ def _context(case: _Case, request: PolicyRequest) -> dict[str, Any]:
     """What the policies read, and no more: Cedar's reading of it is half of what an answer costs."""
     reading = case.reading
     context = case.context.copy()
+    arguments: dict[str, Any] = {}
+    history: dict[str, Any] = {}
     if "arguments" in reading.context:
-        context["arguments"] = encode(request.arguments, reading.arguments, reading.shape, strict=reading.strict)
-    if "history" in reading.context:
-        context["history"] = _history(reading, request)
+        arguments = encode(request.arguments, reading.arguments, reading.shape, strict=reading.strict)
+    if reading.history:
+        history = _history(reading, request)
+    if not reading.flat:
+        context["arguments"], context["history"] = arguments, history
+        return context
+    for name, value in arguments.items():
+        context[joined(ARGUMENTS, name)] = value
+    for name, value in history.pop("sum", {}).items():
+        context[joined(SUMS, name)] = value
+    for name, value in history.items():
+        context[joined(("history",), name)] = value
     return context
 
 
@@ -234,7 +263,7 @@ def _history(reading: _Reading, request: PolicyRequest) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for each in reading.history:
         if each == "sum":
-            out["sum"] = _sums(history.sums.get(name, {}), reading.sums)
+            out["sum"] = _sums(history.sums.get(name, {}), reading)
         elif each == "calls":
             out["calls"] = sum(history.calls.values())
         elif each == "calls_of_tool":
@@ -250,9 +279,11 @@ def _number(history: History, name: str) -> int:
     return history.approvals if name == "approvals" else history.refusals
 
 
-def _sums(found: dict[str, int], names: tuple[str, ...] | None) -> dict[str, int]:
+def _sums(found: dict[str, int], reading: _Reading) -> dict[str, int]:
     """What earlier calls come to; nothing, where there were none."""
-    sums = found if names is None else {name: found.get(name, 0) for name in names}
+    sums = {name: found.get(name, 0) for name in reading.sums}
+    if reading.every_sum:
+        sums.update(found)
     for name, value in sums.items():
         if not -LONG_MAX <= value <= LONG_MAX:
             raise Unfit(f"history.sum.{name[:128]} is a number of more than 64 bits", code="policy_argument")
