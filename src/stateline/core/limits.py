@@ -325,6 +325,20 @@ RATE_WAIT_MS_MAX = 30_000
 NO_DEPLOYMENT_WAIT_MS_MAX = 10_000
 """A request that would wait longer than this for a deployment is refused with 503; background ones wait."""
 
+# -- tools ----------------------------------------------------------------------------------------
+TOOL_CALL_TIMEOUT_S = 60.0
+"""One call of a tool, and one listing of a server's tools."""
+MCP_HEADERS_MAX = 32
+"""Headers of a server that a request names."""
+MCP_TOOL_NAME_CHARS_MAX = 256
+URL_CHARS_MAX = 2048
+TOOL_CALLS_PARALLEL_MAX = 8
+"""Tool calls of one turn that are under way at once; the others wait."""
+TOOL_OUTPUT_BYTES_MAX = 1024 * 1024
+"""What is kept of one call's answer; of a longer one nothing is."""
+APPROVAL_TTL_MS = 7 * 24 * 3600 * 1000
+"""How long an approval can be given."""
+
 # -- money ----------------------------------------------------------------------------------------
 AMOUNT_MAX = 1_000_000_000
 """Highest price, rate and limit of a budget, in units of its currency."""

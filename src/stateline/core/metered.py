@@ -79,8 +79,9 @@ class Calls:
         call = responses_call(
             ref.tenant,
             turn.principal,
-            stateful=request.store or turn.from_session,
+            stateful=turn.stateful,
             service_tier=request.service_tier,
+            agent=turn.agent_name,
         )
         failed = body if type(body) is e.ModelCallFailed else None
         return Metered(
@@ -89,7 +90,7 @@ class Calls:
             tenant=ref.tenant,
             principal=turn.principal,
             session=ref.id,
-            model=request.model,
+            model=turn.model,
             deployment=started.deployment,
             interface=call.interface,
             workload=call.workload,

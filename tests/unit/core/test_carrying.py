@@ -8,6 +8,7 @@ from tests.unit.core.driver import REF, START_MS
 
 from stateline.core import events as e
 from stateline.core.carrying import MIXED, NAMES, WORDS, Dropped, dropped, origins_of, takes_status, thought_back
+from stateline.core.context import Context
 from stateline.core.items import (
     FunctionCall,
     FunctionCallOutput,
@@ -22,7 +23,7 @@ from stateline.core.items import (
     SummaryText,
 )
 from stateline.core.limits import TurnLimits
-from stateline.core.session import Context, Session, Turn, new_session
+from stateline.core.session import Session, Turn, new_session
 from stateline.core.turn import dropped as dropped_by
 from stateline.core.view import TurnView
 

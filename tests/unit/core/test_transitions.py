@@ -27,6 +27,7 @@ REACHES: dict[TurnState | None, Sequence[type]] = {
     "calling": (e.TurnRequested, e.ModelCallStarted),
     "answered": (e.TurnRequested, e.ModelCallStarted, e.ModelCallFinished),
     "stumbled": (e.TurnRequested, e.ModelCallStarted, e.ModelCallFailed),
+    "acting": (e.TurnRequested, e.ModelCallStarted, e.ModelCallFinished, e.EffectDispatched),
     "waiting": (e.TurnRequested, e.ModelCallStarted, e.ModelCallFailed, e.TimerSet),
 }
 """A history for each state."""
@@ -92,9 +93,9 @@ def test_a_call_ends_before_its_turn_does() -> None:
     assert not [event for state, event in TRANSITIONS if state == "calling" and event in e.TERMINAL]
 
 
-def test_nothing_comes_between_an_answer_and_the_end_of_its_turn() -> None:
+def test_only_tool_calls_come_between_an_answer_and_the_end_of_its_turn() -> None:
     after = {event for state, event in TRANSITIONS if state == "answered"}
-    assert after == set(e.TERMINAL)
+    assert after == {*e.TERMINAL, e.EffectDispatched, e.EffectRefused, e.ApprovalRequested}
 
 
 def test_a_fold_leaves_the_session_before_it_as_it_was() -> None:

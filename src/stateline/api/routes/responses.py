@@ -19,6 +19,7 @@ from stateline.api.service import Service
 from stateline.api.stream import send_events
 from stateline.core.calls import ModelRequest
 from stateline.core.errors import BadRequest, NotFound
+from stateline.core.hosted import for_model
 from stateline.core.ids import digest
 from stateline.core.items import Item
 from stateline.core.response import ResponseUsage, StreamEvent, usage_field
@@ -87,6 +88,7 @@ async def submit(
             digest=digest(body),
             idempotency_key=idempotency_key,
             retry=retry,
+            secrets=parsed.secrets,
         )
     )
 
@@ -171,7 +173,7 @@ async def input_tokens(service: Service, call: Call) -> None:
         response = await engine.response(call.tenant, previous, call.dialect)
         context = [*await engine.input_items(call.tenant, previous), *response.output]
     items = await resolve(service, call.tenant, parsed.items, "input")
-    request = ModelRequest(params=parsed.request, items=[*context, *items], key="")
+    request = ModelRequest(params=parsed.request, items=for_model([*context, *items]), key="")
     await call.reply_json(InputTokens(input_tokens=engine.input_tokens(request)))
 
 
@@ -184,7 +186,7 @@ async def compact(service: Service, call: Call) -> None:
     answer: CompactedResponse | None = None
     async with WhileConnected(call):
         compacted = await engine.compact(
-            call.tenant, call.principal.id, ModelRequest(params=params, items=items, key="")
+            call.tenant, call.principal.id, ModelRequest(params=params, items=for_model(items), key="")
         )
         answer = CompactedResponse(
             id=new_name("resp_", 14),
