@@ -51,6 +51,7 @@ from stateline.toolbox import agents_of
 if TYPE_CHECKING:
     from stateline.contracts import Contracts
     from stateline.engine.rules import ContractRules
+    from stateline.identity.policy import CedarPolicy
     from stateline.models.local import LocalModel
 
 log = logging.getLogger("stateline")
@@ -169,6 +170,20 @@ def contract_rules(
     return ContractRules(contracts, found, posture=posture, mode=config.contracts.mode, before=before)
 
 
+def tool_policy(config: settings.Config) -> CedarPolicy | None:
+    """The policies that the configuration names for tool calls; None where it names none.
+
+    Raises:
+        PolicyError: a file cannot be read, or does not validate; in one line, with its place.
+    """
+    if config.policy is None:
+        return None
+    # The engine behind policies is a library of 16 MB, which nobody else need load.
+    from stateline.identity.policy import load_policy
+
+    return load_policy(Path(config.policy.path), mode=config.policy.mode)
+
+
 def _contracts(rules: ContractRules | None) -> Contracts | None:
     return None if rules is None else rules.contracts
 
@@ -265,6 +280,7 @@ class House:
         self.client = client
         self.deployments, self.rules, self.meter = placing
         self.agents = agents_of(config)
+        self.policy = tool_policy(config)
         self.tls: ssl.SSLContext | None = None
         self._catalogue = Catalogue(self.deployments)
         self._warming: asyncio.Task[None] | None = None
@@ -304,6 +320,7 @@ class House:
         meter = pricing.meter_of(config, found, self.clock.now_ms(), _contracts(rules), self.meter)
         if meter is not None:
             await self._check_budgets(meter)
+        policy = tool_policy(config)
         server, tls = config.server, self.tls
         if tls is not None:
             certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server)
@@ -311,7 +328,8 @@ class House:
         catalogue, agents = Catalogue(found), agents_of(config)
 
         def apply() -> tuple[str, ...]:
-            self.rules, self.meter, self.agents = rules, meter, agents
+            other = getattr(policy, "version", None) != getattr(self.policy, "version", None)
+            self.rules, self.meter, self.policy, self.agents = rules, meter, policy, agents
             self.engine.configure(catalogue, config.limits, rules, meter, agents=agents)
             set_level(server.log_level)
             if tls is not None:
@@ -321,7 +339,7 @@ class House:
             if new:
                 self._warming = asyncio.get_running_loop().create_task(self.client.warm(new))
             same = before is None or rules is None or before.contracts.same_as(rules.contracts)
-            return () if same else ("contracts",)
+            return (() if same else ("contracts",)) + (("policy",) if other else ())
 
         return apply
 
@@ -565,6 +583,8 @@ async def _serve(config: settings.Config, load: Load) -> None:
             admin = admin_file(path, url, token) if path is not None else contextlib.nullcontext()
             with admin, reloading(house.reloader):
                 models = ", ".join(engine.models()) or "none: add [[deployments]], or install stateline[local]"
+                if house.policy is None:
+                    log.info("no [policy] is set: nothing but its host stands between a tool and a call of it")
                 log.info("Stateline %s on %s, store %s, models: %s", __version__, url, config.store.url, models)
                 if sys.stderr.isatty():
                     log.info("Point an OpenAI client at base_url=%s/v1. Ctrl-C stops.", url)

@@ -181,6 +181,16 @@ class Contracts(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["enforce", "observe"] = "enforce"
 
 
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The policies that tool calls are held against. After `load`, `path` is anchored.
+
+    With `log_only` rulings are recorded and stop nothing.
+    """
+
+    path: Annotated[str, Meta(min_length=1)]
+    mode: Literal["enforce", "log_only"] = "enforce"
+
+
 class CurrencyRate(msgspec.Struct, frozen=True, kw_only=True, rename={"have": "from", "want": "to"}):
     """What one unit of a currency is in another, from a day on (UTC)."""
 
@@ -262,6 +272,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     deployments: tuple[Deployment, ...] = ()
     products: tuple[Product, ...] = ()
     contracts: Contracts | None = None
+    policy: Policy | None = None
     prices: Prices = msgspec.field(default_factory=Prices)
     budgets: tuple[Budget, ...] = ()
     rate_limits: tuple[RateLimit, ...] = ()
@@ -279,6 +290,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "deployments": Deployment,
     "products": Product,
     "contracts": Contracts,
+    "policy": Policy,
     "prices": Prices,
     "budgets": Budget,
     "rate_limits": RateLimit,
@@ -312,7 +324,7 @@ RATE_SCOPES = ("tenant", "key", "model")
 RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS = frozenset({"oidc", "policy", "telemetry", "vault"})
+LATER_SECTIONS = frozenset({"oidc", "telemetry", "vault"})
 LATER_KEYS: Mapping[str, frozenset[str]] = {}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),

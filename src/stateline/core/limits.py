@@ -69,6 +69,26 @@ CONTRACT_NODES_MAX = 200_000
 """Values in one file of contracts; a few lines of YAML aliases would else grow without end."""
 CONTRACT_DEPTH_MAX = 32
 """Nesting of one file of contracts."""
+ARGUMENT_DEPTH_MAX = 64
+"""Nesting of a tool call's arguments."""
+APPROVAL_KEY_BYTES_MIN = 32
+"""A key that seals approvals: as long as the codes that it makes."""
+POLICY_FILES_MAX = 200
+"""Files in a folder of policies."""
+POLICY_FILE_BYTES_MAX = 1024 * 1024
+POLICIES_MAX = 1_000
+"""Policies of a folder."""
+POLICY_NAME_CHARS_MAX = 128
+"""A policy's ``@id``."""
+POLICY_ARGUMENT_DEPTH_MAX = 32
+"""Nesting of an argument that a policy reads, and of a type that a schema declares."""
+POLICY_CONTEXT_BYTES_MAX = 256 * 1024
+"""What one question to the policies may hold: the arguments that they read, and facts of the session's history."""
+POLICY_CASES_KEPT_MAX = 4_096
+"""Who asks for which tool: so many are remembered, and then forgotten together."""
+POLICY_ERRORS_KEPT_MAX = 8
+"""Errors of one ruling that are recorded."""
+POLICY_ERROR_CHARS_MAX = 300
 FACT_VALUES_KEPT_MAX = 1_024
 """Values of one fact of which it is kept what the contracts' tests say of them."""
 VERDICTS_KEPT_MAX = 256
