@@ -293,4 +293,7 @@ EVERY_BODY: tuple[e.Body, ...] = (
         model="gpt-5",
         counted=COUNTED,
     ),
+    e.KeyCreated(
+        key_id="k2", tenant="acme", name="desk", hash="01ff", scopes=("approve", "responses"), user="ann", agent="desk"
+    ),
 )
