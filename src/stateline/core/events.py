@@ -429,13 +429,21 @@ class StatelessCalls(_Body, tag="stateless_calls/1", frozen=True, gc=False, kw_o
 
 
 class KeyCreated(_Body, tag="key_created/1", frozen=True, gc=False, kw_only=True):
-    """An API key of a tenant; ``hash`` is all that is kept of the key itself."""
+    """An API key of a tenant; ``hash`` is all that is kept of the key itself.
+
+    Attributes:
+        scopes: of ``core.principals.SCOPES``; none: those of a key that was made without saying.
+        user, agent: whom the key speaks for, and the one agent that it may use; empty: nobody, any.
+    """
 
     key_id: str
     tenant: str
     name: str
     hash: str
     expires_at_ms: int | None = None
+    scopes: tuple[str, ...] = ()
+    user: str = ""
+    agent: str = ""
 
 
 class KeyRevoked(_Body, tag="key_revoked/1", frozen=True, gc=False, kw_only=True):

@@ -179,6 +179,8 @@ KEY_APPENDS_MAX = 8
 """Tries to record a key while others record theirs."""
 KEY_NAME_CHARS_MAX = 128
 TENANT_CHARS_MAX = 64
+PRINCIPAL_NAME_CHARS_MAX = 256
+"""A user's or agent's name, as a key or a token has it."""
 KEYS_REFRESH_S = 2.0
 """A key that another process made or revoked is seen no later than this."""
 KEYS_UNKNOWN_REFRESH_S = 0.2

@@ -408,4 +408,7 @@ EVERY_BODY: tuple[e.Body, ...] = (
     e.KeyCreated(key_id="k1", tenant="acme", name="ci", hash="00ff", expires_at_ms=5),
     e.KeyRevoked(key_id="k1"),
     e.ModelCallStarted(turn=1, step=3, deployment="azure", origin="openai-chat/azure", model="gpt-5", counted=COUNTED),
+    e.KeyCreated(
+        key_id="k2", tenant="acme", name="desk", hash="01ff", scopes=("approve", "responses"), user="ann", agent="desk"
+    ),
 )
