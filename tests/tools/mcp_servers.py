@@ -144,9 +144,9 @@ def _add_kinds(server: MCPServer, seen: Seen) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(app: Any) -> AsyncGenerator[str]:
+async def serving(app: Any, **tls: Any) -> AsyncGenerator[str]:
     """The app on a port of 127.0.0.1; gives its base URL."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", ws="none", lifespan="on")
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="critical", ws="none", lifespan="on", **tls)
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
     sock = config.bind_socket()

@@ -128,7 +128,7 @@ class _Body(httpx2.AsyncByteStream):
 @functools.cache
 def _tls() -> ssl.SSLContext:
     """One for all connections: reading the authorities takes longer than a call."""
-    return httpx2.create_ssl_context()
+    return ssl.create_default_context()
 
 
 class _Transport(httpx2.AsyncHTTPTransport):
