@@ -46,12 +46,11 @@ from stateline.stores.clock import SystemClock
 from stateline.stores.logs import Wanted
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
-from stateline.toolbox import agents_of
+from stateline.toolbox import agents_of, hosts_of, tool_policy, toolbox_of
 
 if TYPE_CHECKING:
     from stateline.contracts import Contracts
     from stateline.engine.rules import ContractRules
-    from stateline.identity.policy import CedarPolicy
     from stateline.models.local import LocalModel
 
 log = logging.getLogger("stateline")
@@ -170,20 +169,6 @@ def contract_rules(
     return ContractRules(contracts, found, posture=posture, mode=config.contracts.mode, before=before)
 
 
-def tool_policy(config: settings.Config) -> CedarPolicy | None:
-    """The policies that the configuration names for tool calls; None where it names none.
-
-    Raises:
-        PolicyError: a file cannot be read, or does not validate; in one line, with its place.
-    """
-    if config.policy is None:
-        return None
-    # The engine behind policies is a library of 16 MB, which nobody else need load.
-    from stateline.identity.policy import load_policy
-
-    return load_policy(Path(config.policy.path), mode=config.policy.mode)
-
-
 def _contracts(rules: ContractRules | None) -> Contracts | None:
     return None if rules is None else rules.contracts
 
@@ -279,8 +264,10 @@ class House:
         self.memory = MemoryStore(clock=self.clock)
         self.client = client
         self.deployments, self.rules, self.meter = placing
-        self.agents = agents_of(config)
         self.policy = tool_policy(config)
+        self.agents, self.hosts = agents_of(config), hosts_of(config)
+        self._toolbox = toolbox_of(config, self.hosts, self.policy)
+        self._tooled = (config.mcp_servers, config.tools)
         self.tls: ssl.SSLContext | None = None
         self._catalogue = Catalogue(self.deployments)
         self._warming: asyncio.Task[None] | None = None
@@ -310,6 +297,7 @@ class House:
             rules=self.rules,
             meter=self.meter,
             agents=self.agents,
+            toolbox=self._toolbox,
         )
 
     async def _prepare(self, config: settings.Config) -> Apply:
@@ -326,11 +314,17 @@ class House:
             certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server)
 
         catalogue, agents = Catalogue(found), agents_of(config)
+        tooled = (config.mcp_servers, config.tools)
+        # Connections of hosts that are no longer wanted close when they have rested.
+        hosts = self.hosts if tooled == self._tooled else hosts_of(config, before=self.hosts)
+        toolbox = toolbox_of(config, hosts, policy)
 
         def apply() -> tuple[str, ...]:
             other = getattr(policy, "version", None) != getattr(self.policy, "version", None)
             self.rules, self.meter, self.policy, self.agents = rules, meter, policy, agents
-            self.engine.configure(catalogue, config.limits, rules, meter, agents=agents)
+            self.hosts, self._tooled = hosts, tooled
+            self.engine.configure(catalogue, config.limits, rules, meter)
+            self.engine.equip(agents, toolbox)
             set_level(server.log_level)
             if tls is not None:
                 certificates(tls, server)
@@ -397,6 +391,7 @@ class House:
         if self._warming is not None:
             self._warming.cancel()
         await self.client.close()
+        await self.hosts.close()
         await self.memory.close()
         await self.store.close()
 

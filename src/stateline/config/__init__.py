@@ -29,7 +29,7 @@ from stateline.config.schema import (
     is_loopback,
 )
 from stateline.config.schema_tools import McpServer, Tools
-from stateline.config.secrets import api_key, store_url
+from stateline.config.secrets import api_key, approval_keys, store_url
 from stateline.core.limits import Retention
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "Store",
     "Tools",
     "api_key",
+    "approval_keys",
     "is_loopback",
     "load",
     "store_url",

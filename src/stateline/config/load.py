@@ -70,6 +70,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _absolute(tables.get("contracts"), ("path",), base)
     _absolute(tables.get("policy"), ("path",), base)
     _absolute(tables.get("prices"), ("path", "values"), base)
+    _absolute(tables.get("approvals"), ("key_file",), base)
     agents = tables.get("agents")
     for agent in cast("list[object]", agents) if isinstance(agents, list) else ():
         _absolute(agent, ("instructions_file",), base)

@@ -191,6 +191,13 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["enforce", "log_only"] = "enforce"
 
 
+class Approvals(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys that seal what persons are asked: one a line, the first seals, the others still open."""
+
+    key_env: str | None = None
+    key_file: str | None = None
+
+
 class CurrencyRate(msgspec.Struct, frozen=True, kw_only=True, rename={"have": "from", "want": "to"}):
     """What one unit of a currency is in another, from a day on (UTC)."""
 
@@ -281,6 +288,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
     retention: Retention = msgspec.field(default_factory=Retention)
     agents: tuple[Agent, ...] = ()
+    approvals: Approvals = msgspec.field(default_factory=Approvals)
 
 
 SECTIONS: Mapping[str, type[msgspec.Struct]] = {
@@ -299,6 +307,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "limits": TurnLimits,
     "retention": Retention,
     "agents": Agent,
+    "approvals": Approvals,
 }
 
 LISTS = frozenset({"agents", "budgets", "deployments", "mcp_servers", "products", "rate_limits"})

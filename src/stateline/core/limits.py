@@ -373,8 +373,8 @@ TOOL_CALL_TIMEOUT_S = 60.0
 """One call of a tool, and one listing of a server's tools."""
 INSTRUCTIONS_BYTES_MAX = 256 * 1024
 """An agent's instructions."""
-MCP_HEADERS_MAX = 32
-"""Headers of a server that a request names."""
+TOLD_TURNS_MAX = 10_000
+"""Turns of which a node remembers what servers that their requests name are to be told."""
 MCP_TOOL_NAME_CHARS_MAX = 256
 URL_CHARS_MAX = 2048
 TOOL_CALLS_PARALLEL_MAX = 8

@@ -264,8 +264,11 @@ def _rejected(body: e.InputRejected) -> StatelineError:
 
 def _turn(node: Node, s: Submission, session: Session, *, after: int) -> e.TurnRequested:
     turn = session.turns + 1
+    response_id = ids.response_id(session.ref.id, ids.nonce(node.entropy(5)), after)
+    if s.secrets and node.toolbox is not None:
+        node.toolbox.hosts.tell(response_id, s.secrets)
     return e.TurnRequested(
-        response_id=ids.response_id(session.ref.id, ids.nonce(node.entropy(5)), after),
+        response_id=response_id,
         turn=turn,
         request=s.request,
         input=with_ids(s.input, session, turn),

@@ -405,7 +405,7 @@ class RunningTools:
         if box is None or server is None:
             return None
         if server.server_url is not None:
-            return box.hosts.named(self._session.ref, self._turn.response_id, server)
+            return box.hosts.named(self._session.ref.tenant, self._turn.response_id, server)
         return box.hosts.own(label)
 
     # -- lists ---------------------------------------------------------------------------------------------
