@@ -52,6 +52,8 @@ async def submit(node: Node, s: Submission) -> Accepted:
         Overloaded: no room on this node.
     """
     agent = _agent(node, s)
+    if s.request.servers:
+        _check_labels(node, s)
     model = s.request.model if agent is None else agent.model
     candidates = node.catalogue.candidates(model)
     if not candidates:
@@ -98,6 +100,19 @@ def _agent(node: Node, s: Submission) -> Agent | None:
     if agent is None:
         raise model_not_found(s.request.model, [AGENT_PREFIX + name for name in node.agents])
     return agent
+
+
+def _check_labels(node: Node, s: Submission) -> None:
+    """A server of a request's own may not go by the name of one of the operator's: policies know them by it."""
+    for at, server in enumerate(s.request.servers):
+        own = None if node.toolbox is None else node.toolbox.hosts.own(server.server_label)
+        if (server.server_url is None) == (own is None):
+            label, param = server.server_label, f"tools[{at}].server_label"
+            if own is None:
+                message = f"there is no server {label!r} here; name its 'server_url'"
+                raise BadRequest(message, code="unknown_server", param=param)
+            message = f"the label {label!r} is that of a server of the operator's; leave out its URL, or take another"
+            raise BadRequest(message, code="server_label_taken", param=param)
 
 
 def _facts(s: Submission, agent: Agent | None) -> CallFacts:
