@@ -528,8 +528,8 @@ LEDGER_BATCH_MAX = 500
 """Entries of that ledger that one append writes."""
 LEDGER_WAITING_MAX = 20_000
 """Entries that wait to be written while the store is away; past it, new calls are refused."""
-LEDGER_GATHER_S = 0.004
-"""How long a stateless call waits for others to be recorded with it, where many come."""
+LEDGER_GATHER_S = 0.008
+"""How long a stateless call may wait for others to be recorded with it, where many come."""
 LEDGER_DELAY_S = 0.05
 """How long an entry that nobody waits for may wait for others."""
 METER_PAYERS_MAX = 10_000
