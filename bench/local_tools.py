@@ -29,7 +29,7 @@ from stateline.core.calls import (
     ToolMode,
     Usage,
 )
-from stateline.core.items import FunctionCall, FunctionCallOutput, InputText, Item, Message
+from stateline.core.items import FunctionCall, FunctionCallOutput, InputText, Message, ModelItem
 from stateline.models.local import LocalModel
 from stateline.models.local.catalogue import DEFAULT_MODEL
 from stateline.ports import Deployment
@@ -145,7 +145,7 @@ def _said(text: str, number: int = 0) -> Message:
     return Message(id=f"msg_{number}", role="user", content=(InputText(text=text),))
 
 
-async def _ask(model: LocalModel, items: list[Item], tools: tuple[FunctionTool, ...], choice: ToolMode) -> Outcome:
+async def _ask(model: LocalModel, items: list[ModelItem], tools: tuple[FunctionTool, ...], choice: ToolMode) -> Outcome:
     params = ModelParams(model=DEFAULT_MODEL.name, tools=tools, tool_choice=choice, max_output_tokens=200)
     request = ModelRequest(params=params, items=items, key="bench/1/1")
     text, calls, usage = "", list[tuple[str, str]](), Usage()
@@ -179,7 +179,7 @@ async def _run_set(model: LocalModel, name: str) -> dict[str, Any]:
     outcomes: list[tuple[str, bool, Outcome]] = []
     if name == "after":
         for question, tool, arguments, output, expected in FOLLOW_UPS:
-            items: list[Item] = [
+            items: list[ModelItem] = [
                 _said(question),
                 FunctionCall(id="fc_1", call_id="call_1", name=tool, arguments=arguments),
                 FunctionCallOutput(id="fco_1", call_id="call_1", output=output),

@@ -18,8 +18,8 @@ from stateline.core.items import (
     FunctionCallOutput,
     InputImage,
     InputText,
-    Item,
     Message,
+    ModelItem,
     Sidecar,
 )
 from stateline.core.origin import origin
@@ -89,7 +89,7 @@ def question(kind: Kind) -> Message:
     return Message(id="q", role="user", content=(text, *image))
 
 
-def said(side: Side, kind: Kind, step: int) -> tuple[tuple[Item, ...], dict[str, Sidecar]]:
+def said(side: Side, kind: Kind, step: int) -> tuple[tuple[ModelItem, ...], dict[str, Sidecar]]:
     """The items of an answer, read by the format's decoder, and what its provider gave beside them."""
     deltas = deltas_of(answer(kind, step), step)
     match side.name:
@@ -110,7 +110,7 @@ def said(side: Side, kind: Kind, step: int) -> tuple[tuple[Item, ...], dict[str,
 
 def losses(by: Sequence[Side], to: Side, kind: Kind) -> tuple[Dropped, ...]:
     """What `to` does not get of a tool loop whose calls the models of `by` made, one after the other."""
-    items: list[Item] = [question(kind)]
+    items: list[ModelItem] = [question(kind)]
     sidecars: dict[str, Sidecar] = {}
     for step, side in enumerate(by, 1):
         made, beside = said(side, kind, step)

@@ -21,7 +21,7 @@ from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
 from stateline.core.origin import origin
 from stateline.core.placing import CallFacts, Ruling
-from stateline.core.tools import PolicyRequest, PolicyRuling, Tool, ToolCall, ToolResult
+from stateline.core.tools import McpTool, PolicyRequest, PolicyRuling, Tool, ToolCall, ToolResult
 
 # -- the store ---------------------------------------------------------------------------------
 
@@ -54,6 +54,10 @@ class Ownership(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 NO_EVENTS = 2**62
 """As ``Watch.after``: its owner knows its events already."""
+EVERY_POST = 2**62
+"""As ``seen`` of a release: the session is given back whatever waits for it."""
+DUE_NOW_MS = 1
+"""A time that is past by whatever clock: a session with it waits for nobody's."""
 
 
 class Watch(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -534,6 +538,30 @@ class ToolHost(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+class Hosts(Protocol):
+    """The tool hosts of a node."""
+
+    def own(self, label: str) -> ToolHost | None:
+        """The operator's host of this label."""
+        ...
+
+    def tell(self, response_id: str, headers: Mapping[str, Mapping[str, str]]) -> None:
+        """Remember for a turn what servers that its request names are to be told, by their labels; in memory alone."""
+        ...
+
+    def named(self, tenant: str, response_id: str, server: McpTool) -> ToolHost:
+        """The server that a turn's request has named by its URL.
+
+        Raises:
+            ToolError: it may not be asked, or its headers were told to another node, or to one that has ended.
+        """
+        ...
+
+    def data_zone(self, label: str) -> str:
+        """Where the operator's host of this label keeps what it is told; empty where that is not known."""
+        ...
 
 
 class Policy(Protocol):

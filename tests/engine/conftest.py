@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,8 +14,10 @@ from stateline.core.calls import FunctionTool
 from stateline.core.ids import SessionRef
 from stateline.core.items import InputText, Item, Message
 from stateline.core.limits import TurnLimits
+from stateline.core.tools import Agent, McpTool
 from stateline.engine import Engine, Submission
 from stateline.engine.meter import Meter
+from stateline.engine.tooling import Toolbox
 from stateline.models.catalogue import Catalogue
 from stateline.ports import Clock, Deployment
 from stateline.stores.clock import SystemClock
@@ -41,6 +43,8 @@ def asking(
     stream: bool = True,
     background: bool = False,
     tenant: str = "default",
+    servers: tuple[McpTool, ...] = (),
+    principal: str = "anonymous",
 ) -> Submission:
     """A submission as the API would make it."""
     request = e.TurnRequest(
@@ -51,10 +55,11 @@ def asking(
         store=store,
         stream=stream,
         background=background,
+        servers=servers,
     )
     return Submission(
         tenant=tenant,
-        principal="anonymous",
+        principal=principal,
         request=request,
         input=(user(text),) if isinstance(text, str) else text,
         conversation=conversation,
@@ -91,6 +96,8 @@ class Lab:
         deployments: int | Sequence[Deployment] = 1,
         meter: Meter | None = None,
         clock: Clock | None = None,
+        toolbox: Toolbox | None = None,
+        agents: Mapping[str, Agent] | None = None,
     ) -> AsyncGenerator[Engine]:
         """An engine that runs; with ``kill`` it ends as a killed process would, handing nothing back."""
         clock = clock or SystemClock()
@@ -111,6 +118,8 @@ class Lab:
                 volatile=volatile,
                 durable=durable,
                 meter=meter,
+                toolbox=toolbox,
+                agents=agents,
             )
 
         engine = make(store, durable=True, volatile=make(memory, durable=False))

@@ -28,7 +28,7 @@ from stateline.core.calls import (
     TextDelta,
 )
 from stateline.core.errors import BadRequest, ModelError
-from stateline.core.items import FunctionCall, FunctionCallOutput, InputText, Item, Message
+from stateline.core.items import FunctionCall, FunctionCallOutput, InputText, Message, ModelItem
 from stateline.core.limits import LOCAL_CONTEXT_TOKENS
 from stateline.models.local import LocalModel
 from stateline.models.local.catalogue import DEFAULT_MODEL
@@ -67,7 +67,7 @@ def user(text: str) -> Message:
     return Message(id="msg_1", role="user", content=(InputText(text=text),))
 
 
-def asked(items: Sequence[Item], **params: Any) -> ModelRequest:
+def asked(items: Sequence[ModelItem], **params: Any) -> ModelRequest:
     fields: dict[str, Any] = {"max_output_tokens": 60, "temperature": 0.0, **params}
     return ModelRequest(params=ModelParams(model=DEFAULT_MODEL.name, **fields), items=items, key="s/1/1")
 
@@ -104,13 +104,13 @@ async def test_an_answer_ends_at_its_limit(model: LocalModel) -> None:
 
 
 async def test_it_calls_a_tool_and_then_answers_from_its_output(model: LocalModel) -> None:
-    question: list[Item] = [user("What's the weather in Paris right now?")]
+    question: list[ModelItem] = [user("What's the weather in Paris right now?")]
     deltas = await answer(model, asked(question, tools=(WEATHER,)))
     assert [delta.name for delta in deltas if isinstance(delta, CallStart)] == ["get_weather"]
     arguments = "".join(delta.arguments for delta in deltas if isinstance(delta, CallDelta))
     assert json.loads(arguments)["city"] == "Paris"
     assert finish(deltas).reason == "tool_calls"
-    after: list[Item] = [
+    after: list[ModelItem] = [
         *question,
         FunctionCall(id="fc_1", call_id="c1", name="get_weather", arguments=arguments),
         FunctionCallOutput(id="fco_1", call_id="c1", output='{"temp_c": 18, "sky": "light rain"}'),

@@ -36,8 +36,8 @@ from stateline.core.items import (
     InputFile,
     InputImage,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     ReasoningText,
@@ -172,10 +172,10 @@ def _message(role: str, part: st.SearchStrategy[Any]) -> st.SearchStrategy[Messa
 
 
 @st.composite
-def _loop(draw: st.DrawFn) -> list[Item]:
+def _loop(draw: st.DrawFn) -> list[ModelItem]:
     """Calls and their outputs, in any order that has each output behind its call, with words between."""
     ids = draw(st.lists(st.sampled_from(["toolu_1", "call.2:0", "c3"]), min_size=1, max_size=3, unique=True))
-    items: list[Item] = []
+    items: list[ModelItem] = []
     for call_id in ids:
         arguments = draw(st.sampled_from(['{"a": 1}', "", "[1]", "{cut"]))
         items.append(FunctionCall(id="f", call_id=call_id, name=draw(_NAME), arguments=arguments))
@@ -250,7 +250,7 @@ _PARAMS = st.builds(
 @settings(max_examples=150, deadline=None)
 @given(params=_PARAMS, groups=_ITEMS, stream=st.booleans(), model=st.sampled_from(["claude-opus-4-6", "claude-3-7-x"]))
 def test_whatever_is_asked_fits_the_description(
-    params: ModelParams, groups: Sequence[list[Item]], stream: bool, model: str
+    params: ModelParams, groups: Sequence[list[ModelItem]], stream: bool, model: str
 ) -> None:
     items = [item for group in groups for item in group]
     sidecars = {

@@ -36,9 +36,9 @@ from stateline.core.items import (
     InputImage,
     InputText,
     InputVideo,
-    Item,
     ItemStatus,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     ReasoningText,
@@ -99,7 +99,7 @@ class Reader:
     def __init__(self, row: Json) -> None:
         self.model: str = row["url"].split("/model/")[1].split("/")[0].replace("%3A", ":")
         self.body: Json = row["request"] if isinstance(row["request"], dict) else json.loads(row["request"])
-        self.items: list[Item] = []
+        self.items: list[ModelItem] = []
         self.sidecars: dict[str, Sidecar] = {}
         self.origin = origin("bedrock-converse", "aws", self.model)
 
@@ -245,8 +245,8 @@ STATUSES: st.SearchStrategy[ItemStatus] = st.sampled_from(["completed", "incompl
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[list[Item], dict[str, Sidecar]]:
-    items: list[Item] = []
+def histories(draw: st.DrawFn) -> tuple[list[ModelItem], dict[str, Sidecar]]:
+    items: list[ModelItem] = []
     sidecars: dict[str, Sidecar] = {}
     for _ in range(draw(st.integers(1, 6))):
         name = f"i{len(items)}"
@@ -324,7 +324,7 @@ MODELS = st.sampled_from(
 @settings(max_examples=300, deadline=None)
 @given(histories(), PARAMS, MODELS)
 def test_every_request_is_accepted_by_the_description_or_refused_with_its_field(
-    history: tuple[list[Item], dict[str, Sidecar]], params: ModelParams, model: str
+    history: tuple[list[ModelItem], dict[str, Sidecar]], params: ModelParams, model: str
 ) -> None:
     items, sidecars = history
     request = ModelRequest(params=params, items=items, key="k", sidecars=sidecars)

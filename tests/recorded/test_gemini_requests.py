@@ -31,8 +31,8 @@ from stateline.core.items import (
     InputFile,
     InputImage,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     Sidecar,
@@ -68,7 +68,7 @@ def check(body: bytes) -> Json:
 
 
 def encode(
-    *items: Item, model: str = "gemini-3-pro", sidecars: dict[str, Sidecar] | None = None, **fields: Any
+    *items: ModelItem, model: str = "gemini-3-pro", sidecars: dict[str, Sidecar] | None = None, **fields: Any
 ) -> Json:
     params = ModelParams(model="m", **fields)
     request = ModelRequest(params=params, items=items, key="k", sidecars=sidecars or {})
@@ -235,8 +235,8 @@ PARTS: st.SearchStrategy[InputContent] = st.one_of(
 
 
 @st.composite
-def histories(draw: st.DrawFn) -> tuple[list[Item], dict[str, Sidecar]]:
-    items: list[Item] = []
+def histories(draw: st.DrawFn) -> tuple[list[ModelItem], dict[str, Sidecar]]:
+    items: list[ModelItem] = []
     sidecars: dict[str, Sidecar] = {}
     for at in range(draw(st.integers(1, 6))):
         kind = draw(st.sampled_from(["user", "system", "said", "thought", "calls"]))
@@ -304,7 +304,7 @@ PARAMS = st.builds(
 @settings(deadline=None)
 @given(histories(), PARAMS, st.sampled_from(["gemini-3-pro", "gemini-2.5-flash", "gemini-2.0-flash", "tuned"]))
 def test_every_request_is_accepted_by_googles_types_or_refused_with_its_field(
-    history: tuple[list[Item], dict[str, Sidecar]], params: ModelParams, model: str
+    history: tuple[list[ModelItem], dict[str, Sidecar]], params: ModelParams, model: str
 ) -> None:
     items, sidecars = history
     request = ModelRequest(params=params, items=items, key="k", sidecars=sidecars)

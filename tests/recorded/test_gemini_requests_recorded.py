@@ -34,8 +34,8 @@ from stateline.core.items import (
     InputContent,
     InputFile,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     Sidecar,
@@ -103,7 +103,7 @@ class Reader:
     def __init__(self, body: Json, model: str) -> None:
         self.body = body
         self.model = model
-        self.items: list[Item] = []
+        self.items: list[ModelItem] = []
         self.sidecars: dict[str, Sidecar] = {}
         self.called: dict[str, list[str]] = {}
 
@@ -151,7 +151,7 @@ class Reader:
             return names[0]
         return AllowedTools(tools=tuple(names), mode="required" if config["mode"] == "ANY" else "auto")
 
-    def _add(self, item: Item, **kept: Any) -> None:
+    def _add(self, item: ModelItem, **kept: Any) -> None:
         self.items.append(item)
         if data := {name: value for name, value in kept.items() if value is not None}:
             self.sidecars[item.id] = Sidecar(origin=ORIGIN, data=data)

@@ -38,8 +38,8 @@ from stateline.core.items import (
     InputFile,
     InputImage,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     Refusal,
@@ -103,7 +103,7 @@ class Reader:
     def __init__(self, wire: str, body: Json) -> None:
         self.wire = wire
         self.body = dict(body)
-        self.items: list[Item] = []
+        self.items: list[ModelItem] = []
         self.sidecars: dict[str, Sidecar] = {}
 
     def read(self) -> ModelRequest:
@@ -137,7 +137,7 @@ class Reader:
     def _id(self) -> str:
         return f"own_{len(self.items)}"
 
-    def _add(self, item: Item, upstream: str | None = None, **data: Any) -> None:
+    def _add(self, item: ModelItem, upstream: str | None = None, **data: Any) -> None:
         self.items.append(item)
         if upstream is not None:
             self.sidecars[item.id] = Sidecar(origin=f"{self.wire}/openai", data={"id": upstream, **data})

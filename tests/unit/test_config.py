@@ -212,7 +212,7 @@ def test_variables_override_the_file(tmp_path: Path) -> None:
         ("STATELINE_SERVER__PORT", "abc", "STATELINE_SERVER__PORT: expected `int`"),
         ("STATELINE_DEPLOYMENTS__MODEL", "x", "cannot be set by a variable"),
         ("STATELINE_BUDGETS__MODE", "hard", "cannot be set by a variable"),
-        ("STATELINE_AGENTS__NAME", "hard", "this version does not support"),
+        ("STATELINE_TELEMETRY__NAME", "hard", "this version does not support"),
     ],
 )
 def test_a_variable_that_is_wrong_is_named(tmp_path: Path, variable: str, value: str, expected: str) -> None:
@@ -265,7 +265,7 @@ REFUSALS = [
     ("[server]\nprot = 1\n", "config_unknown_key", "stateline.toml: server.prot: unknown key `prot`; did you mean"),
     ("[server]\nzzz = 1\n", "config_unknown_key", "known are host, port"),
     ("[sever]\n", "config_unknown_key", "did you mean `server`?"),
-    ("[agents]\n", "config_unsupported", "does not support `agents`"),
+    ("[telemetry]\n", "config_unsupported", "does not support `telemetry`"),
     ("server = 1\n", "config_invalid", "server: expected a table"),
     ("deployments = 1\n", "config_invalid", "deployments: expected a list"),
     ("deployments = [1]\n", "config_invalid", "deployments[0]: expected a table"),
@@ -294,6 +294,8 @@ REFUSALS = [
     ('[store]\npassword = "hunter2"\n', "config_secret", "url_env or url_file"),
     ("[limits]\nsteps_max = 0\n", "config_invalid", "limits.steps_max: 1 at least"),
     ("[contracts]\n", "config_invalid", "contracts: missing key `path`"),
+    ("[policy]\n", "config_invalid", "policy: missing key `path`"),
+    ('[policy]\npath = "p"\nmode = "observe"\n', "config_invalid", 'it may be "enforce", "log_only"'),
     ('[contracts]\npath = "c"\nmode = "watch"\n', "config_invalid", 'it may be "enforce", "observe"'),
     (f'{OPENAI}[contracts]\npath = "c"\n', "config_invalid", '"a" has no vendor, and contracts are set'),
     (f'{OPENAI}product = "p"\n', "config_invalid", 'deployments[0].product: there is no product "p"'),
@@ -457,6 +459,13 @@ def test_a_stop_drains_where_others_may_balance_their_load(tmp_path: Path, text:
 def test_a_drain_has_its_bound(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"server\.drain_s"):
         load(write(tmp_path, f"[server]\ndrain_s = {DRAIN_S_MAX + 1}\n"), {})
+
+
+def test_the_folder_of_policies_is_beside_the_file(tmp_path: Path) -> None:
+    assert load(write(tmp_path, ""), {}).policy is None
+    policy = load(write(tmp_path, '[policy]\npath = "p"\n'), {"STATELINE_POLICY__MODE": "log_only"}).policy
+    assert policy is not None
+    assert (Path(policy.path), policy.mode) == (tmp_path / "p", "log_only")
 
 
 def test_contracts_and_products_are_read_and_their_folder_is_beside_the_file(tmp_path: Path) -> None:

@@ -32,8 +32,8 @@ from stateline.core.items import (
     InputImage,
     InputText,
     InputVideo,
-    Item,
     Message,
+    ModelItem,
     Reasoning,
     ReasoningText,
     Sidecar,
@@ -51,7 +51,7 @@ CALL = FunctionCall(id="f", call_id="c", name="f", arguments="{}")
 OUTPUT = FunctionCallOutput(id="o", call_id="c", output="x")
 
 
-def _encode(*items: Item, origin: str = ORIGIN, model: str = "claude-opus-4-8", **params: Any) -> dict[str, Any]:
+def _encode(*items: ModelItem, origin: str = ORIGIN, model: str = "claude-opus-4-8", **params: Any) -> dict[str, Any]:
     stream, sidecars = params.pop("stream", False), params.pop("sidecars", {})
     request = ModelRequest(
         params=ModelParams(model="m", **params), items=items or (USER,), key="k", stream=stream, sidecars=sidecars
@@ -111,7 +111,7 @@ def test_what_the_format_cannot_carry_is_refused_by_its_name(param: str, fields:
         Message(id="m", role="system", content=(InputImage(image_url="https://x.test/i"),)),
     ],
 )
-def test_items_that_the_format_cannot_carry_are_refused(item: Item) -> None:
+def test_items_that_the_format_cannot_carry_are_refused(item: ModelItem) -> None:
     with pytest.raises(BadRequest) as refused:
         _encode(item)
     assert (refused.value.code, refused.value.param) == ("unsupported_parameter", "input")

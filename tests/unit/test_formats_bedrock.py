@@ -39,8 +39,8 @@ from stateline.core.items import (
     InputImage,
     InputText,
     InputVideo,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     ReasoningText,
@@ -288,7 +288,7 @@ CALL = FunctionCall(id="f", call_id="c", name="a", arguments='{"x": 1.0}')
 OUTPUT = FunctionCallOutput(id="o", call_id="c", output="done")
 
 
-def encoded(*items: Item, model: str = CLAUDE, sidecars: dict[str, Sidecar] | None = None, **params: Any) -> Json:
+def encoded(*items: ModelItem, model: str = CLAUDE, sidecars: dict[str, Sidecar] | None = None, **params: Any) -> Json:
     request = ModelRequest(
         params=ModelParams(model="m", **params), items=items or (HELLO,), key="k", sidecars=sidecars or {}
     )

@@ -40,8 +40,8 @@ from stateline.core.items import (
     InputImage,
     InputText,
     InputVideo,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     Refusal,
@@ -55,7 +55,9 @@ OTHER = "openai-chat/openai-compatible"
 TOOL = FunctionTool(name="f", description="d", parameters={"type": "object"}, strict=True)
 
 
-def _encode(items: Sequence[Item] = (), origin: str = OPENAI, *, stream: bool = False, **params: Any) -> dict[str, Any]:
+def _encode(
+    items: Sequence[ModelItem] = (), origin: str = OPENAI, *, stream: bool = False, **params: Any
+) -> dict[str, Any]:
     request = ModelRequest(params=ModelParams(model="m", **params), items=items, key="k", stream=stream)
     return msgspec.json.decode(encode_request(request, "up", origin))
 
@@ -257,7 +259,9 @@ def test_input_after_a_call_that_is_never_answered_is_kept() -> None:
         (FunctionCallOutput(id="f", call_id="c", output=(InputImage(image_url="https://x"),)), {}, "input"),
     ],
 )
-def test_what_the_format_cannot_carry_is_refused_by_name(item: Item | None, params: dict[str, Any], field: str) -> None:
+def test_what_the_format_cannot_carry_is_refused_by_name(
+    item: ModelItem | None, params: dict[str, Any], field: str
+) -> None:
     with pytest.raises(BadRequest) as caught:
         _encode([item] if item else [], **params)
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", field)

@@ -43,8 +43,8 @@ from stateline.core.items import (
     InputImage,
     InputText,
     InputVideo,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     ReasoningText,
@@ -63,7 +63,7 @@ ENCRYPTED = "reasoning.encrypted_content"
 
 
 def _encode(
-    items: Sequence[Item] = (),
+    items: Sequence[ModelItem] = (),
     origin: str = OPENAI,
     *,
     sidecars: Mapping[str, Sidecar] | None = None,
@@ -304,7 +304,9 @@ _VIDEO = Message(id="m", role="user", content=(InputVideo(video_url="https://x")
         (Compaction(id="theirs", encrypted_content="x"), {}, "input"),
     ],
 )
-def test_what_the_format_cannot_carry_is_refused_by_name(item: Item | None, params: dict[str, Any], field: str) -> None:
+def test_what_the_format_cannot_carry_is_refused_by_name(
+    item: ModelItem | None, params: dict[str, Any], field: str
+) -> None:
     with pytest.raises(BadRequest) as caught:
         _encode([item] if item else [], sidecars={"theirs": _own(OPEN)}, **params)
     assert (caught.value.code, caught.value.param) == ("unsupported_parameter", field)

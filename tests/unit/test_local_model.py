@@ -34,8 +34,8 @@ from stateline.core.items import (
     FunctionCallOutput,
     InputImage,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     Refusal,
@@ -111,11 +111,11 @@ def user(text: str) -> Message:
     return Message(id="msg_1", role="user", content=(InputText(text=text),))
 
 
-def asked(items: Sequence[Item] = (user("hi"),), **params: Any) -> ModelRequest:
+def asked(items: Sequence[ModelItem] = (user("hi"),), **params: Any) -> ModelRequest:
     return ModelRequest(params=ModelParams(model="m", **params), items=items, key="s/1/1")
 
 
-def answered(city: str = "Paris") -> list[Item]:
+def answered(city: str = "Paris") -> list[ModelItem]:
     return [
         user("weather?"),
         FunctionCall(id="fc_1", call_id="c1", name="get_weather", arguments=json.dumps({"city": city})),
@@ -345,12 +345,12 @@ def test_which_file_a_deployment_means(tmp_path: Path, monkeypatch: pytest.Monke
 # -- prompts ----------------------------------------------------------------------------------------------
 
 
-def messages(items: Sequence[Item], **params: Any) -> list[tuple[str, str]]:
+def messages(items: Sequence[ModelItem], **params: Any) -> list[tuple[str, str]]:
     return [(message["role"], message["content"]) for message in plan_call(asked(items, **params)).messages]
 
 
 def test_a_conversation_reads_as_it_went() -> None:
-    items: list[Item] = [
+    items: list[ModelItem] = [
         Message(id="1", role="developer", content=(InputText(text="Be brief."),)),
         user("weather?"),
         Reasoning(id="2"),
@@ -384,7 +384,11 @@ def test_a_users_own_message_is_not_joined_to_a_tools_output() -> None:
 
 def test_the_prompt_of_a_session_keeps_its_beginning() -> None:
     """What a later call sends begins with what the earlier one sent, or no cache would fit."""
-    items: list[Item] = [*answered(), Message(id="8", role="assistant", content=(OutputText(text="Sun."),)), user("?")]
+    items: list[ModelItem] = [
+        *answered(),
+        Message(id="8", role="assistant", content=(OutputText(text="Sun."),)),
+        user("?"),
+    ]
     plans = [messages(items[:count], tools=(WEATHER,)) for count in (1, 3, 5)]
     for shorter, longer in itertools.pairwise(plans):
         assert longer[: len(shorter)] == shorter
@@ -447,7 +451,7 @@ def test_sampling_is_greedy_for_calls_and_objects_and_lively_for_text() -> None:
         ([user("x")], {"tools": (WEATHER,), "tool_choice": FunctionChoice(name="other")}, "tool_choice"),
     ],
 )
-def test_what_it_cannot_carry_is_refused_by_name(items: list[Item], params: dict[str, Any], param: str) -> None:
+def test_what_it_cannot_carry_is_refused_by_name(items: list[ModelItem], params: dict[str, Any], param: str) -> None:
     with pytest.raises(BadRequest) as caught:
         plan_call(asked(items, **params))
     assert caught.value.param == param

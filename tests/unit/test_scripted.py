@@ -26,7 +26,7 @@ from stateline.core.calls import (
     Usage,
 )
 from stateline.core.errors import ModelError
-from stateline.core.items import FunctionCallOutput, InputText, Item, Message
+from stateline.core.items import FunctionCallOutput, InputText, Message, ModelItem
 from stateline.ports import Deployment, ModelClient
 from stateline.testing import Answer, Gate, ScriptedCall, ScriptedModel, ScriptedUpstream
 from stateline.testing.schema_values import value_for
@@ -62,7 +62,7 @@ def user(text: str) -> Message:
     return Message(id="msg_1", role="user", content=(InputText(text=text),))
 
 
-def request(*items: Item, key: str = "s/1/1", stream: bool = True, **params: Any) -> ModelRequest:
+def request(*items: ModelItem, key: str = "s/1/1", stream: bool = True, **params: Any) -> ModelRequest:
     return ModelRequest(params=ModelParams(model="m", **params), items=items or (user("hi"),), key=key, stream=stream)
 
 

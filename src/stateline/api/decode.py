@@ -57,6 +57,9 @@ def decode_body(decoder: msgspec.json.Decoder[T], body: bytes, prefix: str = "")
         raise invalid_json(error) from None
 
 
+_TOOLS = ("function", "mcp")
+
+
 def _hosted_tool(body: bytes, error: BadRequest) -> BadRequest | None:
     """Where a tool is at fault, its type says more than the first field that did not fit."""
     at = re.match(r"tools\[(\d+)\]", error.param or "")
@@ -65,11 +68,11 @@ def _hosted_tool(body: bytes, error: BadRequest) -> BadRequest | None:
     tools = decode_body(_any, body)["tools"]
     tool: object = tools[int(at[1])]
     kind = cast(dict[str, object], tool).get("type") if isinstance(tool, dict) else None
-    return unsupported_tool(kind, f"{at[0]}.type") if isinstance(kind, str) and kind != "function" else None
+    return unsupported_tool(kind, f"{at[0]}.type") if isinstance(kind, str) and kind not in _TOOLS else None
 
 
 def unsupported_tool(kind: str, param: str) -> BadRequest:
-    text = f"Unsupported tool type: '{_short(kind)}'. Only 'function' tools are served here."
+    text = f"Unsupported tool type: '{_short(kind)}'. Only 'function' and 'mcp' tools are served here."
     return BadRequest(text, code="unsupported_tool_type", param=param)
 
 

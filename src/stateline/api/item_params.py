@@ -155,11 +155,68 @@ class CompactionParam(_Param, tag="compaction", frozen=True, kw_only=True):
     created_by: Any = None
 
 
+class ListedToolParam(msgspec.Struct, frozen=True, kw_only=True):
+    name: Text
+    input_schema: dict[str, Any]
+    description: Text | None = None
+    annotations: Any = None
+
+
+class McpListToolsParam(_Param, tag="mcp_list_tools", frozen=True, kw_only=True):
+    id: ItemId = None
+    server_label: Text
+    tools: list[ListedToolParam]
+    error: Any = None
+    created_by: Any = None
+
+
+class McpApprovalRequestParam(_Param, tag="mcp_approval_request", frozen=True, kw_only=True):
+    id: Annotated[str, Meta(min_length=1, max_length=ITEM_ID_CHARS_MAX)]
+    server_label: Text
+    name: Text
+    arguments: Text
+    created_by: Any = None
+
+
+class McpApprovalResponseParam(_Param, tag="mcp_approval_response", frozen=True, kw_only=True):
+    id: ItemId = None
+    approval_request_id: Annotated[str, Meta(min_length=1, max_length=ITEM_ID_CHARS_MAX)]
+    approve: bool
+    reason: Text | None = None
+    request_id: Any = None
+    created_by: Any = None
+
+
+class McpCallErrorParam(msgspec.Struct, frozen=True, kw_only=True):
+    content: Any = None
+    message: Any = None
+
+
+class McpCallParam(_Param, tag="mcp_call", frozen=True, kw_only=True):
+    id: ItemId = None
+    server_label: Text
+    name: Text
+    arguments: Text
+    output: Text | None = None
+    error: Text | McpCallErrorParam | None = None
+    approval_request_id: str | None = None
+    status: Literal["in_progress", "completed", "incomplete", "calling", "failed"] | None = None
+    content: Any = None
+    created_by: Any = None
+
+
 class ItemReferenceParam(_Param, tag="item_reference", frozen=True, kw_only=True):
     id: Annotated[str, Meta(min_length=1, max_length=ITEM_ID_CHARS_MAX)]
 
 
 MessageParam = UserMessageParam | SystemMessageParam | DeveloperMessageParam | AssistantMessageParam
+HostedParam = McpListToolsParam | McpApprovalRequestParam | McpApprovalResponseParam | McpCallParam
 ItemParam = (
-    MessageParam | FunctionCallParam | FunctionCallOutputParam | ReasoningParam | CompactionParam | ItemReferenceParam
+    MessageParam
+    | FunctionCallParam
+    | FunctionCallOutputParam
+    | ReasoningParam
+    | CompactionParam
+    | HostedParam
+    | ItemReferenceParam
 )

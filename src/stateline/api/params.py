@@ -17,6 +17,8 @@ from stateline.core.limits import (
     CONVERSATION_ITEMS_ADD_MAX,
     INPUT_ITEMS_MAX,
     ITEM_ID_CHARS_MAX,
+    MCP_HEADERS_MAX,
+    MCP_TOOL_NAME_CHARS_MAX,
     METADATA_KEY_CHARS_MAX,
     METADATA_KEYS_MAX,
     METADATA_VALUE_CHARS_MAX,
@@ -24,6 +26,7 @@ from stateline.core.limits import (
     TOKENS_MAX,
     TOOL_NAME_CHARS_MAX,
     TOOLS_MAX,
+    URL_CHARS_MAX,
 )
 
 Metadata = Annotated[
@@ -45,6 +48,11 @@ ServiceTier = Literal["auto", "default", "flex", "priority", "scale"]
 UserId = Annotated[str, Meta(max_length=512)]
 ShortId = Annotated[str, Meta(max_length=64)]
 SchemaName = Annotated[str, Meta(min_length=1, max_length=TOOL_NAME_CHARS_MAX, pattern=NAME_PATTERN)]
+ServerLabel = Annotated[str, Meta(min_length=1, max_length=TOOL_NAME_CHARS_MAX, pattern=NAME_PATTERN)]
+HostedToolName = Annotated[str, Meta(min_length=1, max_length=MCP_TOOL_NAME_CHARS_MAX)]
+ToolNames = Annotated[list[HostedToolName], Meta(max_length=TOOLS_MAX)]
+HeaderName = Annotated[str, Meta(min_length=1, max_length=256, pattern="^[!#$%&'*+.^_`|~0-9A-Za-z-]+$(?!\\n)")]
+HeaderValue = Annotated[str, Meta(max_length=8192, pattern="^[^\\x00\\r\\n]*$(?!\\n)")]
 Include = Literal[
     "reasoning.encrypted_content",
     "message.output_text.logprobs",
@@ -65,13 +73,40 @@ class _Tagged(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pass
 
 
-class FunctionToolParam(Body, frozen=True, kw_only=True):
-    type: Literal["function"]
+class FunctionToolParam(_Tagged, tag="function", frozen=True, kw_only=True):
     name: FunctionName
     description: Text | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
     output_schema: None = None
+    defer_loading: None = None
+    allowed_callers: None = None
+
+
+class ToolNamesParam(Body, frozen=True, kw_only=True):
+    """``MCPToolFilter``."""
+
+    tool_names: ToolNames | None = None
+    read_only: None = None
+
+
+class ApprovalFilterParam(Body, frozen=True, kw_only=True):
+    always: ToolNamesParam | None = None
+    never: ToolNamesParam | None = None
+
+
+class McpToolParam(_Tagged, tag="mcp", frozen=True, kw_only=True):
+    """``MCPTool``. Without a URL it is the operator's own server of that label."""
+
+    server_label: ServerLabel
+    server_url: Annotated[str, Meta(max_length=URL_CHARS_MAX)] | None = None
+    server_description: Text | None = None
+    authorization: HeaderValue | None = None
+    headers: Annotated[dict[HeaderName, HeaderValue], Meta(max_length=MCP_HEADERS_MAX)] | None = None
+    allowed_tools: ToolNames | ToolNamesParam | None = None
+    require_approval: Literal["always", "never"] | ApprovalFilterParam | None = None
+    connector_id: None = None
+    tunnel_id: None = None
     defer_loading: None = None
     allowed_callers: None = None
 
@@ -133,7 +168,7 @@ class _ContextBody(Body, frozen=True, kw_only=True):
     instructions: Text | None = None
     previous_response_id: Id | None = None
     conversation: Id | ConversationIdParam | None = None
-    tools: Annotated[list[FunctionToolParam], Meta(max_length=TOOLS_MAX)] | None = None
+    tools: Annotated[list[FunctionToolParam | McpToolParam], Meta(max_length=TOOLS_MAX)] | None = None
     tool_choice: ToolMode | FunctionChoiceParam | AllowedToolsParam | None = None
     parallel_tool_calls: bool | None = None
     text: TextParam | None = None

@@ -27,6 +27,7 @@ from stateline.core.errors import BadRequest, NotFound
 from stateline.core.events import TurnRequest
 from stateline.core.ids import parse_conversation_id
 from stateline.core.items import Item
+from stateline.core.tools import McpTool
 
 B = TypeVar("B", bound=p.Body)
 Unresolved = list[Item | ItemReferenceParam]
@@ -43,11 +44,15 @@ _PLAIN = TextConfig()
 
 
 class ParsedTurn(msgspec.Struct, frozen=True, kw_only=True):
-    """``conversation`` is a session id. ``items`` may hold references, which need the engine."""
+    """``conversation`` is a session id. ``items`` may hold references, which need the engine.
+
+    ``secrets`` are headers for servers that the request names, by label.
+    """
 
     request: TurnRequest
     items: Unresolved
     conversation: str | None = None
+    secrets: dict[str, dict[str, str]] = {}
 
 
 def parse_create(body: bytes) -> ParsedTurn:
@@ -116,8 +121,10 @@ def _turn(params: p.CreateResponse, body: bytes) -> ParsedTurn:
         metadata=params.metadata or {},
         max_tool_calls=params.max_tool_calls,
         truncation=params.truncation or "disabled",
+        servers=_servers(params.tools) if params.tools else (),
     )
-    return ParsedTurn(request=request, items=items, conversation=conversation)
+    secrets = _secrets(params.tools) if request.servers else {}
+    return ParsedTurn(request=request, items=items, conversation=conversation, secrets=secrets)
 
 
 def parse_count(body: bytes) -> ParsedTurn:
@@ -229,23 +236,84 @@ def _conversation(value: str | p.ConversationIdParam | None) -> str | None:
     return conversation_session(value.id, "conversation.id")
 
 
-def _tools(tools: Sequence[p.FunctionToolParam] | None, body: bytes) -> tuple[FunctionTool, ...]:
+Tools = Sequence[p.FunctionToolParam | p.McpToolParam]
+
+
+def _tools(tools: Tools | None, body: bytes) -> tuple[FunctionTool, ...]:
     if not tools:
         return ()
+    functions: list[FunctionTool] = []
     for at, tool in enumerate(tools):
-        refuse_depth(body, tool.parameters, f"tools[{at}].parameters")
-    return tuple(
-        FunctionTool(name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict)
-        for tool in tools
-    )
+        if type(tool) is p.FunctionToolParam:
+            refuse_depth(body, tool.parameters, f"tools[{at}].parameters")
+            functions.append(
+                FunctionTool(
+                    name=tool.name, description=tool.description, parameters=tool.parameters, strict=tool.strict
+                )
+            )
+    return tuple(functions)
 
 
-def _tool_choice(
-    choice: str | p.FunctionChoiceParam | p.AllowedToolsParam | None, tools: Sequence[p.FunctionToolParam] | None
-) -> ToolChoice:
+def _servers(tools: Tools | None) -> tuple[McpTool, ...]:
+    """The servers whose tools the request wants, without what is secret in them."""
+    servers: list[McpTool] = []
+    for at, tool in enumerate(tools or ()):
+        if type(tool) is not p.McpToolParam:
+            continue
+        if any(each.server_label == tool.server_label for each in servers):
+            raise BadRequest(
+                f"Two servers have the label '{tool.server_label}'.",
+                code="duplicate_server_label",
+                param=f"tools[{at}].server_label",
+            )
+        if tool.server_url is None and (tool.headers or tool.authorization):
+            raise BadRequest(
+                "The operator's own servers have their own credentials.",
+                code="invalid_value",
+                param=f"tools[{at}].headers",
+            )
+        if tool.server_url is not None and not tool.server_url.startswith(("https://", "http://")):
+            raise BadRequest(
+                "Invalid 'server_url': expected an http or https URL.",
+                code="invalid_url",
+                param=f"tools[{at}].server_url",
+            )
+        asks = tool.require_approval
+        filtered = asks if isinstance(asks, p.ApprovalFilterParam) else None
+        servers.append(
+            McpTool(
+                server_label=tool.server_label,
+                server_url=tool.server_url,
+                server_description=tool.server_description,
+                allowed_tools=_tool_names(tool.allowed_tools),
+                require_approval=asks if isinstance(asks, str) else "always",
+                always=() if filtered is None else _tool_names(filtered.always) or (),
+                never=() if filtered is None else _tool_names(filtered.never) or (),
+                secret=bool(tool.headers or tool.authorization),
+            )
+        )
+    return tuple(servers)
+
+
+def _tool_names(names: list[str] | p.ToolNamesParam | None) -> tuple[str, ...] | None:
+    found = names.tool_names if isinstance(names, p.ToolNamesParam) else names
+    return None if found is None else tuple(found)
+
+
+def _secrets(tools: Tools | None) -> dict[str, dict[str, str]]:
+    """What each server is to be told, by its label: headers."""
+    out: dict[str, dict[str, str]] = {}
+    for tool in tools or ():
+        if type(tool) is p.McpToolParam and (tool.headers or tool.authorization):
+            bearer = {} if tool.authorization is None else {"Authorization": f"Bearer {tool.authorization}"}
+            out[tool.server_label] = {**(tool.headers or {}), **bearer}
+    return out
+
+
+def _tool_choice(choice: str | p.FunctionChoiceParam | p.AllowedToolsParam | None, tools: Tools | None) -> ToolChoice:
     if choice is None:
         return "auto"
-    names = {tool.name for tool in tools or ()}
+    names = {tool.name if type(tool) is p.FunctionToolParam else "" for tool in tools or ()}
     if isinstance(choice, p.FunctionChoiceParam):
         require_tool(choice.name, names, "tool_choice.name")
         return FunctionChoice(name=choice.name)

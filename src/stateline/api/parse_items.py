@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET
 
 from stateline.api import item_params as p
-from stateline.api.decode import decode_body
+from stateline.api.decode import decode_body, refuse_depth
 from stateline.core.errors import BadRequest
 from stateline.core.items import (
     Compaction,
@@ -22,6 +22,12 @@ from stateline.core.items import (
     InputText,
     InputVideo,
     Item,
+    ListedTool,
+    McpApprovalRequest,
+    McpApprovalResponse,
+    McpCall,
+    McpCallError,
+    McpListTools,
     Message,
     OutputText,
     Reasoning,
@@ -57,6 +63,8 @@ _call = msgspec.json.Decoder(p.FunctionCallParam)
 _call_output = msgspec.json.Decoder(p.FunctionCallOutputParam)
 _reasoning = msgspec.json.Decoder(p.ReasoningParam)
 _compaction = msgspec.json.Decoder(p.CompactionParam)
+_hosted: msgspec.json.Decoder[p.HostedParam] = msgspec.json.Decoder(p.HostedParam)
+_HOSTED = ("mcp_list_tools", "mcp_approval_request", "mcp_approval_response", "mcp_call")
 _reference = msgspec.json.Decoder(p.ItemReferenceParam)
 _loose_reference = msgspec.json.Decoder(_LooseReference)
 
@@ -98,6 +106,8 @@ def _item(raw: bytes, at: str) -> Item | p.ItemReferenceParam:
     if kind == "compaction":
         compaction = decode_body(_compaction, raw, at)
         return Compaction(id=compaction.id or "", encrypted_content=compaction.encrypted_content)
+    if kind in _HOSTED:
+        return _hosted_item(decode_body(_hosted, raw, at), raw, at)
     if kind == "item_reference" or kind is None:
         return decode_body(_reference, _without_null_type(raw, at), at)
     param = f"{at}.type"
@@ -195,6 +205,44 @@ def _function_output(output: p.FunctionCallOutputParam, at: str) -> FunctionCall
     return FunctionCallOutput(
         id=output.id or "", call_id=output.call_id, output=value, status=output.status or "completed"
     )
+
+
+def _hosted_item(item: p.HostedParam, raw: bytes, at: str) -> Item:
+    match item:
+        case p.McpApprovalResponseParam():
+            return McpApprovalResponse(
+                id=item.id or "",
+                approval_request_id=item.approval_request_id,
+                approve=item.approve,
+                reason=item.reason,
+            )
+        case p.McpApprovalRequestParam():
+            return McpApprovalRequest(
+                id=item.id, server_label=item.server_label, name=item.name, arguments=item.arguments
+            )
+        case p.McpListToolsParam():
+            for tool in item.tools:
+                refuse_depth(raw, tool.input_schema, f"{at}.tools")
+            listed = [
+                ListedTool(name=tool.name, description=tool.description, input_schema=tool.input_schema)
+                for tool in item.tools
+            ]
+            return McpListTools(id=item.id or "", server_label=item.server_label, tools=tuple(listed))
+        case _:
+            error = item.error
+            if isinstance(error, p.McpCallErrorParam):
+                said = error.content if error.content is not None else error.message
+                error = said if isinstance(said, str) else msgspec.json.encode(said).decode()
+            return McpCall(
+                id=item.id or "",
+                server_label=item.server_label,
+                name=item.name,
+                arguments=item.arguments,
+                output=item.output,
+                error=None if error is None else McpCallError(content=error),
+                approval_request_id=item.approval_request_id,
+                status=item.status or "completed",
+            )
 
 
 def _reasoning_item(item: p.ReasoningParam) -> Reasoning:

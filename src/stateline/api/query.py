@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, date, datetime
 from typing import Literal, get_args
 from urllib.parse import parse_qsl
 
@@ -16,6 +17,10 @@ from stateline.core.limits import ITEM_ID_CHARS_MAX, PAGE_ITEMS_MAX, QUERY_FIELD
 _PAGE_ITEMS = 20
 _INCLUDES = frozenset(get_args(Include))
 _NUMBER_CHARS_MAX = 18
+
+
+FIRST_DAY, LAST_DAY = date(1970, 1, 1), date(9998, 12, 31)
+"""Days that a query may name."""
 
 
 class Page(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +96,18 @@ class Query:
             raise BadRequest(f"Invalid '{name}': no such id.", code="invalid_value", param=name)
         return value
 
+    def day(self, name: str) -> date | None:
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            day = date.fromisoformat(text)
+        except ValueError:
+            day = date.min
+        if not FIRST_DAY <= day <= LAST_DAY:
+            raise BadRequest(f"Invalid '{name}': expected a day, such as 2026-11-30.", code="invalid_value", param=name)
+        return day
+
     def check_include(self) -> None:
         """Refuse an unknown ``include``. All that a known one asks for is always given."""
         for key, value in self._pairs:
@@ -107,6 +124,11 @@ class Query:
             raise _bad_cursor()
         self.check_include()
         return Page(limit=limit or _PAGE_ITEMS, order="asc" if order == "asc" else "desc", after=after)
+
+
+def day_ms(day: date) -> int:
+    """When a day begins (UTC, Unix ms)."""
+    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
 
 
 def paginate(items: Sequence[Item], page: Page) -> ItemList:

@@ -24,9 +24,11 @@ from stateline.api.params import (
 )
 from stateline.api.query import ItemList
 from stateline.api.routes import (
+    agents,
     budgets,
     chat,
     conversations,
+    effects,
     embeddings,
     health,
     keys,
@@ -39,6 +41,7 @@ from stateline.api.routes import (
 )
 from stateline.api.service import Service
 from stateline.core.items import Item
+from stateline.core.principals import USAGE
 from stateline.core.response import Response
 
 Handler = Callable[[Service, Call], Awaitable[None]]
@@ -266,9 +269,69 @@ ROUTES: tuple[Route, ...] = (
     ),
     Route(
         method="GET",
+        path="/v1/agents",
+        handler=agents.list_agents,
+        summary="List the agents that requests may name as their model",
+        answer=agents.AgentList,
+    ),
+    Route(
+        method="GET",
+        path="/v1/agents/{name}",
+        handler=agents.retrieve,
+        summary="Retrieve an agent",
+        answer=agents.AgentObject,
+    ),
+    Route(
+        method="GET",
+        path="/v1/approvals",
+        handler=effects.list_approvals,
+        summary="List the tool calls that wait for a person, newest session first",
+        query=("after", "session", "status"),
+        answer=effects.ApprovalList,
+    ),
+    Route(
+        method="POST",
+        path="/v1/approvals/{approval_id}",
+        handler=effects.answer,
+        summary="Let a tool call go, or not; the first answer counts, and starts a background response",
+        body=effects.AnswerApproval,
+        answer=effects.Answered,
+    ),
+    Route(
+        method="GET",
+        path="/v1/effects",
+        handler=effects.list_effects,
+        summary="List what agents did: tool calls, with who wanted them and what became of them",
+        query=(
+            "after",
+            "agent",
+            "deployment",
+            "from",
+            "key",
+            "model",
+            "name",
+            "principal",
+            "server_label",
+            "session",
+            "status",
+            "to",
+        ),
+        answer=effects.EffectList,
+    ),
+    Route(
+        method="POST",
+        path="/v1/effects/{effect_id}",
+        handler=effects.resolve,
+        summary="Say what became of a tool call whose outcome is not known; starts a background response",
+        body=effects.ResolveEffect,
+        answer=effects.Answered,
+    ),
+    Route(
+        method="GET",
         path="/v1/placements",
         handler=placements.list_placements,
         summary="List where calls of stored turns went, and what the contracts said, newest first",
+        scope=USAGE,
         query=("after", "limit", "session"),
         answer=placements.PlacementList,
     ),
@@ -277,6 +340,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/usage",
         handler=usage.list_usage,
         summary="Add up what the tenant's calls used and cost, by day and model; the pages of a list add up",
+        scope=USAGE,
         query=("after", "from", "to"),
         answer=usage.UsageList,
     ),
@@ -285,6 +349,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/budgets",
         handler=budgets.list_budgets,
         summary="List the budgets of the caller's tenant and key, and what is left of them",
+        scope=USAGE,
         answer=budgets.BudgetList,
     ),
     Route(
@@ -380,6 +445,12 @@ ROUTES: tuple[Route, ...] = (
         scope=None,
         answer=health.Health,
     ),
-    Route(method="GET", path="/metrics", handler=health.metrics, summary="Counters, in Prometheus' text format"),
+    Route(
+        method="GET",
+        path="/metrics",
+        handler=health.metrics,
+        summary="Counters, in Prometheus' text format",
+        scope=USAGE,
+    ),
     Route(method="GET", path="/openapi.json", handler=health.openapi, summary="This description", scope=None),
 )

@@ -68,7 +68,12 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _name_by_scope(tables, "rate_limits", RATE_SCOPES)
     _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
     _absolute(tables.get("contracts"), ("path",), base)
+    _absolute(tables.get("policy"), ("path",), base)
     _absolute(tables.get("prices"), ("path", "values"), base)
+    _absolute(tables.get("approvals"), ("key_file",), base)
+    agents = tables.get("agents")
+    for agent in cast("list[object]", agents) if isinstance(agents, list) else ():
+        _absolute(agent, ("instructions_file",), base)
     config = _convert(tables, source)
     check(config, source)
     return config

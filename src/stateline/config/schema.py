@@ -181,6 +181,23 @@ class Contracts(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["enforce", "observe"] = "enforce"
 
 
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The policies that tool calls are held against. After `load`, `path` is anchored.
+
+    With `log_only` rulings are recorded and stop nothing.
+    """
+
+    path: Annotated[str, Meta(min_length=1)]
+    mode: Literal["enforce", "log_only"] = "enforce"
+
+
+class Approvals(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys that seal what persons are asked: one a line, the first seals, the others still open."""
+
+    key_env: str | None = None
+    key_file: str | None = None
+
+
 class CurrencyRate(msgspec.Struct, frozen=True, kw_only=True, rename={"have": "from", "want": "to"}):
     """What one unit of a currency is in another, from a day on (UTC)."""
 
@@ -231,6 +248,28 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
     model: Scope | None = None
 
 
+class AgentTool(msgspec.Struct, frozen=True, kw_only=True):
+    """A server whose tools an agent uses."""
+
+    server: Annotated[str, Meta(min_length=1, max_length=64)]
+    allowed_tools: tuple[str, ...] | None = None
+    require_approval: Literal["always", "never"] = "never"
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent, used as the model ``agent/NAME``."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9._-]*$")]
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    instructions: str | None = None
+    instructions_file: str | None = None
+    description: Annotated[str, Meta(max_length=1024)] = ""
+    version: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    tools: tuple[AgentTool, ...] = ()
+    max_output_tokens: Annotated[int, Meta(ge=16)] | None = None
+    max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may set; see docs/configuration.md."""
 
@@ -240,6 +279,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     deployments: tuple[Deployment, ...] = ()
     products: tuple[Product, ...] = ()
     contracts: Contracts | None = None
+    policy: Policy | None = None
     prices: Prices = msgspec.field(default_factory=Prices)
     budgets: tuple[Budget, ...] = ()
     rate_limits: tuple[RateLimit, ...] = ()
@@ -247,6 +287,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     mcp_servers: tuple[McpServer, ...] = ()
     limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
     retention: Retention = msgspec.field(default_factory=Retention)
+    agents: tuple[Agent, ...] = ()
+    approvals: Approvals = msgspec.field(default_factory=Approvals)
 
 
 SECTIONS: Mapping[str, type[msgspec.Struct]] = {
@@ -256,6 +298,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "deployments": Deployment,
     "products": Product,
     "contracts": Contracts,
+    "policy": Policy,
     "prices": Prices,
     "budgets": Budget,
     "rate_limits": RateLimit,
@@ -263,12 +306,15 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "mcp_servers": McpServer,
     "limits": TurnLimits,
     "retention": Retention,
+    "agents": Agent,
+    "approvals": Approvals,
 }
 
-LISTS = frozenset({"budgets", "deployments", "mcp_servers", "products", "rate_limits"})
+LISTS = frozenset({"agents", "budgets", "deployments", "mcp_servers", "products", "rate_limits"})
 """Sections of which there may be several, each with a name."""
 
 TABLES: Mapping[tuple[str, str], type[msgspec.Struct]] = {
+    ("agents", "tools"): AgentTool,
     ("deployments", "price"): DeploymentPrice,
     ("prices", "rates"): CurrencyRate,
     ("mcp_servers", "oauth"): McpOAuth,
@@ -287,7 +333,7 @@ RATE_SCOPES = ("tenant", "key", "model")
 RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS = frozenset({"agents", "oidc", "policy", "telemetry", "vault"})
+LATER_SECTIONS = frozenset({"oidc", "telemetry", "vault"})
 LATER_KEYS: Mapping[str, frozenset[str]] = {}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),

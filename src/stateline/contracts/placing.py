@@ -86,14 +86,14 @@ def deployment_facts(deployment: Place) -> Facts:
 
 
 def placement_facts(known: Facts, deployment: Place, call: CallFacts) -> Facts:
-    """A deployment's facts and a call's together. No agent makes a call as yet, so its name is known to be none."""
+    """A deployment's facts and a call's together."""
     tier = asked_tier(call.service_tier) or deployment.service_tier or DEFAULT_TIER
     return {
         "model": known["model"],
         "deployment": {**known["deployment"], "service_tier": tier},
         "product": known["product"],
         "workload": {**known["workload"], "kind": call.workload, "interface": call.interface},
-        "principal": {"tenant": call.tenant, "agent": "", "user": call.user},
+        "principal": {"tenant": call.tenant, "agent": call.agent, "user": call.user},
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, final
 
 import msgspec
 
-from stateline.core.items import Item, Phase, Sidecar, UrlCitation
+from stateline.core.items import ModelItem, Phase, Sidecar, UrlCitation
 
 ToolMode = Literal["none", "auto", "required"]
 FinishReason = Literal[
@@ -112,7 +112,7 @@ class ModelRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """
 
     params: ModelParams
-    items: Sequence[Item]
+    items: Sequence[ModelItem]
     key: str
     stream: bool = True
     sidecars: Mapping[str, Sidecar] = {}

@@ -20,6 +20,7 @@ from stateline.core.items import (
     InputImage,
     Item,
     Message,
+    ModelItem,
     Reasoning,
     Sidecar,
 )
@@ -77,7 +78,7 @@ class Dropped(NamedTuple):
     items: int
 
 
-def own(item: Item, sidecars: Mapping[str, Sidecar], origin: str) -> Mapping[str, Any]:
+def own(item: ModelItem, sidecars: Mapping[str, Sidecar], origin: str) -> Mapping[str, Any]:
     """What this origin gave beside the item."""
     sidecar = sidecars.get(item.id)
     return sidecar.data if sidecar is not None and sidecar.origin == origin else _NOTHING
@@ -144,7 +145,7 @@ def _marked(item: Item, sidecars: Mapping[str, Sidecar]) -> bool:
     return False
 
 
-def dropped(items: Sequence[Item], sidecars: Mapping[str, Sidecar], origin: str) -> tuple[Dropped, ...]:
+def dropped(items: Sequence[ModelItem], sidecars: Mapping[str, Sidecar], origin: str) -> tuple[Dropped, ...]:
     """What a call to ``origin`` does not get of these items, by name, each with the items that it counts."""
     if not sidecars and not any(_marked(item, sidecars) for item in items):
         return ()  # What most calls bring.
@@ -179,7 +180,7 @@ def dropped(items: Sequence[Item], sidecars: Mapping[str, Sidecar], origin: str)
     return tuple(Dropped(what, counts[what]) for what in sorted(counts))
 
 
-def _foreign(item: Item, sidecars: Mapping[str, Sidecar], origin: str, *, bare: bool) -> set[What]:
+def _foreign(item: ModelItem, sidecars: Mapping[str, Sidecar], origin: str, *, bare: bool) -> set[What]:
     """The names of what stays behind with an item that itself goes."""
     sidecar = sidecars.get(item.id)
     if sidecar is None or (sidecar.origin == origin and not bare):

@@ -14,8 +14,8 @@ from stateline.core.items import (
     FunctionCallOutput,
     InputContent,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
 )
@@ -37,12 +37,12 @@ def compaction(item_id: str, summary: str) -> Compaction:
     return Compaction(id=item_id, encrypted_content=SUMMARY + summary)
 
 
-def is_summary(item: Item) -> bool:
+def is_summary(item: ModelItem) -> bool:
     """Whether it is a compaction of ours, and not a provider's."""
     return type(item) is Compaction and item.encrypted_content.startswith(SUMMARY)
 
 
-def opened(items: Sequence[Item]) -> Sequence[Item]:
+def opened(items: Sequence[ModelItem]) -> Sequence[ModelItem]:
     """The items as models get them: our last compaction as a message, and nothing of what it stands for."""
     for at in range(len(items) - 1, -1, -1):
         item = items[at]
@@ -51,7 +51,7 @@ def opened(items: Sequence[Item]) -> Sequence[Item]:
     return items
 
 
-def split(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
+def split(items: Sequence[ModelItem]) -> tuple[Sequence[ModelItem], Sequence[ModelItem]]:
     """What is to be summed up, and the end that must stay as it is: calls without an answer, and what is behind them.
 
     The reasoning that led to a call stays with it: some providers take neither without the other.
@@ -66,7 +66,7 @@ def split(items: Sequence[Item]) -> tuple[Sequence[Item], Sequence[Item]]:
     return items, ()
 
 
-def to_be_summed_up(items: Sequence[Item]) -> list[Item]:
+def to_be_summed_up(items: Sequence[ModelItem]) -> list[ModelItem]:
     """What a model is shown to sum it up, the demand for a summary last.
 
     Calls and their outputs become words: some providers refuse them where no tool is offered. Reasoning is left
@@ -81,7 +81,7 @@ def _message(item: Compaction) -> Message:
     return Message(id=item.id, role="user", content=(InputText(text=text),))
 
 
-def _in_words(item: Item) -> Iterator[Item]:
+def _in_words(item: ModelItem) -> Iterator[ModelItem]:
     match item:
         case FunctionCall():
             text = f"[Called the tool {item.name} as {item.call_id} with {item.arguments}]"

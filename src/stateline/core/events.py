@@ -16,10 +16,11 @@ from stateline.core.billing import Charge, Counted, Reserved, Tariff
 from stateline.core.calls import FinishReason, ModelParams, Usage
 from stateline.core.carrying import Dropped
 from stateline.core.ids import SessionRef
-from stateline.core.items import Item, Sidecar
+from stateline.core.items import InputContent, Item, McpListTools, ModelItem, Sidecar
 from stateline.core.limits import TurnLimits
 from stateline.core.ops import ItemMarks, Op
 from stateline.core.placing import Passed, Priced, Refused, Ruling
+from stateline.core.tools import Agent, Answer, Asked, EffectClass, McpTool, PlannedCall, PolicyRuling, ServerTools
 
 READER_VERSION = 1
 """What this release can read. A session whose ``min_reader`` is higher is left to newer nodes."""
@@ -84,12 +85,14 @@ class TurnRequest(ModelParams, frozen=True, gc=False, kw_only=True, omit_default
     metadata: dict[str, str] = {}  # noqa: RUF012 - a msgspec field, copied for each value
     max_tool_calls: int | None = None
     truncation: Literal["auto", "disabled"] = "disabled"
+    servers: tuple[McpTool, ...] = ()
 
 
 class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_only=True):
     """A turn begins. ``turn`` counts from 1 in the session, a fork's prefix included.
 
-    ``from_session``: what it goes on from is kept in a session, though it is not itself.
+    ``from_session``: what it goes on from is kept in a session, though it is not itself. ``agent``: as it is
+    configured now. ``answers``: to what earlier turns asked a person.
     """
 
     response_id: str
@@ -100,6 +103,23 @@ class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_onl
     principal: str = ""
     sidecars: dict[str, Sidecar] = {}
     from_session: bool = False
+    agent: Agent | None = None
+    answers: tuple[Answer, ...] = ()
+
+    @property
+    def model(self) -> str:
+        """The model that its calls go to, as requests name it."""
+        return self.request.model if self.agent is None else self.agent.model
+
+    @property
+    def agent_name(self) -> str:
+        """Empty where no agent does it."""
+        return "" if self.agent is None else self.agent.name
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it is of a session's workload (DESIGN §7, Workload): an agent's always is."""
+        return self.request.store or self.from_session or self.agent is not None
 
 
 class InputRejected(_Body, tag="input_rejected/1", frozen=True, gc=False, kw_only=True):
@@ -192,13 +212,13 @@ class ModelCallFinished(_Body, tag="model_call_finished/1", frozen=True, gc=Fals
     """The model's answer. ``marks`` numbers the structural stream events of ``items``.
 
     ``output_index`` is the first item's; ``next_number`` is the sequence number after the last. ``charge`` is what
-    it cost, where a price is known.
+    it cost, where a price is known. ``calls`` are those of tools that the runtime calls itself.
     """
 
     turn: int
     step: int
     finish_reason: FinishReason
-    items: tuple[Item, ...] = ()
+    items: tuple[ModelItem, ...] = ()
     marks: tuple[ItemMarks, ...] = ()
     output_index: int = 0
     next_number: int = 0
@@ -208,6 +228,7 @@ class ModelCallFinished(_Body, tag="model_call_finished/1", frozen=True, gc=Fals
     upstream_model: str | None = None
     service_tier: str | None = None
     charge: Charge | None = None
+    calls: tuple[PlannedCall, ...] = ()
 
 
 class ModelCallFailed(_Body, tag="model_call_failed/1", frozen=True, gc=False, kw_only=True):
@@ -225,7 +246,7 @@ class ModelCallFailed(_Body, tag="model_call_failed/1", frozen=True, gc=False, k
     retryable: bool
     retry_after_ms: int | None = None
     provider_status: int | None = None
-    items: tuple[Item, ...] = ()
+    items: tuple[ModelItem, ...] = ()
     marks: tuple[ItemMarks, ...] = ()
     output_index: int = 0
     next_number: int = 0
@@ -270,6 +291,91 @@ class Snapshot(_Body, tag="snapshot/1", frozen=True, gc=False, kw_only=True):
     state: msgspec.Raw
 
 
+# -- tools ------------------------------------------------------------------------------------------------
+
+
+class ToolsListed(_Body, tag="tools_listed/1", frozen=True, gc=False, kw_only=True):
+    """What the turn's servers offer; before its first model call.
+
+    ``items`` are those that the client is shown: of servers that its request names. ``number`` is the sequence number
+    of their first stream event, ``output_index`` the first one's.
+    """
+
+    turn: int
+    servers: tuple[ServerTools, ...]
+    items: tuple[McpListTools, ...] = ()
+    number: int = 0
+    output_index: int = 0
+
+
+class _Effect(_Body, frozen=True, gc=False, kw_only=True):
+    """Of one tool call. ``number`` is the sequence number of its first stream event."""
+
+    turn: int
+    step: int
+    number: int = 0
+
+
+class EffectDispatched(_Effect, tag="effect_dispatched/1", frozen=True, gc=False, kw_only=True):
+    """A call is about to be sent: its key is ``session/turn/step``. Sent only once this is durable.
+
+    ``approval`` names the request that a person has approved; ``again``: a person wants it made though an earlier one
+    may have taken effect. ``policy`` is what it was allowed by.
+    """
+
+    call: PlannedCall
+    effect: EffectClass
+    output_index: int = 0
+    policy: PolicyRuling | None = None
+    approval: str | None = None
+    again: bool = False
+
+
+class EffectCommitted(_Effect, tag="effect_committed/1", frozen=True, gc=False, kw_only=True):
+    """The tool has answered. ``failed``: it says that it did not do it. ``read_back``: it proved an earlier run."""
+
+    id: str
+    output: str | tuple[InputContent, ...] = ""
+    failed: bool = False
+    read_back: bool = False
+
+
+class EffectFailed(_Effect, tag="effect_failed/1", frozen=True, gc=False, kw_only=True):
+    """The call has no effect and no answer: nothing was sent, or the tool is one that may be called again."""
+
+    id: str
+    code: str
+    message: str
+
+
+class EffectUnknown(_Effect, tag="effect_unknown/1", frozen=True, gc=False, kw_only=True):
+    """Whether the call took effect is not known; it is not made again before a person has said so."""
+
+    id: str
+    code: str
+    message: str
+
+
+class EffectRefused(_Effect, tag="effect_refused/1", frozen=True, gc=False, kw_only=True):
+    """The call is not made; the model is told why."""
+
+    call: PlannedCall
+    code: str
+    message: str
+    output_index: int = 0
+    policy: PolicyRuling | None = None
+
+
+class ApprovalRequested(_Effect, tag="approval_requested/1", frozen=True, gc=False, kw_only=True):
+    """A person is asked about the call. ``id`` is the request's."""
+
+    id: str
+    call: PlannedCall
+    asked: Asked
+    output_index: int = 0
+    policy: PolicyRuling | None = None
+
+
 # -- money ------------------------------------------------------------------------------------------------
 
 
@@ -279,7 +385,7 @@ class TariffRecorded(_Body, tag="tariff_recorded/1", frozen=True, gc=False, kw_o
     tariff: Tariff
 
 
-class StatelessCallStarted(_Body, tag="stateless_call_started/1", frozen=True, gc=False, kw_only=True):
+class StatelessCallStarted(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A call that is kept in no session was placed; without content. ``id`` is its own in the whole store.
 
     ``interface`` as in ``CallFacts``; ``passed``, ``verdict``, ``refused``, ``reserved``, ``priced`` and ``counted``
@@ -300,7 +406,7 @@ class StatelessCallStarted(_Body, tag="stateless_call_started/1", frozen=True, g
     counted: tuple[Counted, ...] = ()
 
 
-class StatelessCallEnded(_Body, tag="stateless_call_ended/1", frozen=True, gc=False, kw_only=True):
+class StatelessCallEnded(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """It ended, well where there is no ``code``. The code ``node_lost``: its node was lost during the call."""
 
     id: str
@@ -309,17 +415,35 @@ class StatelessCallEnded(_Body, tag="stateless_call_ended/1", frozen=True, gc=Fa
     charge: Charge | None = None
 
 
+class StatelessCalls(_Body, tag="stateless_calls/1", frozen=True, gc=False, kw_only=True):
+    """Calls that are kept in no session: those that one append lets begin, and then those that have ended.
+
+    They are one event, because a row for each would cost more than all else that is done for it.
+    """
+
+    started: tuple[StatelessCallStarted, ...] = ()
+    ended: tuple[StatelessCallEnded, ...] = ()
+
+
 # -- identity ---------------------------------------------------------------------------------------------
 
 
 class KeyCreated(_Body, tag="key_created/1", frozen=True, gc=False, kw_only=True):
-    """An API key of a tenant; ``hash`` is all that is kept of the key itself."""
+    """An API key of a tenant; ``hash`` is all that is kept of the key itself.
+
+    Attributes:
+        scopes: of ``core.principals.SCOPES``; none: those of a key that was made without saying.
+        user, agent: whom the key speaks for, and the one agent that it may use; empty: nobody, any.
+    """
 
     key_id: str
     tenant: str
     name: str
     hash: str
     expires_at_ms: int | None = None
+    scopes: tuple[str, ...] = ()
+    user: str = ""
+    agent: str = ""
 
 
 class KeyRevoked(_Body, tag="key_revoked/1", frozen=True, gc=False, kw_only=True):
@@ -350,9 +474,15 @@ Body = (
     | TimerFired
     | DeadlinePassed
     | Snapshot
+    | ToolsListed
+    | EffectDispatched
+    | EffectCommitted
+    | EffectFailed
+    | EffectUnknown
+    | EffectRefused
+    | ApprovalRequested
     | TariffRecorded
-    | StatelessCallStarted
-    | StatelessCallEnded
+    | StatelessCalls
     | KeyCreated
     | KeyRevoked
 )

@@ -138,7 +138,90 @@ class Compaction(_Item, tag="compaction", frozen=True, gc=False, kw_only=True):
     encrypted_content: str
 
 
-Item = Message | FunctionCall | FunctionCallOutput | Reasoning | Compaction
+ModelItem = Message | FunctionCall | FunctionCallOutput | Reasoning | Compaction
+"""What models are given and give; what stands for the others there, `core.hosted` says."""
+
+
+# -- calls of tools that the runtime makes itself: OpenAI's items of hosted MCP tools ----------------------
+
+McpCallStatus = Literal["in_progress", "completed", "incomplete", "calling", "failed"]
+
+
+class ListedTool(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    name: str
+    description: str | None = None
+    input_schema: dict[str, Any]
+    annotations: dict[str, Any] | None = None
+
+
+@final
+class McpListTools(_Item, tag="mcp_list_tools", frozen=True, gc=False, kw_only=True):
+    """What a server that the request names offers."""
+
+    server_label: str
+    tools: tuple[ListedTool, ...] = ()
+    error: str | None = None
+
+
+@final
+class McpApprovalRequest(_Item, tag="mcp_approval_request", frozen=True, gc=False, kw_only=True):
+    """A call that waits for a person; ``arguments`` is JSON, as the model wrote it."""
+
+    server_label: str
+    name: str
+    arguments: str
+
+
+@final
+class McpApprovalResponse(_Item, tag="mcp_approval_response", frozen=True, gc=False, kw_only=True):
+    approval_request_id: str
+    approve: bool
+    reason: str | None = None
+
+
+class McpCallError(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """OpenAI's ``MCPToolExecutionError``; its ``content`` may be anything."""
+
+    type: Literal["mcp_tool_execution_error"] = "mcp_tool_execution_error"
+    content: str
+
+
+@final
+class McpCall(_Item, tag="mcp_call", frozen=True, gc=False, kw_only=True):
+    """A call that the runtime made, or was about to make.
+
+    ``incomplete``: whether it took effect is not known. ``content`` is an extension: what the tool gave where that is
+    more than text.
+    """
+
+    server_label: str
+    name: str
+    arguments: str
+    output: str | None = None
+    error: McpCallError | None = None
+    approval_request_id: str | None = None
+    status: McpCallStatus = "completed"
+    content: tuple[InputContent, ...] | UnsetType = UNSET
+
+
+@final
+class EffectResolution(_Item, tag="stateline:effect_resolution", frozen=True, gc=False, kw_only=True):
+    """What a person found out about a call whose outcome was not known.
+
+    ``call_id`` is the id of its ``mcp_call``. ``committed``: it took effect, and ``output`` is what it gave;
+    ``abandoned``: it is left as it is; ``retry``: it is made again.
+    """
+
+    call_id: str
+    decision: Literal["committed", "abandoned", "retry"]
+    output: str = ""
+
+
+HostedItem = McpListTools | McpApprovalRequest | McpApprovalResponse | McpCall | EffectResolution
+Item = ModelItem | HostedItem
+HOSTED_ITEMS: frozenset[type] = frozenset(
+    (McpListTools, McpApprovalRequest, McpApprovalResponse, McpCall, EffectResolution)
+)
 
 PREFIXES: dict[type, str] = {
     Message: "msg",
@@ -146,6 +229,11 @@ PREFIXES: dict[type, str] = {
     FunctionCallOutput: "fco",
     Reasoning: "rs",
     Compaction: "cmp",
+    McpListTools: "mcpl",
+    McpApprovalRequest: "mcpr",
+    McpApprovalResponse: "mcpa",
+    McpCall: "mcp",
+    EffectResolution: "efr",
 }
 """The prefix of each kind's ids, the field's own where it has one."""
 

@@ -69,6 +69,26 @@ CONTRACT_NODES_MAX = 200_000
 """Values in one file of contracts; a few lines of YAML aliases would else grow without end."""
 CONTRACT_DEPTH_MAX = 32
 """Nesting of one file of contracts."""
+ARGUMENT_DEPTH_MAX = 64
+"""Nesting of a tool call's arguments."""
+APPROVAL_KEY_BYTES_MIN = 32
+"""A key that seals approvals: as long as the codes that it makes."""
+POLICY_FILES_MAX = 200
+"""Files in a folder of policies."""
+POLICY_FILE_BYTES_MAX = 1024 * 1024
+POLICIES_MAX = 1_000
+"""Policies of a folder."""
+POLICY_NAME_CHARS_MAX = 128
+"""A policy's ``@id``."""
+POLICY_ARGUMENT_DEPTH_MAX = 32
+"""Nesting of an argument that a policy reads, and of a type that a schema declares."""
+POLICY_CONTEXT_BYTES_MAX = 256 * 1024
+"""What one question to the policies may hold: the arguments that they read, and facts of the session's history."""
+POLICY_CASES_KEPT_MAX = 4_096
+"""Who asks for which tool: so many are remembered, and then forgotten together."""
+POLICY_ERRORS_KEPT_MAX = 8
+"""Errors of one ruling that are recorded."""
+POLICY_ERROR_CHARS_MAX = 300
 FACT_VALUES_KEPT_MAX = 1_024
 """Values of one fact of which it is kept what the contracts' tests say of them."""
 VERDICTS_KEPT_MAX = 256
@@ -159,6 +179,8 @@ KEY_APPENDS_MAX = 8
 """Tries to record a key while others record theirs."""
 KEY_NAME_CHARS_MAX = 128
 TENANT_CHARS_MAX = 64
+PRINCIPAL_NAME_CHARS_MAX = 256
+"""A user's or agent's name, as a key or a token has it."""
 KEYS_REFRESH_S = 2.0
 """A key that another process made or revoked is seen no later than this."""
 KEYS_UNKNOWN_REFRESH_S = 0.2
@@ -346,6 +368,38 @@ RATE_WAIT_MS_MAX = 30_000
 NO_DEPLOYMENT_WAIT_MS_MAX = 10_000
 """A request that would wait longer than this for a deployment is refused with 503; background ones wait."""
 
+# -- tools ----------------------------------------------------------------------------------------
+TOOL_CALL_TIMEOUT_S = 60.0
+"""One call of a tool, and one listing of a server's tools."""
+INSTRUCTIONS_BYTES_MAX = 256 * 1024
+"""An agent's instructions."""
+TOLD_TURNS_MAX = 10_000
+"""Turns of which a node remembers what servers that their requests name are to be told."""
+MCP_TOOL_NAME_CHARS_MAX = 256
+URL_CHARS_MAX = 2048
+TOOL_CALLS_PARALLEL_MAX = 8
+"""Tool calls of one turn that are under way at once; the others wait."""
+TOOL_CALLS_ANSWER_MAX = 128
+"""Calls of hosted tools in one answer of a model: what becomes of them is one append."""
+TOOL_ERROR_CHARS_MAX = 4_000
+"""What is kept of why a call failed."""
+TOOL_LIST_BYTES_MAX = 1024 * 1024
+"""The tools of one server, as they are recorded; of a longer list none."""
+SERVERS_KEPT_MAX = 64
+"""Servers whose tools a session remembers, so that it need not record the same list again."""
+HISTORY_SUMS_MAX = 128
+"""Names of arguments of one tool that a session has sums of; a call that brings more is not made."""
+PENDING_MAX = 1_000
+"""Calls of one session that wait for a person; one more is not asked about, and not made."""
+ANSWERED_SESSIONS_MAX = 16
+"""Other sessions whose approvals one request answers."""
+TOOL_STOP_S = 5.0
+"""How long a tool call that is told to end may take to do so, before nobody waits for it any more."""
+TOOL_OUTPUT_BYTES_MAX = 1024 * 1024
+"""What is kept of one call's answer; of a longer one nothing is."""
+APPROVAL_TTL_MS = 7 * 24 * 3600 * 1000
+"""How long an approval can be given."""
+
 # -- money ----------------------------------------------------------------------------------------
 AMOUNT_MAX = 1_000_000_000
 """Highest price, rate and limit of a budget, in units of its currency."""
@@ -466,8 +520,10 @@ OUTPUT_TOKENS_PAID_MIN = 16
 """A call whose budget pays for less output than this, or than it asks for, is refused (OpenAI's least limit)."""
 BUDGET_TRIES_MAX = 4
 """How often a call is fitted anew into what a budget has left, while others draw on it, too."""
-LEDGER_EVENTS_MAX = 10_000
-"""Events of one session of the ledger of stateless calls; then another is begun."""
+LEDGER_ENTRIES_MAX = 10_000
+"""Beginnings and ends of calls in one session of the ledger of stateless calls; then another is begun."""
+LEDGER_CALLS_MAX = 100
+"""Entries of that ledger that one event has."""
 LEDGER_BATCH_MAX = 500
 """Entries of that ledger that one append writes."""
 LEDGER_WAITING_MAX = 20_000

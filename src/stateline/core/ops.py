@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from stateline.core.items import Item, UrlCitation
+from stateline.core.items import ModelItem, UrlCitation
 
 PartKind = Literal["text", "refusal", "reasoning", "summary", "arguments"]
 
@@ -23,7 +23,7 @@ class AddItem(_Op, frozen=True, gc=False, array_like=True, tag="item"):
     """``response.output_item.added``; ``item`` is still empty."""
 
     index: int
-    item: Item
+    item: ModelItem
 
 
 class AddPart(_Op, frozen=True, gc=False, array_like=True, tag="part"):

@@ -74,15 +74,20 @@ class Placements:
         if turn is None or self._session != ref:
             return None  # The log was cut before it: nothing is known of the call.
         request = turn.request
-        stateful = request.store or turn.from_session
         return Placed(
             session=ref,
             turn=body.turn,
             step=body.step,
             response_id=turn.response_id,
             at_ms=event.at_ms,
-            model=request.model,
-            call=responses_call(ref.tenant, turn.principal, stateful=stateful, service_tier=request.service_tier),
+            model=turn.model,
+            call=responses_call(
+                ref.tenant,
+                turn.principal,
+                stateful=turn.stateful,
+                service_tier=request.service_tier,
+                agent=turn.agent_name,
+            ),
             affinity=request.prompt_cache_key or ref.id,
             deployment=None if started is None else started.deployment,
             origin=None if started is None else started.origin,

@@ -115,6 +115,7 @@ class CallFacts(NamedTuple):
         workload: ``stateful`` where its input or output is kept in a session.
         interface: ``responses``, ``chat``, ``messages`` or ``embeddings``.
         service_tier: as the request names it; None, or ``auto``: the deployment's.
+        agent: which of the operator's agents makes it; empty: none.
     """
 
     tenant: str
@@ -122,6 +123,7 @@ class CallFacts(NamedTuple):
     workload: Literal["stateless", "stateful"]
     interface: str
     service_tier: str | None = None
+    agent: str = ""
 
 
 def asked_tier(service_tier: str | None) -> str | None:
@@ -129,9 +131,9 @@ def asked_tier(service_tier: str | None) -> str | None:
     return None if service_tier == "auto" else service_tier
 
 
-def responses_call(tenant: str, user: str, *, stateful: bool, service_tier: str | None) -> CallFacts:
+def responses_call(tenant: str, user: str, *, stateful: bool, service_tier: str | None, agent: str = "") -> CallFacts:
     """What clauses may ask of a call of a turn."""
-    return CallFacts(tenant, user, "stateful" if stateful else "stateless", "responses", service_tier)
+    return CallFacts(tenant, user, "stateful" if stateful else "stateless", "responses", service_tier, agent)
 
 
 class Passed(NamedTuple):

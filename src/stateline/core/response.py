@@ -11,11 +11,12 @@ from typing import Any, Literal
 
 import msgspec
 
-from stateline.core.billing import ZERO, Charge
+from stateline.core.billing import Charge
 from stateline.core.calls import FunctionChoice, FunctionTool, ReasoningConfig, ToolChoice, Usage
 from stateline.core.carrying import Dropped, What
 from stateline.core.items import Content, Item, UrlCitation
 from stateline.core.placing import Outcome, Passed, Priced, Refused, Ruling, Why
+from stateline.core.tools import Demand, McpTool
 
 Dialect = Literal["open-responses", "openai"]
 """``openai`` names reasoning deltas ``response.reasoning_text.*``, has a flat ``error`` and echoes JSON schemas."""
@@ -91,11 +92,31 @@ def cost_fields(charges: Iterable[Charge]) -> tuple[CostField, ...]:
     """Charges added up by currency."""
     found: dict[str, tuple[Decimal, bool]] = {}
     for each in charges:
-        amount, estimated = found.get(each.currency, (ZERO, False))
-        found[each.currency] = (amount + each.amount, estimated or each.estimated)
+        before = found.get(each.currency)
+        if before is None:
+            found[each.currency] = (each.amount, each.estimated)
+        else:
+            found[each.currency] = (before[0] + each.amount, before[1] or each.estimated)
     return tuple(
-        CostField(amount=f"{amount:f}", currency=currency, estimated=estimated)
-        for currency, (amount, estimated) in found.items()
+        [
+            CostField(amount=f"{amount:f}", currency=currency, estimated=estimated)
+            for currency, (amount, estimated) in found.items()
+        ]
+    )
+
+
+def mcp_field(tool: McpTool) -> McpToolField:
+    approval: str | dict[str, Any] = tool.require_approval
+    if tool.always or tool.never:
+        approval = {
+            key: {"tool_names": list(names)} for key, names in (("always", tool.always), ("never", tool.never)) if names
+        }
+    return McpToolField(
+        server_label=tool.server_label,
+        server_url=tool.server_url,
+        server_description=tool.server_description,
+        allowed_tools=tool.allowed_tools,
+        require_approval=approval,
     )
 
 
@@ -206,6 +227,30 @@ class CostField(_Shape, frozen=True, gc=False, kw_only=True):
     estimated: bool
 
 
+class McpToolField(_Shape, frozen=True, gc=False, kw_only=True, tag_field="type", tag="mcp"):
+    """``MCPTool`` of the request, without what is secret in it."""
+
+    server_label: str
+    server_url: str | None = None
+    server_description: str | None = None
+    allowed_tools: tuple[str, ...] | None = None
+    require_approval: str | dict[str, Any]
+    headers: None = None
+
+
+class AskField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
+    """A call that waits for a person (docs/approvals.md).
+
+    ``demanded_by`` is there where it is an approval that is wanted; else its outcome is not known.
+    """
+
+    id: str
+    server_label: str
+    name: str
+    demanded_by: Demand | None = None
+    expires_ms: int | None = None
+
+
 class StatelineField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=True):
     """Stateline's own facts about a response (an extension of Open Responses).
 
@@ -221,6 +266,8 @@ class StatelineField(_Shape, omit_defaults=True, frozen=True, gc=False, kw_only=
     verdict: VerdictField | None = None
     dropped: tuple[DroppedField, ...] = ()
     cost: tuple[CostField, ...] = ()
+    agent: str | None = None
+    waits_for: tuple[AskField, ...] = ()
 
 
 class Response(_Shape, frozen=True, gc=False, kw_only=True):
@@ -238,7 +285,7 @@ class Response(_Shape, frozen=True, gc=False, kw_only=True):
     instructions: str | None
     output: tuple[Item, ...]
     error: ResponseError | None
-    tools: tuple[FunctionTool, ...]
+    tools: tuple[FunctionTool | McpToolField, ...]
     tool_choice: ToolChoice | FunctionChoice
     truncation: Literal["auto", "disabled"]
     parallel_tool_calls: bool
@@ -343,6 +390,16 @@ class AnnotationEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
 
 class ArgumentsDeltaEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
     delta: str
+
+
+class HostedEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    """``response.mcp_call.*`` and ``response.mcp_list_tools.*`` without more."""
+
+
+class HostedArgumentsDoneEvent(_PartEvent, frozen=True, gc=False, kw_only=True):
+    """``response.mcp_call_arguments.done``."""
+
+    arguments: str
 
 
 class ArgumentsDoneEvent(_PartEvent, frozen=True, gc=False, kw_only=True):

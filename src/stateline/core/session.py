@@ -6,29 +6,23 @@ shares with the next is shared by reference, so a fold costs the same in turn 10
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
 
+from stateline.core import acting
 from stateline.core import events as e
+from stateline.core.acting import Act, Pending
 from stateline.core.billing import Counted, Reserved
 from stateline.core.calls import Usage
-from stateline.core.carrying import origins_of
+from stateline.core.context import Context, item_bytes
 from stateline.core.errors import IllegalTransition
-from stateline.core.ids import SessionRef
-from stateline.core.items import (
-    Compaction,
-    Content,
-    FunctionCall,
-    FunctionCallOutput,
-    InputText,
-    Item,
-    Message,
-    OutputText,
-    Sidecar,
-)
+from stateline.core.hosted import Hosting
+from stateline.core.ids import SessionRef, item_id
+from stateline.core.items import PREFIXES, FunctionCall, Item, McpCall, Sidecar
 from stateline.core.limits import SNAPSHOT_WASTE_BYTES_MIN
+from stateline.core.tools import Agent, Answer, History, McpTool, ServerTools
 from stateline.core.transitions import TurnState, next_state
 
 FOLD_VERSION = 1
@@ -39,95 +33,8 @@ TURN_BYTES = 1_000
 """Roughly what the events of a turn, or of a failed call, take beside their items."""
 
 
-class Context:
-    """The items that a model sees, oldest first; immutable, and cheap to append to.
-
-    ``origins`` is as `core.carrying.origins_of` has it, over all items.
-    """
-
-    __slots__ = ("_items", "_previous", "_sidecars", "bytes", "count", "origins")
-
-    def __init__(
-        self,
-        items: tuple[Item, ...] = (),
-        sidecars: dict[str, Sidecar] | None = None,
-        previous: Context | None = None,
-    ) -> None:
-        self._items = items
-        self._sidecars = sidecars or {}
-        self._previous = previous
-        self.count: int = len(items) + (previous.count if previous else 0)
-        self.bytes: int = sum(map(item_bytes, items)) + (previous.bytes if previous else 0)
-        self.origins: frozenset[str] = origins_of(items, self._sidecars)
-        if previous is not None:
-            self.origins = previous.origins if self.origins <= previous.origins else self.origins | previous.origins
-
-    def append(self, items: tuple[Item, ...], sidecars: dict[str, Sidecar]) -> Context:
-        """With ``items`` after all others. A compaction stands for everything before it."""
-        if not items:
-            return self
-        for at in range(len(items) - 1, -1, -1):
-            if type(items[at]) is Compaction:
-                return Context(items[at:], sidecars)
-        return Context(items, sidecars, self if self.count else None)
-
-    def without(self, item_id: str) -> Context:
-        items = tuple(item for item in self if item.id != item_id)
-        return self if len(items) == self.count else Context(items, self.sidecars())
-
-    def find(self, item_id: str) -> Item | None:
-        return next((item for item in self if item.id == item_id), None)
-
-    def sidecars(self) -> dict[str, Sidecar]:
-        out: dict[str, Sidecar] = {}
-        for node in self._nodes():
-            out.update(node._sidecars)
-        return out
-
-    def _nodes(self) -> list[Context]:
-        nodes: list[Context] = []
-        node: Context | None = self
-        while node is not None:
-            nodes.append(node)
-            node = node._previous
-        nodes.reverse()
-        return nodes
-
-    def __iter__(self) -> Iterator[Item]:
-        for node in self._nodes():
-            yield from node._items
-
-    def __len__(self) -> int:
-        return self.count
-
-
-def item_bytes(item: Item) -> int:
-    """Roughly what an item takes in memory: its texts and some for the rest."""
-    size = 400
-    if type(item) is Message:
-        for part in item.content:
-            if type(part) is InputText or type(part) is OutputText:
-                size += 100 + len(part.text)  # What nearly all parts are.
-            else:
-                size += 100 + sum(len(text) for text in _texts(part))
-    elif type(item) is FunctionCall:
-        size += len(item.arguments)
-    elif type(item) is FunctionCallOutput:
-        output = item.output
-        size += len(output) if isinstance(output, str) else sum(len(text) for part in output for text in _texts(part))
-    elif type(item) is Compaction:
-        size += len(item.encrypted_content)
-    else:
-        size += sum(len(part.text) for part in (*item.summary, *(item.content or ())))
-        size += len(item.encrypted_content or "")
-    return size
-
-
-def _texts(part: Content) -> Iterator[str]:
-    for name in part.__struct_fields__:
-        value = getattr(part, name)
-        if isinstance(value, str):
-            yield value
+RETRY_INDEX = 1_000_000
+"""Indexes of items that are made when a person wants a call made anew begin here; input has fewer."""
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -154,6 +61,9 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
         hopeful: one of them may do better at another try.
         due_ms: when it goes on, while it waits.
         stateful: its input or its output is kept in a session (DESIGN 7, Workload).
+        hosting: the hosted tools that its model may call, once they are listed.
+        acts: the tool calls of its model's last answer, or those that persons have let go.
+        tool_calls: how many were dispatched.
     """
 
     response_id: str
@@ -180,6 +90,31 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     overdue: bool = False
     principal: str = ""
     stateful: bool = True
+    agent: Agent | None = None
+    hosting: Hosting | None = None
+    acts: tuple[Act, ...] = ()
+    tool_calls: int = 0
+
+    @property
+    def model(self) -> str:
+        """The model that its calls go to, as requests name it."""
+        return self.request.model if self.agent is None else self.agent.model
+
+    @property
+    def agent_name(self) -> str:
+        """Empty where no agent does it."""
+        return "" if self.agent is None else self.agent.name
+
+    @property
+    def servers(self) -> tuple[McpTool, ...]:
+        """Those whose tools it has."""
+        return acting.wanted(self.request, self.agent)
+
+    @property
+    def tool_calls_max(self) -> int | None:
+        asked = self.request.max_tool_calls
+        most = None if self.agent is None else self.agent.max_tool_calls
+        return most if asked is None else asked if most is None else min(asked, most)
 
     @property
     def deadline_ms(self) -> int:
@@ -190,7 +125,11 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
 class Session(msgspec.Struct, frozen=True, kw_only=True):
     """One agent's state after the event ``seq``.
 
-    ``read_bytes`` is roughly what reading it takes, from its last snapshot on.
+    Attributes:
+        read_bytes: roughly what reading it takes, from its last snapshot on.
+        servers: what was last heard of each server's tools, by label.
+        pending: calls that wait for a person: by the id of the approval request, or of the call.
+        history: what policies may ask of what it did.
     """
 
     ref: SessionRef
@@ -208,6 +147,9 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
     crashes: int = 0
     turn: Turn | None = None
     read_bytes: int = 0
+    servers: dict[str, ServerTools] = {}
+    pending: dict[str, Pending] = {}
+    history: History = History()
 
     @property
     def worth_snapshot(self) -> bool:
@@ -298,6 +240,16 @@ def _fold_session(session: Session, event: e.Event, body: e.Body) -> Session:
             return _with(session, event)
 
 
+_EFFECTS: frozenset[type] = frozenset(
+    (
+        e.EffectDispatched,
+        e.EffectCommitted,
+        e.EffectFailed,
+        e.EffectUnknown,
+        e.EffectRefused,
+        e.ApprovalRequested,
+    )
+)
 _TURN_EVENTS: frozenset[type] = frozenset(
     (
         e.TurnRequested,
@@ -309,6 +261,8 @@ _TURN_EVENTS: frozenset[type] = frozenset(
         e.ModelCallFailed,
         e.TimerSet,
         e.TimerFired,
+        e.ToolsListed,
+        *_EFFECTS,
         *e.TERMINAL,
     )
 )
@@ -318,28 +272,14 @@ def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
     turn = session.turn
     state = next_state(turn.state if turn else None, type(body))
     if type(body) is e.TurnRequested:
-        started = Turn(
-            response_id=body.response_id,
-            number_in_session=body.turn,
-            seq=event.seq,
-            state="ready",
-            request=body.request,
-            input=body.input,
-            sidecars=body.sidecars,
-            limits=body.limits,
-            requested_at_ms=event.at_ms,
-            number=3 if body.request.background else 2,
-            principal=body.principal,
-            stateful=body.request.store or body.from_session,
-        )
-        return _with(session, event, turns=body.turn, turn=started)
+        return _begin_turn(session, event, body)
     assert turn is not None
     if state is None:
         return _end_turn(session, event, turn, body)
     crashes, read_bytes = session.crashes, session.read_bytes
     changes: dict[str, object] = {"state": state}
     if type(body) is e.ModelCallStarted:
-        changes |= {"steps": body.step, "call": _call(event, body), "due_ms": None}
+        changes |= {"steps": body.step, "call": _call(event, body), "due_ms": None, "acts": ()}
     elif type(body) is e.ModelCallFinished:
         crashes = 0
         changes |= {
@@ -353,6 +293,10 @@ def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
             "number": max(turn.number, body.next_number),
             "usage": turn.usage + (body.usage or Usage()),
         }
+        if body.calls:
+            changes["acts"] = tuple([Act(call=call) for call in body.calls])
+    elif type(body) in _EFFECTS or type(body) is e.ToolsListed:
+        return _fold_effect(session, event, turn, state, body)
     elif type(body) is e.ModelCallFailed:
         read_bytes += sum(map(item_bytes, body.items)) + TURN_BYTES
         lost = body.code == "worker_lost"
@@ -383,6 +327,115 @@ def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
     return _with(session, event, crashes=crashes, read_bytes=read_bytes, turn=turn)
 
 
+def _begin_turn(session: Session, event: e.Event, body: e.TurnRequested) -> Session:
+    started = Turn(
+        response_id=body.response_id,
+        number_in_session=body.turn,
+        seq=event.seq,
+        state="ready",
+        request=body.request,
+        input=body.input,
+        sidecars=body.sidecars,
+        limits=body.limits,
+        requested_at_ms=event.at_ms,
+        number=3 if body.request.background else 2,
+        principal=body.principal,
+        stateful=body.stateful,
+        agent=body.agent,
+    )
+    if body.answers or session.pending:
+        return _answered(session, event, started, body.answers)
+    return _with(session, event, turns=body.turn, turn=started)
+
+
+def _answered(session: Session, event: e.Event, turn: Turn, answers: tuple[Answer, ...]) -> Session:
+    """A turn begins with what persons have said of calls of earlier ones."""
+    pending, acts = dict(session.pending), list[Act]()
+    for answer in answers:
+        found = pending.pop(answer.id, None)
+        call = found.call if found is not None else answer.call
+        asked = found.asked if found is not None else answer.asked
+        if call is None:
+            continue
+        if answer.decision == "approve":
+            acts.append(Act(call=call, approval=answer.id, asked=asked, by=answer.by, tries=answer.tries))
+        elif answer.decision == "retry":
+            # Its item is another: that of the first call stays as it is.
+            id_ = item_id(PREFIXES[McpCall], event.session.id, turn.number_in_session, 0, RETRY_INDEX + len(acts))
+            call = msgspec.structs.replace(call, id=id_)
+            acts.append(Act(call=call, first=found, asked=asked, by=answer.by))
+    # Not before: what was answered in time may be recorded later, and the model is told then why it is not made.
+    pending = acting.still_open(pending, event.at_ms)
+    history = acting.answered(session.history, [answer.decision for answer in answers])
+    turn = msgspec.structs.replace(turn, acts=tuple(acts))
+    return _with(session, event, turns=turn.number_in_session, turn=turn, pending=pending, history=history)
+
+
+def _fold_effect(session: Session, event: e.Event, turn: Turn, state: TurnState, body: e.Body) -> Session:
+    """The session after an event of a tool call, or of the list of tools."""
+    changes: dict[str, object] = {"state": state}
+    if type(body) is e.ToolsListed:
+        servers = acting.known(session.servers, body)
+        changes |= {"hosting": acting.hosting(servers, body, turn.request), "output": turn.output + body.items}
+        changes |= _shown(turn, body.number, len(body.items) * acting.LIST_EVENTS, len(body.items))
+        return _with(session, event, servers=servers, turn=msgspec.structs.replace(turn, **changes))
+    if type(body) is e.EffectDispatched:
+        acts = acting.begun(turn.acts, body.call, status="dispatched", step=body.step, effect=body.effect)
+        changes |= {"acts": acts, "steps": body.step, "tool_calls": turn.tool_calls + 1}
+        changes |= {"output": (*turn.output, acting.dispatched_item(body))}
+        changes |= _shown(turn, body.number, acting.DISPATCH_EVENTS, 1)
+        history = acting.after(session.history, body)
+        return _with(session, event, history=history, turn=msgspec.structs.replace(turn, **changes))
+    if type(body) is e.EffectRefused:
+        changes |= {"acts": acting.begun(turn.acts, body.call, status="done")}
+        changes |= {"output": (*turn.output, acting.refused_item(body))}
+        changes |= _shown(turn, body.number, acting.REFUSE_EVENTS, 1)
+        return _with(session, event, turn=msgspec.structs.replace(turn, **changes))
+    pending = session.pending
+    if type(body) is e.ApprovalRequested:
+        changes |= {"acts": acting.begun(turn.acts, body.call, status="asked", asked=body.asked)}
+        changes |= {"output": (*turn.output, acting.asked_item(body))}
+        changes |= _shown(turn, body.number, acting.ASK_EVENTS, 1)
+        waits = Pending(
+            call=body.call,
+            response_id=turn.response_id,
+            turn=turn.number_in_session,
+            asked=body.asked,
+            principal=body.asked.principal,
+            agent=body.asked.agent,
+        )
+        pending = {**pending, body.id: waits}
+        return _with(session, event, pending=pending, turn=msgspec.structs.replace(turn, **changes))
+    assert type(body) is e.EffectCommitted or type(body) is e.EffectFailed or type(body) is e.EffectUnknown
+    act = acting.act_of(turn.acts, body.id, "dispatched")
+    item = next(item for item in turn.output if item.id == body.id)
+    assert type(item) is McpCall
+    changes |= {
+        "acts": acting.ended(turn.acts, act, unknown=type(body) is e.EffectUnknown),
+        "output": acting.with_item(turn.output, acting.ended_item(item, body)),
+        "number": body.number + acting.END_EVENTS,
+    }
+    if type(body) is e.EffectUnknown:
+        waits = Pending(
+            call=act.call,
+            response_id=turn.response_id,
+            turn=turn.number_in_session,
+            step=act.step,
+            effect=act.effect,
+            code=body.code,
+            asked=act.asked,
+            principal=turn.principal if act.asked is None else act.asked.principal,
+            agent=turn.agent_name if act.asked is None else act.asked.agent,
+        )
+        pending = {**pending, body.id: waits}
+    return _with(session, event, crashes=0, pending=pending, turn=msgspec.structs.replace(turn, **changes))
+
+
+def _shown(turn: Turn, number: int, events: int, items: int) -> dict[str, object]:
+    """What items that are shown at once change in the counts of a turn."""
+    return {"number": max(turn.number, number + events), "output_index": turn.output_index + items}
+
+
 def _call(event: e.Event, body: e.ModelCallStarted) -> Call:
     return Call(
         step=body.step,
@@ -397,19 +450,25 @@ def _call(event: e.Event, body: e.ModelCallStarted) -> Call:
 
 def _end_turn(session: Session, event: e.Event, turn: Turn, body: e.Body) -> Session:
     read_bytes = session.read_bytes + sum(map(item_bytes, turn.input + turn.output)) + TURN_BYTES
-    if type(body) is e.TurnFailed:
+    pending = session.pending
+    if turn.acts:
+        pending = {**pending, **acting.unused(turn.response_id, turn.number_in_session, turn.acts)}
+    if type(body) is e.TurnFailed and not acting.did(turn.input + turn.output):
         # A failed turn said nothing, so it leaves nothing in the context; the client may ask again.
-        return _with(session, event, turn=None, crashes=0, read_bytes=read_bytes)
+        return _with(session, event, turn=None, crashes=0, read_bytes=read_bytes, pending=pending)
     said = tuple([item for item in turn.output if type(item) is not FunctionCall or item.status == "completed"])
     context = session.context.append(turn.input + said, {**turn.sidecars, **turn.output_sidecars})
+    # What a turn did stays done when it failed later: whoever asks again, from where the client was, is told of it.
+    failed = type(body) is e.TurnFailed
     return _with(
         session,
         event,
         turn=None,
         context=context,
-        last_response_id=turn.response_id,
+        last_response_id=session.last_response_id if failed else turn.response_id,
         crashes=0,
         read_bytes=read_bytes,
+        pending=pending,
     )
 
 
@@ -429,6 +488,9 @@ class SnapshotState(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     turns: int = 0
     last_response_id: str | None = None
     deleted_responses: tuple[str, ...] = ()
+    servers: dict[str, ServerTools] = {}
+    pending: dict[str, Pending] = {}
+    history: History = History()
 
 
 def snapshot(session: Session) -> e.Snapshot:
@@ -445,6 +507,9 @@ def snapshot(session: Session) -> e.Snapshot:
         turns=session.turns,
         last_response_id=session.last_response_id,
         deleted_responses=tuple(sorted(session.deleted_responses)),
+        servers=session.servers,
+        pending=session.pending,
+        history=session.history,
     )
     return e.Snapshot(fold=FOLD_VERSION, state=msgspec.Raw(msgspec.json.encode(state)))
 
@@ -476,6 +541,9 @@ def restore(session: Session, event: e.Event, body: e.Snapshot) -> Session:
         last_response_id=state.last_response_id,
         deleted_responses=frozenset(state.deleted_responses),
         read_bytes=context.bytes,
+        servers=state.servers,
+        pending=state.pending,
+        history=state.history,
     )
 
 

@@ -26,13 +26,16 @@ from stateline.core.calls import (
     TextDelta,
 )
 from stateline.core.errors import ModelError
+from stateline.core.hosted import Hosting
 from stateline.core.ids import item_id
 from stateline.core.items import (
+    PREFIXES,
     Content,
     FunctionCall,
-    Item,
     ItemStatus,
+    McpCall,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     ReasoningText,
@@ -41,7 +44,7 @@ from stateline.core.items import (
     SummaryText,
     UrlCitation,
 )
-from stateline.core.limits import OUTPUT_ITEMS_MAX
+from stateline.core.limits import OUTPUT_ITEMS_MAX, TOOL_CALLS_ANSWER_MAX
 from stateline.core.ops import (
     AddAnnotation,
     AddItem,
@@ -54,6 +57,7 @@ from stateline.core.ops import (
     PartKind,
     PartMarks,
 )
+from stateline.core.tools import PlannedCall
 
 _HOME: dict[PartKind, str] = {
     "text": "message",
@@ -116,7 +120,7 @@ class OpenItem:
 
     __slots__ = ("added", "done", "encrypted", "index", "item", "parts")
 
-    def __init__(self, index: int, item: Item, added: int) -> None:
+    def __init__(self, index: int, item: ModelItem, added: int) -> None:
         self.index = index
         self.item = item
         self.added = added
@@ -132,7 +136,7 @@ class OpenItem:
             return sum(1 for part in self.parts if part.kind == "summary")
         return sum(1 for part in self.parts if part.kind != "summary")
 
-    def assemble(self, status: ItemStatus) -> Item:
+    def assemble(self, status: ItemStatus) -> ModelItem:
         """The item with everything that its parts hold so far."""
         item = self.item
         if type(item) is FunctionCall:
@@ -234,7 +238,7 @@ class Assembly:
     def marks(self) -> tuple[ItemMarks, ...]:
         return tuple([item.marks() for item in self.items])
 
-    def assembled(self, open_status: ItemStatus) -> tuple[Item, ...]:
+    def assembled(self, open_status: ItemStatus) -> tuple[ModelItem, ...]:
         """All items; those still open get ``open_status``. Call before ``close``."""
         return tuple([item.assemble(open_status if item.done < 0 else "completed") for item in self.items])
 
@@ -249,14 +253,31 @@ _APPLY: dict[type, Callable[[Assembly, Any], None]] = {
 }
 
 
+class _HostedCall:
+    """A call of a hosted tool as it grows. It is no item before it is known what becomes of it."""
+
+    __slots__ = ("id", "server", "texts", "tool")
+
+    def __init__(self, id_: str, server: str, tool: str) -> None:
+        self.id = id_
+        self.server = server
+        self.tool = tool
+        self.texts: list[str] = []
+
+
 class StreamBuilder:
     """Turns the deltas of one model call into operations.
 
     Consecutive texts of one part become one operation between two calls of ``take``, so the cost of
     a stream goes with its chunks, not with its tokens.
+
+    Args:
+        hosting: which of the model's calls are the runtime's to make; None: none of them.
     """
 
-    def __init__(self, session: str, turn: int, step: int, number: int, output_index: int) -> None:
+    def __init__(
+        self, session: str, turn: int, step: int, number: int, output_index: int, *, hosting: Hosting | None = None
+    ) -> None:
         self.assembly = Assembly(number, output_index)
         self.finish: Finish | None = None
         self.sidecars: dict[str, dict[str, Any]] = {}
@@ -267,6 +288,10 @@ class StreamBuilder:
         self._open: OpenItem | None = None
         self._part: OpenPart | None = None
         self._calls: dict[int, OpenItem] = {}
+        self._hosting = hosting
+        self._hosted: dict[int, _HostedCall] = {}
+        self._begun: _HostedCall | None = None
+        """The hosted call that was begun last, as long as nothing else was."""
         self._texts: list[str] = []
         self._chars = 0
         self._logprobs: list[dict[str, Any]] = []
@@ -306,7 +331,7 @@ class StreamBuilder:
         self._first = self.assembly.number
         return first, ops
 
-    def end(self, status: ItemStatus) -> tuple[tuple[Item, ...], tuple[ItemMarks, ...], int]:
+    def end(self, status: ItemStatus) -> tuple[tuple[ModelItem, ...], tuple[ItemMarks, ...], int]:
         """Close everything: all items (those still open as ``status``), their marks, the next number.
 
         What ``take`` has not returned yet it still returns; the closing itself stands in no chunk.
@@ -315,6 +340,15 @@ class StreamBuilder:
         items = self.assembly.assembled(status)
         self.assembly.close()
         return items, self.assembly.marks(), self.assembly.number
+
+    def calls(self) -> tuple[PlannedCall, ...]:
+        """The calls of hosted tools, in their order."""
+        return tuple(
+            [
+                PlannedCall(id=each.id, server=each.server, tool=each.tool, arguments="".join(each.texts))
+                for each in self._hosted.values()
+            ]
+        )
 
     def item_sidecars(self, origin: str) -> dict[str, Sidecar]:
         return {item: Sidecar(origin=origin, data=data) for item, data in self.sidecars.items()}
@@ -407,16 +441,17 @@ class StreamBuilder:
         self._open = self._part = None
 
     def _new_id(self, prefix: str) -> str:
-        if len(self.assembly.items) >= OUTPUT_ITEMS_MAX:
+        made = len(self.assembly.items) + len(self._hosted)
+        if made >= OUTPUT_ITEMS_MAX:
             raise ModelError(
                 f"the model opened more than {OUTPUT_ITEMS_MAX} items in one answer",
                 code="malformed_stream",
                 retryable=False,
             )
-        return item_id(prefix, *self._origin, len(self.assembly.items))
+        return item_id(prefix, *self._origin, made)
 
     def _start_item(self, start: ItemStart) -> OpenItem:
-        item: Item
+        item: ModelItem
         if start.kind == "reasoning":
             item = Reasoning(id=self._new_id("rs"))
         else:
@@ -424,15 +459,26 @@ class StreamBuilder:
             item = Message(id=self._new_id("msg"), role="assistant", status="in_progress", phase=phase)
         self._do(AddItem(self.assembly.index, item))
         self._open = self.assembly.items[-1]
-        self._part = None
+        self._part = self._begun = None
         return self._open
 
     def _start_call(self, delta: CallStart) -> None:
-        if delta.index in self._calls:
+        if delta.index in self._calls or delta.index in self._hosted:
             raise ModelError(f"function call {delta.index} began twice", code="malformed_stream", retryable=True)
         self._flush()
         if not self._calls:
             self._end_open()
+        whose = None if self._hosting is None else self._hosting.whose(delta.name)
+        if whose is not None:
+            if len(self._hosted) >= TOOL_CALLS_ANSWER_MAX:
+                raise ModelError(
+                    f"the model called more than {TOOL_CALLS_ANSWER_MAX} tools in one answer",
+                    code="malformed_stream",
+                    retryable=False,
+                )
+            self._begun = self._hosted[delta.index] = _HostedCall(self._new_id(PREFIXES[McpCall]), *whose)
+            return
+        self._begun = None
         item = FunctionCall(
             id=self._new_id("fc"),
             call_id=delta.call_id,
@@ -448,6 +494,11 @@ class StreamBuilder:
     def _call_delta(self, delta: CallDelta) -> None:
         item = self._calls.get(delta.index)
         if item is None:
+            hosted = self._hosted.get(delta.index)
+            if hosted is not None:
+                hosted.texts.append(delta.arguments)
+                self.output_bytes += len(delta.arguments.encode("utf-8", "surrogatepass"))
+                return
             raise ModelError(
                 f"arguments for function call {delta.index}, which never began",
                 code="malformed_stream",
@@ -467,6 +518,9 @@ class StreamBuilder:
         self._do(AddAnnotation(item.index, item.parts.index(part), len(part.annotations), delta.annotation))
 
     def _sidecar(self, delta: SidecarDelta) -> None:
+        if self._begun is not None:
+            self.sidecars.setdefault(self._begun.id, {}).update(delta.data)
+            return
         item = self._open or (self.assembly.items[-1] if self.assembly.items else None)
         if item is None:
             item = self._start_item(ItemStart("reasoning"))
@@ -476,7 +530,7 @@ class StreamBuilder:
         self.sidecars.setdefault(item.item.id, {}).update(delta.data)
 
 
-def item_kind(item: Item) -> str:
+def item_kind(item: ModelItem) -> str:
     """The item's type name."""
     return str(item.__struct_config__.tag)
 

@@ -10,8 +10,8 @@ from stateline.core.items import (
     InputFile,
     InputImage,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Sidecar,
 )
@@ -62,7 +62,7 @@ def most_tokens(request: ModelRequest) -> int:
     return total
 
 
-def _most(item: Item) -> int:
+def _most(item: ModelItem) -> int:
     if type(item) is Message:
         parts = item.content
     elif type(item) is FunctionCallOutput and not isinstance(item.output, str):
@@ -88,7 +88,7 @@ def _beside(sidecar: Sidecar) -> int:
     return len(msgspec.json.encode(sidecar))
 
 
-def _size(item: Item) -> tuple[int, int]:
+def _size(item: ModelItem) -> tuple[int, int]:
     """UTF-8 bytes of an item's texts, and its images."""
     if isinstance(item, Message):
         parts = item.content

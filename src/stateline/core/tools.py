@@ -5,12 +5,17 @@ An effect class says what a second run of the same call does to the world (DESIG
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from stateline.core.errors import Blame, StatelineError
 from stateline.core.items import InputContent
+from stateline.core.limits import HISTORY_SUMS_MAX
+
+_NO_SUMS: Mapping[str, int] = {}
+_INT_MAX = 1 << 63
 
 EffectClass = Literal["read", "idempotent", "unsafe"]
 """``read`` changes nothing; ``idempotent`` does once what it does under one key; ``unsafe`` may do it again."""
@@ -29,6 +34,154 @@ class Tool(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
     description: str = ""
     parameters: dict[str, Any] | None = None
     effect: EffectClass = "unsafe"
+
+
+class ServerTools(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What one host offers to a turn.
+
+    Attributes:
+        label: the host's.
+        digest: of the tools.
+        tools: None where the session has heard of the same before.
+        data_zone: where the host keeps what it is told; empty where that is not configured.
+    """
+
+    label: str
+    digest: str
+    tools: tuple[Tool, ...] | None = None
+    data_zone: str = ""
+
+
+class McpTool(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """A server whose tools a request wants, without what it is to be told as a secret.
+
+    Attributes:
+        server_url: None: the operator's own of this label.
+        allowed_tools: None: all of them.
+        always, never: names of tools that are asked about at each call, or not at all; for all others
+            ``require_approval`` says.
+        secret: the request brings headers for it, which are kept in the memory of the node that took it alone.
+    """
+
+    server_label: str
+    server_url: str | None = None
+    server_description: str | None = None
+    allowed_tools: tuple[str, ...] | None = None
+    require_approval: Literal["always", "never"] = "always"
+    always: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    secret: bool = False
+
+    def asks(self, tool: str) -> bool:
+        """Whether the client wants to be asked about a call of the tool."""
+        if tool in self.always:
+            return True
+        return self.require_approval == "always" and tool not in self.never
+
+
+AGENT_PREFIX = "agent/"
+"""A request that names a model ``agent/NAME`` means an agent."""
+
+
+class Agent(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """An agent as the operator has configured it; a turn keeps the one that it began with.
+
+    Attributes:
+        version: a digest of all the rest, where the operator names none.
+        tools: the operator's servers that it uses.
+    """
+
+    name: str
+    version: str
+    model: str
+    instructions: str = ""
+    description: str = ""
+    tools: tuple[McpTool, ...] = ()
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+
+
+class PlannedCall(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """A call that a model's answer asks for.
+
+    Attributes:
+        id: of the item that it becomes.
+        server, tool: whose it is; an empty ``server``: there is no such tool.
+        arguments: as the model wrote them.
+    """
+
+    id: str
+    server: str
+    tool: str
+    arguments: str
+
+    @property
+    def name(self) -> str:
+        """By which histories and policies know the tool."""
+        return f"{self.server}/{self.tool}"
+
+
+Demand = Literal["client", "policy"]
+"""Who wants a person to be asked. What the policy demands, another than the asking principal must answer."""
+
+
+class Asked(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a person is asked about a call, and what the answer is bound to.
+
+    Attributes:
+        principal, agent: for whom the call would be made.
+        expires_ms: Unix time from which on it cannot be answered.
+        policy_version: of the policy that was asked; empty where there is none.
+        signature: over all of this and the call; ``key_id`` names its key.
+    """
+
+    demanded_by: Demand
+    principal: str
+    agent: str = ""
+    expires_ms: int
+    policy_version: str = ""
+    key_id: str = ""
+    signature: str = ""
+
+
+class Terms(NamedTuple):
+    """What an approval is bound to: exactly this call, for exactly this principal.
+
+    Attributes:
+        call: the id of its item, which is of one turn and step of one session.
+        arguments: as the model wrote them.
+        expires_ms: Unix time.
+    """
+
+    tenant: str
+    session: str
+    call: str
+    server: str
+    tool: str
+    arguments: str
+    principal: str
+    agent: str
+    demanded_by: Demand
+    policy_version: str
+    expires_ms: int
+
+
+class Answer(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What a person said, as the server saw it.
+
+    Attributes:
+        id: of the approval request, or of the call whose outcome was not known.
+        by: the principal who said it.
+        call, asked: what was asked, where another session had asked it.
+        tries: how often it was let go before, in turns that ended without making the call.
+    """
+
+    id: str
+    decision: Literal["approve", "reject", "committed", "abandoned", "retry"]
+    by: str
+    call: PlannedCall | None = None
+    asked: Asked | None = None
+    tries: int = 0
 
 
 class ToolCall(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -90,6 +243,29 @@ class History(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     sums: dict[str, dict[str, int]] = {}
     approvals: int = 0
     refusals: int = 0
+
+    def called(self, name: str, arguments: Mapping[str, Any]) -> History:
+        """With another call of the tool."""
+        sums = self.sums.get(name, _NO_SUMS)
+        more = {key: sums.get(key, 0) + value for key, value in arguments.items() if _counts(value)}
+        return msgspec.structs.replace(
+            self,
+            calls={**self.calls, name: self.calls.get(name, 0) + 1},
+            sums={**self.sums, name: {**sums, **more}} if more else self.sums,
+        )
+
+    def fits(self, name: str, arguments: Mapping[str, Any]) -> bool:
+        """Whether another call of the tool can be counted: models write names of arguments as they like."""
+        sums = self.sums.get(name, _NO_SUMS)
+        new = [key for key, value in arguments.items() if key not in sums and _counts(value)]
+        return len(sums) + len(new) <= HISTORY_SUMS_MAX and not any(
+            type(value) is int and not _counts(value) for value in arguments.values()
+        )
+
+
+def _counts(value: object) -> bool:
+    """Whether a sum takes it: a whole number of 64 bits, which is as many as policies have."""
+    return type(value) is int and -_INT_MAX <= value < _INT_MAX
 
 
 class PolicyRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):

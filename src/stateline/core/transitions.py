@@ -6,6 +6,7 @@ The states:
 - ``calling``: a model call was placed and has not ended
 - ``answered``: the model has answered; what follows is decided
 - ``stumbled``: the model call gave no answer
+- ``acting``: tools are called, or it is decided whether they are
 - ``waiting``: a timer runs before the next call, or until a deployment can take one
 
 ``None`` is no turn at all: before TurnRequested and after the turn's last event. The diagram in
@@ -19,10 +20,12 @@ from typing import Literal
 from stateline.core import events as e
 from stateline.core.errors import IllegalTransition
 
-TurnState = Literal["ready", "calling", "answered", "stumbled", "waiting"]
+TurnState = Literal["ready", "calling", "answered", "acting", "stumbled", "waiting"]
 
-_OPEN: tuple[TurnState, ...] = ("ready", "calling", "stumbled", "waiting")
-_BETWEEN_CALLS: tuple[TurnState, ...] = ("ready", "answered", "stumbled", "waiting")
+_OPEN: tuple[TurnState, ...] = ("ready", "calling", "acting", "stumbled", "waiting")
+_BETWEEN_CALLS: tuple[TurnState, ...] = ("ready", "answered", "acting", "stumbled", "waiting")
+_BEGUN = (e.EffectDispatched, e.EffectRefused, e.ApprovalRequested)
+_ENDED = (e.EffectCommitted, e.EffectFailed, e.EffectUnknown)
 
 TRANSITIONS: dict[tuple[TurnState | None, type], TurnState | None] = {
     (None, e.TurnRequested): "ready",
@@ -30,6 +33,13 @@ TRANSITIONS: dict[tuple[TurnState | None, type], TurnState | None] = {
     ("stumbled", e.ModelCallStarted): "calling",
     ("calling", e.ModelCallFinished): "answered",
     ("calling", e.ModelCallFailed): "stumbled",
+    ("ready", e.ToolsListed): "ready",
+    # A turn that begins with what a person has approved acts before it calls a model.
+    **{(state, body): "acting" for state in ("ready", "answered", "acting") for body in _BEGUN},
+    **{("acting", body): "acting" for body in _ENDED},
+    ("acting", e.ModelCallStarted): "calling",
+    ("acting", e.TimerSet): "waiting",
+    ("acting", e.TurnCompleted): None,
     ("ready", e.TimerSet): "waiting",
     ("stumbled", e.TimerSet): "waiting",
     ("waiting", e.TimerFired): "ready",

@@ -6,17 +6,19 @@ time is the event's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import final
+from collections.abc import Iterable, Sequence
+from typing import cast, final
 
 import msgspec
 
-from stateline.core import carrying
+from stateline.core import acting, carrying
 from stateline.core import events as e
-from stateline.core.calls import FinishReason, ModelRequest
+from stateline.core.acting import settled
+from stateline.core.calls import FinishReason, ModelParams, ModelRequest
 from stateline.core.carrying import Dropped
+from stateline.core.hosted import for_model, function_of
 from stateline.core.ids import digest, effect_key, item_id
-from stateline.core.items import PREFIXES, FunctionCall, FunctionCallOutput, Item
+from stateline.core.items import HOSTED_ITEMS, PREFIXES, FunctionCall, FunctionCallOutput, Item, ModelItem
 from stateline.core.limits import (
     CRASHES_MAX,
     RETRY_AFTER_MS_MAX,
@@ -39,12 +41,41 @@ class CallModel(msgspec.Struct, frozen=True, kw_only=True):
 
 @final
 class StopCall(msgspec.Struct, frozen=True, kw_only=True):
-    """Effect: end the model call in flight, keeping what it said, for ``reason``."""
+    """Effect: end the calls in flight, keeping what a model said, for ``reason``."""
 
     reason: FinishReason
 
 
-Effect = CallModel | StopCall
+@final
+class ListTools(msgspec.Struct, frozen=True, kw_only=True):
+    """Effect: ask the turn's servers what they offer. It ends in ToolsListed, or in the end of the turn."""
+
+    turn: int
+
+
+@final
+class Act(msgspec.Struct, frozen=True, kw_only=True):
+    """Effect: decide on the turn's planned tool calls, and make those that may be made.
+
+    ``step`` is the first one's: each that is dispatched takes the next.
+    """
+
+    turn: int
+    step: int
+
+
+@final
+class TakeUp(msgspec.Struct, frozen=True, kw_only=True):
+    """Effect: find out about the tool calls that a lost worker had dispatched.
+
+    Those that may run twice run again under their keys. Of an unsafe one its tool may prove that it took effect; else
+    it is unknown, and never made again.
+    """
+
+    turn: int
+
+
+Effect = CallModel | StopCall | ListTools | Act | TakeUp
 
 
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
@@ -74,7 +105,11 @@ def decide(session: Session, event: e.Event) -> Decision:
     if type(body) is e.TurnRequested or type(body) is e.TimerFired:
         return _call(session, turn)
     if type(body) is e.ModelCallFinished:
-        return _answered(turn, body)
+        return _answered(session, turn, body)
+    if type(body) in _EFFECTS:
+        return _acted(session, turn)
+    if type(body) is e.ToolsListed:
+        return _call(session, turn)
     if type(body) is e.ModelCallFailed:
         return _stumbled(session, turn, event.at_ms, body)
     if type(body) is e.CancelRequested:
@@ -86,24 +121,40 @@ def decide(session: Session, event: e.Event) -> Decision:
     return NOTHING
 
 
+_EFFECTS: frozenset[type] = frozenset(
+    (
+        e.EffectDispatched,
+        e.EffectCommitted,
+        e.EffectFailed,
+        e.EffectUnknown,
+        e.EffectRefused,
+        e.ApprovalRequested,
+    )
+)
+
+
 def _incomplete(turn: Turn, reason: str) -> e.TurnIncomplete:
     return e.TurnIncomplete(response_id=turn.response_id, reason=reason)
 
 
 def _call(session: Session, turn: Turn) -> Decision:
-    """Another model call, unless something ends the turn first."""
+    """What comes next of a turn in which nothing runs: tools listed, calls made, or another model call."""
     if turn.cancelling:
         return Decision(events=(e.TurnCancelled(response_id=turn.response_id),))
     if turn.overdue:
         return Decision(events=(_incomplete(turn, "max_wall_time"),))
     if turn.steps >= turn.limits.steps_max:
         return Decision(events=(_incomplete(turn, "max_steps"),))
+    if turn.hosting is None and turn.servers:
+        return Decision(effects=(ListTools(turn=turn.number_in_session),))
     step = turn.steps + 1
+    if any(act.status == "planned" for act in turn.acts):
+        return Decision(effects=(Act(turn=turn.number_in_session, step=step),))
     key = effect_key(session.ref.id, turn.number_in_session, step)
     return Decision(effects=(CallModel(turn=turn.number_in_session, step=step, key=key),))
 
 
-def _answered(turn: Turn, body: e.ModelCallFinished) -> Decision:
+def _answered(session: Session, turn: Turn, body: e.ModelCallFinished) -> Decision:
     end: e.Body
     if turn.cancelling or body.finish_reason == "cancelled":
         end = e.TurnCancelled(response_id=turn.response_id)
@@ -111,10 +162,30 @@ def _answered(turn: Turn, body: e.ModelCallFinished) -> Decision:
         end = _incomplete(turn, _REASONS[body.finish_reason])
     elif turn.usage.total_tokens > turn.limits.turn_tokens_max:
         end = _incomplete(turn, "max_turn_tokens")
+    elif body.calls:
+        most = turn.tool_calls_max
+        if most is not None and turn.tool_calls + len(body.calls) > most:
+            end = _incomplete(turn, "max_tool_calls")
+        else:
+            return _call(session, turn)
     else:
         # Function calls are the client's to make: the turn ends with them, and the next brings their outputs.
         end = e.TurnCompleted(response_id=turn.response_id)
     return Decision(events=(end,))
+
+
+def _acted(session: Session, turn: Turn) -> Decision:
+    """Something became of a tool call; what follows is decided once all of them are settled."""
+    if not settled(turn.acts) or session.quarantined:
+        return NOTHING
+    if turn.cancelling or turn.overdue:
+        return _call(session, turn)
+    if any(act.status == "unknown" for act in turn.acts):
+        return Decision(events=(_incomplete(turn, "tool_outcome_unknown"),))
+    if any(act.status == "asked" for act in turn.acts) or unanswered_calls(turn.output):
+        # A person is to answer first, or the client, whose functions were called beside.
+        return Decision(events=(e.TurnCompleted(response_id=turn.response_id),))
+    return _call(session, turn)
 
 
 def _stumbled(session: Session, turn: Turn, at_ms: int, body: e.ModelCallFailed) -> Decision:
@@ -137,7 +208,8 @@ def _stumbled(session: Session, turn: Turn, at_ms: int, body: e.ModelCallFailed)
 
 
 def _stop(turn: Turn, reason: FinishReason, end: e.Body) -> Decision:
-    if turn.state == "calling":
+    # What is only planned runs nowhere: it waits for a list of tools, and nothing would come of stopping it.
+    if turn.state == "calling" or any(act.status == "dispatched" for act in turn.acts):
         return Decision(effects=(StopCall(reason=reason),))
     return Decision(events=(end,))
 
@@ -148,14 +220,18 @@ def _resumed(session: Session, turn: Turn) -> Decision:
         return NOTHING
     if session.crashes >= CRASHES_MAX:
         message = f"the worker crashed {session.crashes} times on this session without a step between"
+        lost = acting.lost(turn.acts, turn.number_in_session, turn.number, "session_quarantined", message)
         return Decision(
             events=(
                 e.SessionQuarantined(crashes=session.crashes),
+                *lost,
                 e.TurnFailed(response_id=turn.response_id, code="session_quarantined", message=message),
             )
         )
     if turn.state == "waiting" and not (turn.cancelling or turn.overdue):
         return NOTHING
+    if any(act.status == "dispatched" for act in turn.acts):
+        return Decision(effects=(TakeUp(turn=turn.number_in_session),))
     return _call(session, turn)
 
 
@@ -234,21 +310,52 @@ def dropped(session: Session, origin: str) -> tuple[Dropped, ...]:
     """What the turn's next call does not get of the context where it goes to ``origin``."""
     turn = session.turn
     assert turn is not None
-    late, beside = (*turn.input, *turn.output), {**turn.sidecars, **turn.output_sidecars}
+    late, beside = _late(turn), {**turn.sidecars, **turn.output_sidecars}
     context = session.context
+    if context.hosted:
+        late = for_model((*context, *turn.input, *turn.output))
+        return carrying.dropped(late, {**context.sidecars(), **beside}, origin)
     if context.origins <= {origin}:
         # Nothing before this turn is another's.
         return carrying.dropped(late, beside, origin)
-    return carrying.dropped((*context, *late), {**context.sidecars(), **beside}, origin)
+    before = cast("Iterable[ModelItem]", context)
+    return carrying.dropped((*before, *late), {**context.sidecars(), **beside}, origin)
+
+
+def _late(turn: Turn) -> Sequence[ModelItem]:
+    """The turn's own items as models get them."""
+    items = (*turn.input, *turn.output)
+    if turn.tool_calls or turn.servers or any(type(item) in HOSTED_ITEMS for item in turn.input):
+        return for_model(items)
+    return cast("Sequence[ModelItem]", items)
+
+
+def asked(turn: Turn) -> ModelParams:
+    """What the turn's model calls ask, its agent and its hosted tools with it."""
+    request, agent, hosting = turn.request, turn.agent, turn.hosting
+    changes: dict[str, object] = {}
+    if agent is not None:
+        told = [text for text in (agent.instructions, request.instructions) if text]
+        changes |= {"model": agent.model, "instructions": "\n\n".join(told) or None}
+        if request.max_output_tokens is None:
+            changes["max_output_tokens"] = agent.max_output_tokens
+    if hosting is not None and hosting.tools:
+        changes["tools"] = (*request.tools, *[function_of(each) for each in hosting.tools.values()])
+    return msgspec.structs.replace(request, **changes) if changes else request
 
 
 def model_request(session: Session, effect: CallModel, *, stream: bool) -> ModelRequest:
     """The request of the turn's next model call: the session's context, the turn's input and output."""
     turn = session.turn
     assert turn is not None
+    items: Sequence[ModelItem]
+    if session.context.hosted:
+        items = for_model((*session.context, *turn.input, *turn.output))
+    else:
+        items = [*cast("Iterable[ModelItem]", session.context), *_late(turn)]
     return ModelRequest(
-        params=turn.request,
-        items=[*session.context, *turn.input, *turn.output],
+        params=asked(turn),
+        items=items,
         key=effect.key,
         stream=stream,
         sidecars={**session.context.sidecars(), **turn.sidecars, **turn.output_sidecars},

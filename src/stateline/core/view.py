@@ -25,12 +25,14 @@ from stateline.core.events import (
     TurnIncomplete,
     TurnRequested,
 )
+from stateline.core.hosted_view import HOSTED_EVENTS, HostedView
 from stateline.core.ids import conversation_id
 from stateline.core.items import (
     Content,
     FunctionCall,
     Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     ReasoningText,
@@ -105,6 +107,7 @@ class TurnView:
         self._assembly: Assembly | None = None
         self._error: shapes.ResponseError | None = None
         self._reason: str | None = None
+        self._hosted = HostedView()
 
     def apply(self, event: Event) -> list[StreamEvent]:
         """Take one event in; return the stream events it stands for, after the cursor."""
@@ -122,6 +125,8 @@ class TurnView:
             return self._call_ended(body)
         if type(body) in _STATUS:
             return self._end(event, body)
+        if type(body) in HOSTED_EVENTS:
+            return self._hosted_events(body)
         return []
 
     # -- the response object ------------------------------------------------------------------------
@@ -147,7 +152,7 @@ class TurnView:
             instructions=request.instructions,
             output=tuple(self._output),
             error=self._error,
-            tools=request.tools,
+            tools=(*request.tools, *map(shapes.mcp_field, request.servers)) if request.servers else request.tools,
             tool_choice=request.tool_choice,
             truncation=request.truncation,
             parallel_tool_calls=request.parallel_tool_calls is not False,
@@ -177,6 +182,8 @@ class TurnView:
                 verdict=shapes.verdict_field(started.verdict) if started else None,
                 dropped=shapes.dropped_field(started.dropped) if started and started.dropped else (),
                 cost=shapes.cost_fields(self._charges) if self._charges else (),
+                agent=f"{requested.agent.name}@{requested.agent.version}" if requested.agent else None,
+                waits_for=tuple(self._hosted.waits_for),
             ),
         )
 
@@ -233,6 +240,14 @@ class TurnView:
             out += self._structure(body.output_index + at, item, marks, seen)
         # Function calls that were made side by side have their numbers interleaved.
         return sorted((event for event in out if event.sequence_number > seen), key=_number)
+
+    def _hosted_events(self, body: Body) -> list[StreamEvent]:
+        before = len(self._output)
+        out = self._hosted.apply(body, self._output)
+        self._output_index += len(self._output) - before
+        if out:
+            self._number = max(self._number, out[-1].sequence_number + 1)
+        return [event for event in out if event.sequence_number > self._cursor]
 
     def _end(self, event: Event, body: Body) -> list[StreamEvent]:
         self.finished = True
@@ -374,7 +389,7 @@ class TurnView:
 
     # -- pruned: from the finished item and its marks ---------------------------------------------------------
 
-    def _structure(self, index: int, item: Item, marks: ItemMarks, seen: int) -> list[StreamEvent]:
+    def _structure(self, index: int, item: ModelItem, marks: ItemMarks, seen: int) -> list[StreamEvent]:
         """The structural events of a finished item, and one delta for each part of which none was seen."""
         empty = _emptied(item)
         whole = OpenItem(index, empty, marks.added)
@@ -421,7 +436,7 @@ def _number(event: StreamEvent) -> int:
     return event.sequence_number
 
 
-def _emptied(item: Item) -> Item:
+def _emptied(item: ModelItem) -> ModelItem:
     """The item as ``response.output_item.added`` showed it."""
     if isinstance(item, FunctionCall):
         return msgspec.structs.replace(item, arguments="", status="in_progress")
@@ -430,7 +445,7 @@ def _emptied(item: Item) -> Item:
     return Reasoning(id=item.id)
 
 
-def _parts(item: Item, marks: tuple[PartMarks, ...]) -> list[OpenPart]:
+def _parts(item: ModelItem, marks: tuple[PartMarks, ...]) -> list[OpenPart]:
     """The finished parts of an item, in the order in which they were opened."""
     holder = OpenItem(0, item, 0)
     sources: dict[str, list[Content]] = {"content": [], "summary": []}

@@ -9,7 +9,7 @@ import msgspec
 from stateline.core.calls import Finish, ModelRequest, TextDelta, Usage
 from stateline.core.compaction import compaction, split, to_be_summed_up
 from stateline.core.errors import ModelError
-from stateline.core.items import Item
+from stateline.core.items import ModelItem
 from stateline.engine.node import Node
 from stateline.engine.relay import relay
 
@@ -20,7 +20,7 @@ class Compacted(msgspec.Struct, frozen=True, kw_only=True):
     ``created_at`` is in Unix seconds.
     """
 
-    items: tuple[Item, ...]
+    items: tuple[ModelItem, ...]
     usage: Usage
     created_at: int
 

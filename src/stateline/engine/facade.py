@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
 import msgspec
 
 from stateline.core import events as e
 from stateline.core import ids
 from stateline.core.calls import ModelDelta, ModelRequest
+from stateline.core.context import Context
+from stateline.core.effected import EffectRecord
 from stateline.core.errors import BadRequest, NotFound
 from stateline.core.ids import SessionRef
-from stateline.core.items import PREFIXES, Item
+from stateline.core.items import PREFIXES, EffectResolution, Item, McpApprovalResponse
 from stateline.core.response import Dialect, Response, StreamEvent
-from stateline.core.session import Context, Session, fold, new_session
+from stateline.core.session import Session, fold, new_session
 from stateline.core.tokens import estimate_tokens
+from stateline.core.tools import AGENT_PREFIX
 from stateline.core.view import NO_EVENTS, TurnView
+from stateline.engine import effects
 from stateline.engine.compact import Compacted, compact
+from stateline.engine.effects import EffectsPage
 from stateline.engine.node import Node
 from stateline.engine.placements import PlacedPage, placements
 from stateline.engine.relay import relay
@@ -299,7 +304,7 @@ class Engine(Node):
         return estimate_tokens(request)
 
     def models(self) -> Sequence[str]:
-        return self.catalogue.names()
+        return [*self.catalogue.names(), *(AGENT_PREFIX + name for name in self.agents)]
 
     def deployments(self, model: str) -> Sequence[Deployment]:
         """Where a model is served, best first; empty for an unknown one. Another name of a model will do."""
@@ -313,6 +318,16 @@ class Engine(Node):
     async def placements(self, tenant: str, *, session: str | None, after: str | None, limit: int) -> PlacedPage:
         """See ``placements.placements``."""
         return await placements(self.store, tenant, session=session, after=after, limit=limit)
+
+    async def effects(
+        self, tenant: str, wanted: Callable[[EffectRecord], bool], *, session: str | None, after: str | None
+    ) -> EffectsPage:
+        """See ``effects.effects``."""
+        return await effects.effects(self.store, tenant, wanted, session=session, after=after)
+
+    async def answer(self, tenant: str, by: str, item: McpApprovalResponse | EffectResolution) -> Accepted:
+        """Go on from what a person says of a call that waits for one; see ``effects.answer``."""
+        return await submit(self, await effects.answer(self, tenant, by, item))
 
     async def usage(self, tenant: str, span: tuple[int, int], after: str | None) -> UsagePage:
         """See ``usage.usage``."""

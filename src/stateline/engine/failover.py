@@ -49,7 +49,7 @@ def told(look: Look, session: Session, *, failure: ModelError, ending: e.ModelCa
     turn = session.turn
     assert turn is not None
     assert turn.call is not None
-    model = turn.request.model
+    model = turn.model
     if len(look.catalogue.candidates(model)) < 2 or not movable(failure):
         return ending
     if any(each.why is None for each in look.at(model, (*turn.tried, turn.call.deployment))):
@@ -66,7 +66,7 @@ def unplaced(turn: Turn, step: int, placement: Placement, now_ms: int, judge: Ju
     until_ms = now_ms if any(each.why == "failed" for each in placement.passed) else placement.until_ms
     if until_ms is None or until_ms >= turn.deadline_ms:
         text_of = str if judge is None else judge.text_of
-        error = nowhere(turn.request.model, placement.passed, now_ms, placement.refused, text_of)
+        error = nowhere(turn.model, placement.passed, now_ms, placement.refused, text_of)
         return e.TurnFailed(response_id=turn.response_id, code=error.code, message=error.message)
     if step >= turn.limits.steps_max:
         # The timer would be the last step, with no call left to follow it.

@@ -63,18 +63,19 @@ class Lease:
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._ttl_s / 12 if self.held.is_set() else _RETRY_S)
-            if self._node.shared and self.held.is_set() and self._left_s() <= 0:
+            if self._node.shared and self.held.is_set() and self.left_s <= 0:
                 self.held.clear()
                 await self._node.lapse()
             if self.held.is_set() and loop.time() - self._sent_s < self._ttl_s / 3:
                 continue
             with contextlib.suppress(TimeoutError):
                 # An answer that does not come is waited for as long as work may go on.
-                left_s = self._left_s() if self._node.shared and self.held.is_set() else self._ttl_s / 3
+                left_s = self.left_s if self._node.shared and self.held.is_set() else self._ttl_s / 3
                 async with asyncio.timeout(left_s):
                     await self._try()
 
-    def _left_s(self) -> float:
+    @property
+    def left_s(self) -> float:
         """Until work must stop."""
         return self._sent_s + self._ttl_s * 2 / 3 - asyncio.get_running_loop().time()
 

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -26,6 +26,7 @@ from stateline.core.limits import (
     TurnLimits,
 )
 from stateline.core.session import Session
+from stateline.core.tools import Agent
 from stateline.engine.health import Monitor
 from stateline.engine.lease import Lease
 from stateline.engine.ledger import Ledger
@@ -33,8 +34,11 @@ from stateline.engine.live import Live
 from stateline.engine.meter import Meter
 from stateline.engine.place import Catalogue, Slots
 from stateline.engine.sessions import Sessions
-from stateline.engine.work import DUE_NOW_MS, EVERY_POST, Worker
+from stateline.engine.tooling import Toolbox
+from stateline.engine.work import Worker
 from stateline.ports import (
+    DUE_NOW_MS,
+    EVERY_POST,
     NO_EVENTS,
     Clock,
     Fenced,
@@ -61,6 +65,8 @@ class Node:
         shared: other nodes use the store, and take over what this one owns once its lease is over.
         rules: the contracts that placements are held against; None: there are none.
         meter: the prices and budgets that calls are held against; None: there are none.
+        agents: those that requests may name, by name.
+        toolbox: what tool calls are made with; None: there are no tools.
     """
 
     def __init__(
@@ -77,6 +83,8 @@ class Node:
         shared: bool = False,
         rules: Rules | None = None,
         meter: Meter | None = None,
+        toolbox: Toolbox | None = None,
+        agents: Mapping[str, Agent] | None = None,
     ) -> None:
         self.store = store
         self.client = client
@@ -89,6 +97,8 @@ class Node:
         self.shared = shared
         self.rules = rules
         self.meter = meter
+        self.toolbox = toolbox
+        self.agents: Mapping[str, Agent] = agents or {}
         self.owner = self._new_owner()
         self.ledger = Ledger(self)
         if volatile is not None:
@@ -125,7 +135,11 @@ class Node:
             await self.volatile.start()
 
     def configure(
-        self, catalogue: Catalogue, limits: TurnLimits, rules: Rules | None = None, meter: Meter | None = None
+        self,
+        catalogue: Catalogue,
+        limits: TurnLimits,
+        rules: Rules | None = None,
+        meter: Meter | None = None,
     ) -> None:
         """Place calls, and begin turns, by these from now on. Calls under way stay where they are.
 
@@ -139,6 +153,12 @@ class Node:
         self.monitor.keep({each.name for name in catalogue.names() for each in catalogue.candidates(name)})
         if self.volatile is not None:
             self.volatile.configure(catalogue, limits, rules)
+
+    def equip(self, agents: Mapping[str, Agent], toolbox: Toolbox | None) -> None:
+        """Begin turns with these agents, and make tool calls with this, from now on."""
+        self.agents, self.toolbox = agents, toolbox
+        if self.volatile is not None:
+            self.volatile.equip(agents, toolbox)
 
     async def _configure_meter(self, meter: Meter | None) -> None:
         self._meter_wanted = meter
@@ -236,6 +256,11 @@ class Node:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLAIM_POLL_S):
                     await self._kick.wait()
+
+    @property
+    def may_send(self) -> bool:
+        """Whether what this node owns is still its own, as far as it can know."""
+        return not self.shared or self._lease.left_s > 0
 
     @property
     def _leaving(self) -> bool:

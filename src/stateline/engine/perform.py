@@ -57,7 +57,9 @@ class RunningCall:
         assert turn is not None
         assert turn.call is not None
         step = turn.call.step
-        self.builder = StreamBuilder(session.ref.id, turn.number_in_session, step, turn.number, turn.output_index)
+        self.builder = StreamBuilder(
+            session.ref.id, turn.number_in_session, step, turn.number, turn.output_index, hosting=turn.hosting
+        )
         self.done = False
         self.failure: ModelError | None = None
         self.stream = request.stream
@@ -161,6 +163,7 @@ class RunningCall:
             upstream_id=finish.upstream_id if finish else None,
             upstream_model=finish.upstream_model if finish else None,
             service_tier=finish.service_tier if finish else None,
+            calls=() if reason in _CUT else builder.calls(),
         )
 
     def _failed(self, error: ModelError) -> e.ModelCallFailed:

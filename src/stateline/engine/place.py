@@ -136,7 +136,7 @@ def purse_of(meter: Meter | None, session: Session) -> Purse | None:
     turn = session.turn
     if meter is None or turn is None:
         return None
-    payer = Payer(session.ref.tenant, turn.principal, turn.request.model, session.ref.id)
+    payer = Payer(session.ref.tenant, turn.principal, turn.model, session.ref.id, turn.agent_name)
     return meter.purse(payer, turn.request.service_tier)
 
 
@@ -145,8 +145,14 @@ def judge_of(rules: Rules | None, session: Session) -> Judge | None:
     turn = session.turn
     if rules is None or turn is None:
         return None
-    tier = turn.request.service_tier
-    return rules.judge(responses_call(session.ref.tenant, turn.principal, stateful=turn.stateful, service_tier=tier))
+    call = responses_call(
+        session.ref.tenant,
+        turn.principal,
+        stateful=turn.stateful,
+        service_tier=turn.request.service_tier,
+        agent=turn.agent_name,
+    )
+    return rules.judge(call)
 
 
 def weighed(candidates: Sequence[Deployment]) -> bool:

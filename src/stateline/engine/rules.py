@@ -17,7 +17,7 @@ from stateline.core.limits import RULING_SERIES_MAX, RULINGS_KEPT_MAX
 from stateline.core.placing import CallFacts, Ruling
 from stateline.ports import Deployment, Judge
 
-_Key = tuple[str, str, str | None, str, str]
+_Key = tuple[str, str, str | None, str, str, str]
 
 
 class _Known:
@@ -60,6 +60,7 @@ class ContractRules:
         asked = {fact for gate in contracts.gates for one in gate.readings for fact in one.predicate.facts}
         self._by_tenant = "principal.tenant" in asked
         self._by_user = "principal.user" in asked
+        self._by_agent = "principal.agent" in asked
         # By identity: an older catalogue may have a deployment of the same name and other facts.
         self._known = {id(each): _Known(each) for each in deployments}
         self._since_us = self._until_us = 0
@@ -83,6 +84,7 @@ class ContractRules:
             call.service_tier,
             call.tenant if self._by_tenant else "",
             call.user if self._by_user else "",
+            call.agent if self._by_agent else "",
         )
         ruling = known.rulings.get(key)
         if ruling is None:

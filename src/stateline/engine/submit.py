@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
+
+import msgspec
 
 from stateline.core import events as e
 from stateline.core import ids
+from stateline.core.acting import Pending
 from stateline.core.calls import ModelRequest
 from stateline.core.errors import BadRequest, Conflict, NotFound, Overloaded, StatelineError
+from stateline.core.hosted import for_model
 from stateline.core.ids import SessionRef
-from stateline.core.items import Item
+from stateline.core.items import HOSTED_ITEMS, Item, McpApprovalResponse
 from stateline.core.limits import DEDUP_TTL_S, RETRY_DEDUP_TTL_S
 from stateline.core.placing import CallFacts, responses_call
 from stateline.core.session import Session, new_session
+from stateline.core.tools import AGENT_PREFIX, Agent, Answer
 from stateline.core.turn import unanswered_calls, with_ids
 from stateline.core.view import NO_EVENTS, TurnView
+from stateline.engine.answering import ANSWER_DIGEST, answer_keys, answers_in, asked_elsewhere
 from stateline.engine.failover import check_room
 from stateline.engine.node import Node
 from stateline.engine.place import model_not_found, weighed
@@ -44,23 +51,29 @@ async def submit(node: Node, s: Submission) -> Accepted:
         NoDeployment: every deployment of the model is out, and for some time.
         Overloaded: no room on this node.
     """
-    candidates = node.catalogue.candidates(s.request.model)
+    agent = _agent(node, s)
+    model = s.request.model if agent is None else agent.model
+    candidates = node.catalogue.candidates(model)
     if not candidates:
-        raise model_not_found(s.request.model, node.catalogue.names())
+        raise model_not_found(model, node.catalogue.names())
     again = s.idempotency_key is not None or s.retry
     if again:
         first = await node.store.find_duplicate(s.tenant, _dedup_key(s))
         if first is not None:
             return _attach(s, first)
-    rules = node.rules
-    if rules is not None or node.meter is not None or weighed(candidates):
-        asked = ModelRequest(params=s.request, items=s.input, key="")
-        judge = None if rules is None else rules.judge(_facts(s))
+    rules, meter = node.rules, node.meter
+    priced = meter is None or meter.takes(candidates[0], s.request.service_tier)
+    if rules is not None or not priced or weighed(candidates):
+        params = s.request if agent is None else msgspec.structs.replace(s.request, model=model)
+        asked = ModelRequest(params=params, items=for_model(s.input), key="")
+        judge = None if rules is None else rules.judge(_facts(s, agent))
         purse = None
-        if node.meter is not None:
-            payer = Payer(s.tenant, s.principal, s.request.model, s.conversation or "")
-            purse = node.meter.purse(payer, s.request.service_tier)
+        if meter is not None:
+            payer = Payer(s.tenant, s.principal, model, s.conversation or "", "" if agent is None else agent.name)
+            purse = meter.purse(payer, s.request.service_tier)
         check_room(node.catalogue, node.monitor, asked, patient=s.request.background, judge=judge, purse=purse)
+    if any(type(item) in HOSTED_ITEMS for item in s.input):
+        s = await _with_asked(node, s)
     try:
         for _ in range(_TRIES):
             accepted = await _try(node, s)
@@ -77,9 +90,24 @@ async def submit(node: Node, s: Submission) -> Accepted:
     raise Overloaded("the session is too busy; try again", retry_after_s=1.0)
 
 
-def _facts(s: Submission) -> CallFacts:
-    stateful = s.request.store or s.from_session
-    return responses_call(s.tenant, s.principal, stateful=stateful, service_tier=s.request.service_tier)
+def _agent(node: Node, s: Submission) -> Agent | None:
+    """The agent that the request names as its model."""
+    if not s.request.model.startswith(AGENT_PREFIX):
+        return None
+    agent = node.agents.get(s.request.model.removeprefix(AGENT_PREFIX))
+    if agent is None:
+        raise model_not_found(s.request.model, [AGENT_PREFIX + name for name in node.agents])
+    return agent
+
+
+def _facts(s: Submission, agent: Agent | None) -> CallFacts:
+    return responses_call(
+        s.tenant,
+        s.principal,
+        stateful=s.request.store or s.from_session or agent is not None,
+        service_tier=s.request.service_tier,
+        agent="" if agent is None else agent.name,
+    )
 
 
 async def _try(node: Node, s: Submission) -> Accepted | None:
@@ -132,7 +160,7 @@ async def _begin(node: Node, s: Submission, ref: SessionRef) -> Accepted:
     _check_calls(s.input)
     turn = _turn(node, s, session, after=0)
     created = e.SessionCreated(kind="chain")
-    await node.adopt(session, [created, turn], _dedup(s, turn.response_id), create=True).started
+    await node.adopt(session, [created, turn], _dedup(s, turn), create=True).started
     return Accepted(session=ref, response_id=turn.response_id, volatile=not node.durable)
 
 
@@ -156,7 +184,7 @@ async def _fork(node: Node, s: Submission, parent: Session, previous: str, after
     _check_calls([*session.context, *s.input])
     turn = _turn(node, s, session, after=end)
     created = e.SessionCreated(kind="chain", parent=(previous, end))
-    worker = node.adopt(session, [created, turn], _dedup(s, turn.response_id))
+    worker = node.adopt(session, [created, turn], _dedup(s, turn))
     try:
         await worker.started
     except Duplicate:
@@ -197,7 +225,7 @@ async def _in_place(node: Node, s: Submission, ref: SessionRef) -> Accepted | No
     _check_calls([*session.context, *s.input])
     turn = _turn(node, s, session, after=session.seq)
     try:
-        await node.adopt(session, [turn], _dedup(s, turn.response_id)).started
+        await node.adopt(session, [turn], _dedup(s, turn)).started
     except HeadMoved:
         # Somebody appended since it was kept, or an input waits for it.
         node.sessions.forget(ref)
@@ -217,7 +245,7 @@ async def _elsewhere(node: Node, s: Submission, session: Session) -> Accepted | 
     """The session has another owner: it gets the turn through the inbox, and says whether it began."""
     turn = _turn(node, s, session, after=session.seq)
     # The owner writes the keys with the turn, and refuses it where another turn has one of them.
-    rejected = await node.post_turn(session.ref, turn, session.seq, _dedup(s, turn.response_id))
+    rejected = await node.post_turn(session.ref, turn, session.seq, _dedup(s, turn))
     if rejected is None:
         return Accepted(session=session.ref, response_id=turn.response_id)
     if rejected.code == "duplicate":
@@ -236,8 +264,11 @@ def _rejected(body: e.InputRejected) -> StatelineError:
 
 def _turn(node: Node, s: Submission, session: Session, *, after: int) -> e.TurnRequested:
     turn = session.turns + 1
+    response_id = ids.response_id(session.ref.id, ids.nonce(node.entropy(5)), after)
+    if s.secrets and node.toolbox is not None:
+        node.toolbox.hosts.tell(response_id, s.secrets)
     return e.TurnRequested(
-        response_id=ids.response_id(session.ref.id, ids.nonce(node.entropy(5)), after),
+        response_id=response_id,
         turn=turn,
         request=s.request,
         input=with_ids(s.input, session, turn),
@@ -245,7 +276,33 @@ def _turn(node: Node, s: Submission, session: Session, *, after: int) -> e.TurnR
         principal=s.principal,
         sidecars=s.sidecars,
         from_session=s.from_session,
+        agent=_agent(node, s),
+        answers=_answers(node, s, session),
     )
+
+
+async def _with_asked(node: Node, s: Submission) -> Submission:
+    """With what other sessions have asked, where it is answered here.
+
+    Raises:
+        BadRequest: ``approval_needs_store``: who keeps nothing cannot keep that it was answered.
+    """
+    if not node.durable and any(type(item) is McpApprovalResponse for item in s.input):
+        raise BadRequest(
+            "an approval can only be answered in a response that is stored", code="approval_needs_store", param="store"
+        )
+    found: dict[str, Pending] = {}
+    for id_ in asked_elsewhere(s.input):
+        with contextlib.suppress(NotFound):
+            found |= (await node.load(SessionRef(s.tenant, id_))).pending
+    return msgspec.structs.replace(s, asked_elsewhere=found) if found else s
+
+
+def _answers(node: Node, s: Submission, session: Session) -> tuple[Answer, ...]:
+    if not any(type(item) in HOSTED_ITEMS for item in s.input):
+        return ()
+    by = s.principal if s.answered_by is None else s.answered_by
+    return answers_in(session, s.input, by, node.clock.now_ms(), s.asked_elsewhere)
 
 
 def _check_calls(items: Iterable[Item]) -> None:
@@ -267,13 +324,14 @@ def _dedup_key(s: Submission) -> str:
     return f"body:{s.principal}:{s.digest}"
 
 
-def _dedup(s: Submission, response_id: str) -> tuple[e.Dedup, ...]:
-    """Under what a retry of this request finds its turn.
+def _dedup(s: Submission, turn: e.TurnRequested) -> tuple[e.Dedup, ...]:
+    """Under what a retry of this request finds its turn, and another answer to the same question finds it taken.
 
     Without a key of the client's own only its body tells, so the same body sent anew replaces it.
     """
+    response_id, answers = turn.response_id, answer_keys(turn.answers, turn.response_id)
     if not s.digest:
-        return ()
+        return answers
     keyed = s.idempotency_key is not None
     entry = e.Dedup(
         key=_dedup_key(s),
@@ -282,11 +340,13 @@ def _dedup(s: Submission, response_id: str) -> tuple[e.Dedup, ...]:
         ttl_s=DEDUP_TTL_S if keyed else RETRY_DEDUP_TTL_S,
         replace=not keyed and not s.retry,
     )
-    return (entry,)
+    return (entry, *answers)
 
 
 def _attach(s: Submission, first: Duplicate) -> Accepted:
     """Follow the first turn instead of beginning another."""
+    if first.digest == ANSWER_DIGEST:
+        raise Conflict("it is answered already; the first answer counts", code="approval_answered", param="input")
     if first.digest != s.digest:
         raise BadRequest(
             "this Idempotency-Key was used with another request body; use a new key for a new request",

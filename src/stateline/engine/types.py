@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import msgspec
 
+from stateline.core.acting import Pending
 from stateline.core.errors import RateKind
 from stateline.core.events import TurnRequest
 from stateline.core.ids import SessionRef
@@ -26,6 +28,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         retry: the client says that it sent this before.
         sidecars: what providers need back with items of ``input``.
         from_session: it goes on from a kept session, without being kept itself.
+        secrets: what servers that the request names are to be told: headers, by the server's label. Kept nowhere.
+        asked_elsewhere: calls that wait for a person in other sessions, and that ``input`` answers; by id.
+        answered_by: the principal whose answers are among ``input``, where that is not ``principal``.
     """
 
     tenant: str
@@ -38,6 +43,9 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     retry: bool = False
     sidecars: dict[str, Sidecar] = {}
     from_session: bool = False
+    secrets: Mapping[str, Mapping[str, str]] = {}
+    answered_by: str | None = None
+    asked_elsewhere: Mapping[str, Pending] = {}
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):

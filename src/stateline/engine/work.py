@@ -10,38 +10,40 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from stateline.core import events as e
-from stateline.core.errors import BadRequest, RateLimited, StoreUnavailable
+from stateline.core.errors import StoreUnavailable
 from stateline.core.ids import effect_key
 from stateline.core.limits import BUDGET_TRIES_MAX, CHUNK_BYTES_MAX, CHUNK_INTERVAL_MS, CHUNK_INTERVAL_MS_MAX
 from stateline.core.session import Session, fold, snapshot
 from stateline.core.turn import (
+    Act,
     CallModel,
+    ListTools,
     StopCall,
+    TakeUp,
     decide,
-    dropped,
     lost_call,
     model_request,
     refusal,
     with_ids,
 )
-from stateline.engine.failover import Look, told, unplaced
+from stateline.engine import calling
 from stateline.engine.health import Monitor
 from stateline.engine.ledger import Ledger
 from stateline.engine.live import Live
 from stateline.engine.meter import Meter, Purse
-from stateline.engine.paying import ENDINGS, closed, paid, settlement
+from stateline.engine.paying import ENDINGS, closed, settlement
 from stateline.engine.perform import RunningCall
-from stateline.engine.place import Catalogue, Placement, Slots, fitted, judge_of, place, purse_of
-from stateline.engine.rates import unpaid
+from stateline.engine.place import Catalogue, Placement, Slots, fitted, purse_of
 from stateline.engine.signal import Signal
 from stateline.engine.story import Story
+from stateline.engine.tooling import RunningTools, Toolbox, decided, numbered
 from stateline.ports import (
+    DUE_NOW_MS,
     BudgetExceeded,
     Clock,
     Duplicate,
@@ -57,11 +59,6 @@ from stateline.ports import (
 
 log = logging.getLogger("stateline.engine")
 
-EVERY_POST = 2**62
-"""As ``seen``: the session is given back whatever waits for it."""
-DUE_NOW_MS = 1
-"""A time that is past by whatever clock: a session with it waits for nobody's."""
-
 
 class Home(Protocol):
     """What a worker needs of the node that runs it."""
@@ -76,7 +73,13 @@ class Home(Protocol):
     rules: Rules | None
     meter: Meter | None
     ledger: Ledger
+    toolbox: Toolbox | None
     durable: bool
+
+    @property
+    def may_send(self) -> bool:
+        """Whether this node still has what it owns, as far as it can know."""
+        ...
 
     def retired(self, worker: Worker) -> None:
         """The worker is done with its session, whatever the reason."""
@@ -127,6 +130,8 @@ class Worker:
         self._call: RunningCall | None = None
         self._to_perform: tuple[CallModel, Placement] | None = None
         self._purse: Purse | None = None
+        self._tools: RunningTools | None = None
+        self._to_do: Act | ListTools | TakeUp | None = None
         self._holds: list[Hold] = []
         self._next_chunk_s = 0.0
         self._handing_back = False
@@ -196,6 +201,8 @@ class Worker:
             self._unplace()
             if self._call is not None:
                 await self._call.stop()
+            if self._tools is not None:
+                await self._tools.stop()
             if not home.durable and (turn := self.session.turn) is not None and turn.call is not None:
                 # Nobody takes it up; what it was sent for is charged all the same.
                 home.ledger.end(
@@ -258,7 +265,7 @@ class Worker:
                 self._home.retired(self)
                 return
             # An answer that is here already is kept.
-            if self._handing_back and not self._call_done():
+            if self._handing_back and not self._call_done() and not self._acting:
                 await self._finish(handing_back=True)
                 return
             if self.session.turn is None:
@@ -267,12 +274,20 @@ class Worker:
             elif self._call is not None:
                 await self._tend_call(self._call)
                 continue
+            elif self._acting:
+                await self._tend_tools()
+                continue
             else:
                 await self._wait_for_timer()
                 continue
             if not self._inbox:
                 # The release was refused: a row is on its way through the tailer.
                 await self._sleep(None)
+
+    @property
+    def _acting(self) -> bool:
+        """Whether tool calls are under way: a session is not given back in the middle of one."""
+        return self._tools is not None and (self._tools.running or bool(self._tools.ended))
 
     def _call_done(self) -> bool:
         return self._call is not None and self._call.done
@@ -321,6 +336,8 @@ class Worker:
         home.count(events)
         if stop is not None and self._call is not None:
             await self._call.stop(stop.reason)
+        if self._tools is not None or self._to_do is not None:
+            await self._do_tools(stop)
         if self._to_perform is not None:
             self._perform(*self._to_perform)
         return events
@@ -336,7 +353,7 @@ class Worker:
         events: list[e.Event] = []
         queue = deque(bodies)
         stop: StopCall | None = None
-        self._holds = []
+        self._holds, self._to_do = [], None
         while queue:
             body = queue.popleft()
             if type(body) in ENDINGS:
@@ -356,10 +373,16 @@ class Worker:
             decision = decide(session, event)
             queue.extendleft(reversed(decision.events))
             for effect in decision.effects:
-                if type(effect) is StopCall:
-                    stop = effect
-                else:
+                if type(effect) is CallModel:
                     queue.appendleft(self._place(session, effect))
+                elif type(effect) is StopCall:
+                    stop = effect
+                elif type(effect) is Act:
+                    self._to_do = effect
+                    queue.extendleft(reversed(list(decided(self._home, session, effect))))
+                else:
+                    assert type(effect) is ListTools or type(effect) is TakeUp
+                    self._to_do = effect
         return session, events, stop
 
     async def _append(self, session: Session, events: Sequence[e.Event]) -> None:
@@ -387,57 +410,29 @@ class Worker:
         self._create = False
 
     def _place(self, session: Session, effect: CallModel) -> e.Body:
-        """The event that records where the call goes, or why it goes nowhere.
+        """See ``calling.placed``."""
+        self._purse = self._purse or purse_of(self._home.meter, session)
+        known = (self._catalogue, self._begun)
+        placed = calling.placed(self._home, session, effect, self._purse, known)
+        if placed.placement is not None:
+            self._to_perform = (effect, placed.placement)
+            self._holds += placed.holds
+        return placed.body
 
-        Raises:
-            BudgetExceeded, RateLimited: of the very first append.
-        """
-        turn = session.turn
-        assert turn is not None
-        home = self._home
-        catalogue = home.catalogue
-        if not catalogue.candidates(turn.request.model):
-            # The configuration has lost the model since; a turn that began with it ends with it.
-            catalogue = self._catalogue
-        judge = judge_of(home.rules, session)
-        self._purse = self._purse or purse_of(home.meter, session)
-        request = partial(model_request, session, effect, stream=True)
-        look = partial(
-            place,
-            catalogue,
-            home.monitor,
-            turn.request.model,
-            affinity=turn.request.prompt_cache_key or session.ref.id,
-            request=request,
-            tried=turn.tried,
-            judge=judge,
-        )
-        try:
-            placement, quote = paid(look, self._purse, request, home.clock.now_ms())
-        except (BadRequest, BudgetExceeded, RateLimited) as error:
-            if not self._begun and not isinstance(error, BadRequest):
-                raise
-            return unpaid(turn, effect.step, error, home.clock.now_ms())
-        deployment = placement.deployment
-        if deployment is None:
-            return unplaced(turn, effect.step, placement, home.clock.now_ms(), judge)
-        self._to_perform = (effect, placement)
-        self._holds += quote.holds
-        return e.ModelCallStarted(
-            turn=effect.turn,
-            step=effect.step,
-            deployment=deployment.name,
-            origin=deployment.origin,
-            model=turn.request.model,
-            stream=turn.request.stream or turn.request.background,
-            passed=placement.passed,
-            verdict=placement.ruling,
-            refused=placement.refused,
-            dropped=dropped(session, deployment.origin),
-            reserved=quote.reserved,
-            priced=placement.priced,
-            counted=quote.counted,
-        )
+    async def _do_tools(self, stop: StopCall | None) -> None:
+        """Begin what was decided of tools, which is durable now; or end it."""
+        todo, self._to_do = self._to_do, None
+        if self._tools is not None and stop is not None:
+            await self._tools.stop(stop.reason)
+        if self.session.turn is None:
+            self._tools = None
+        elif todo is not None:
+            if self._tools is None or type(todo) is ListTools:
+                self._tools = RunningTools(self._home, self.session, self._wake.set)
+            if type(todo) is ListTools:
+                self._tools.list()
+            else:
+                self._tools.begin(self.session, found_lost=type(todo) is TakeUp)
 
     def _unplace(self) -> None:
         """What was placed does not go out after all."""
@@ -463,16 +458,6 @@ class Worker:
             changed=self._wake.set,
             permit=placement.permit,
         )
-
-    def _told(self, call: RunningCall, ending: e.ModelCallFinished | e.ModelCallFailed) -> e.Body:
-        """The end of a call, and, where it failed, whether another deployment takes it at once."""
-        if call.failure is None or type(ending) is not e.ModelCallFailed:
-            return ending
-        home, session = self._home, self.session
-        request = partial(model_request, session, CallModel(turn=ending.turn, step=ending.step, key=""), stream=True)
-        judge, purse = judge_of(home.rules, session), purse_of(home.meter, session)
-        look = Look(home.catalogue, home.monitor, request, judge, purse)
-        return told(look, session, failure=call.failure, ending=ending)
 
     # -- resuming --------------------------------------------------------------------------------------------
 
@@ -540,7 +525,7 @@ class Worker:
             call.check()
             self._call = None
             chunk = call.chunk()
-            ending = self._told(call, call.ending())
+            ending = calling.told_of(self._home, self.session, call.failure, call.ending())
             await self._record([ending] if chunk is None else [chunk, ending])
             return
         turn = self.session.turn
@@ -550,6 +535,21 @@ class Worker:
             await self._record([e.DeadlinePassed(turn=turn.number_in_session)])
         elif call.stream and call.builder.pending:
             await self._write_chunk(call)
+        else:
+            await self._sleep(max(left_s, 0.01))
+
+    async def _tend_tools(self) -> None:
+        """Record what has ended of the tool calls, or wait for it."""
+        tools, turn = self._tools, self.session.turn
+        assert turn is not None
+        assert tools is not None
+        tools.check()
+        ended = tools.take()
+        left_s = (turn.deadline_ms - self._home.clock.now_ms()) / 1000
+        if ended:
+            await self._record(numbered(turn, ended))
+        elif left_s <= 0 and not turn.overdue:
+            await self._record([e.DeadlinePassed(turn=turn.number_in_session)])
         else:
             await self._sleep(max(left_s, 0.01))
 

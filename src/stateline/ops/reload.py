@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from stateline.api.operator import Reloaded
-from stateline.config import Config, Contracts
+from stateline.config import Config, Contracts, Policy
 from stateline.core.errors import BadRequest, StatelineError
 
 log = logging.getLogger("stateline")
@@ -88,6 +88,9 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     for key in Contracts.__struct_fields__:
         if getattr(old.contracts, key, None) != getattr(new.contracts, key, None):
             yield f"contracts.{key}"
+    for key in Policy.__struct_fields__:
+        if getattr(old.policy, key, None) != getattr(new.policy, key, None):
+            yield f"policy.{key}"
 
 
 def kept(old: Config, new: Config, keys: tuple[str, ...]) -> Config:

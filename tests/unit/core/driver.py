@@ -23,7 +23,7 @@ from stateline.core.items import Compaction, FunctionCall, InputText, Item, Mess
 from stateline.core.limits import TurnLimits
 from stateline.core.session import Session, fold, fold_all, new_session, snapshot
 from stateline.core.stream import StreamBuilder
-from stateline.core.turn import CallModel, StopCall, decide, lost_call, refusal
+from stateline.core.turn import CallModel, Effect, StopCall, decide, lost_call, refusal
 
 REF = SessionRef("acme", "0123456789abcdefghjkmnpq")
 START_MS = 1_750_000_000_123
@@ -100,8 +100,12 @@ class Driver:
                 if isinstance(effect, StopCall):
                     self._stop = effect.reason
                 else:
-                    queue.appendleft(self._place(effect))
+                    queue.extendleft(reversed(list(self._follow(effect))))
         self._check()
+
+    def _follow(self, effect: Effect) -> Iterable[e.Body]:
+        assert isinstance(effect, CallModel)
+        return (self._place(effect),)
 
     def _place(self, effect: CallModel) -> e.Body:
         turn = self.session.turn

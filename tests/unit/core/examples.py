@@ -20,6 +20,7 @@ from stateline.core.calls import (
 )
 from stateline.core.items import (
     Compaction,
+    EffectResolution,
     FunctionCall,
     FunctionCallOutput,
     InputFile,
@@ -27,6 +28,12 @@ from stateline.core.items import (
     InputText,
     InputVideo,
     Item,
+    ListedTool,
+    McpApprovalRequest,
+    McpApprovalResponse,
+    McpCall,
+    McpCallError,
+    McpListTools,
     Message,
     OutputText,
     Reasoning,
@@ -39,6 +46,7 @@ from stateline.core.items import (
 from stateline.core.limits import TurnLimits
 from stateline.core.ops import AddAnnotation, AddItem, AddPart, Delta, EndItem, EndPart, ItemMarks, PartMarks
 from stateline.core.placing import Drew, Passed, Priced, Refused, Ruling, Said
+from stateline.core.tools import Agent, Answer, Asked, McpTool, PlannedCall, PolicyRuling, ServerTools, Tool
 
 SESSION = "0123456789abcdefghjkmnpq"
 RESPONSE = f"resp_{SESSION}aaaaaaaa1"
@@ -179,7 +187,109 @@ DENIAL = Ruling(
     readings=(Said("r", "deny"), Said("s", "allow")),
     observed=True,
 )
+PLANNED = PlannedCall(id=f"mcp_{SESSION}t1s1i0", server="payments", tool="refund", arguments='{"cents":500}')
+POLICY = PolicyRuling(outcome="approve", policies=("refunds.cedar:3",), errors=("e",), version="v1", enforced=False)
+ASKED = Asked(
+    demanded_by="policy",
+    principal="key_1",
+    agent="clerk",
+    expires_ms=1_791_676_860_000,
+    policy_version="v1",
+    key_id="k1",
+    signature="c2ln",
+)
+TOOL = Tool(name="refund", description="Pays back", parameters={"type": "object"}, effect="idempotent")
+SERVER = McpTool(
+    server_label="payments",
+    server_url="https://example.org/mcp",
+    server_description="Pays",
+    allowed_tools=("refund",),
+    require_approval="never",
+    always=("refund",),
+    never=("look",),
+)
+AGENT = Agent(
+    name="clerk",
+    version="3",
+    model="gpt-5",
+    instructions="Be kind.",
+    description="Answers",
+    tools=(McpTool(server_label="payments"),),
+    max_output_tokens=100,
+    max_tool_calls=5,
+)
+LISTED = McpListTools(
+    id=f"mcpl_{SESSION}t1s0i0",
+    server_label="payments",
+    tools=(ListedTool(name="refund", description="Pays back", input_schema={"type": "object"}, annotations={"a": 1}),),
+    error="none",
+)
+HOSTED: tuple[Item, ...] = (
+    LISTED,
+    McpApprovalRequest(id=f"mcpr_{SESSION}t1s1i0", server_label="payments", name="refund", arguments="{}"),
+    McpApprovalResponse(id="mcpa_1", approval_request_id=f"mcpr_{SESSION}t1s1i0", approve=True, reason="fine"),
+    McpCall(
+        id=PLANNED.id,
+        server_label="payments",
+        name="refund",
+        arguments="{}",
+        output="done",
+        error=McpCallError(content="no"),
+        approval_request_id=f"mcpr_{SESSION}t1s1i0",
+        status="failed",
+        content=(InputText(text="done"),),
+    ),
+    EffectResolution(id="efr_1", call_id=PLANNED.id, decision="committed", output="done"),
+)
+
 EVERY_BODY: tuple[e.Body, ...] = (
+    e.TurnRequested(
+        response_id=RESPONSE,
+        turn=2,
+        request=e.TurnRequest(model="agent/clerk", servers=(SERVER,)),
+        input=HOSTED,
+        agent=AGENT,
+        answers=(Answer(id="mcpr_1", decision="approve", by="key_2", call=PLANNED, asked=ASKED),),
+    ),
+    e.ToolsListed(
+        turn=1,
+        servers=(
+            ServerTools(label="payments", digest="d", tools=(TOOL,), data_zone="eu"),
+            ServerTools(label="other", digest="e"),
+        ),
+        items=(LISTED,),
+        number=2,
+        output_index=1,
+    ),
+    e.EffectDispatched(
+        turn=1,
+        step=2,
+        number=6,
+        call=PLANNED,
+        effect="idempotent",
+        output_index=1,
+        policy=POLICY,
+        approval="mcpr_1",
+        again=True,
+    ),
+    e.EffectCommitted(
+        turn=1, step=2, number=10, id=PLANNED.id, output=(InputText(text="x"),), failed=True, read_back=True
+    ),
+    e.EffectFailed(turn=1, step=2, number=10, id=PLANNED.id, code="tool_timeout", message="slow"),
+    e.EffectUnknown(turn=1, step=2, number=10, id=PLANNED.id, code="worker_lost", message="gone"),
+    e.EffectRefused(
+        turn=1,
+        step=2,
+        number=6,
+        call=PLANNED,
+        code="policy_denied",
+        message="no",
+        output_index=1,
+        policy=POLICY,
+    ),
+    e.ApprovalRequested(
+        turn=1, step=2, number=6, id="mcpr_1", call=PLANNED, asked=ASKED, output_index=1, policy=POLICY
+    ),
     e.SessionCreated(kind="chain", metadata={"a": "b"}, parent=(RESPONSE, 7)),
     e.SessionCreated(kind="conversation"),
     e.SessionCreated(kind="system"),
@@ -263,34 +373,42 @@ EVERY_BODY: tuple[e.Body, ...] = (
         turn=1, step=3, deployment="azure", origin="openai-chat/azure", model="gpt-5", reserved=RESERVED, priced=PRICED
     ),
     e.ModelCallFinished(turn=1, step=3, finish_reason="stop", charge=CHARGE),
+    e.ModelCallFinished(turn=1, step=1, finish_reason="tool_calls", calls=(PLANNED,)),
     e.ModelCallFailed(
         turn=1, step=3, code="rate_limit_exceeded", message="slow down", retryable=True, unbilled=True, charge=NO_CHARGE
     ),
     e.TariffRecorded(tariff=TARIFF),
-    e.StatelessCallStarted(
-        id="acme/0/1",
-        tenant="acme",
-        principal="k1",
-        interface="chat",
-        deployment="azure",
-        model="gpt-5",
-        passed=(Passed("b", "budget"),),
-        verdict=DENIAL,
-        refused=(Refused("b", DENIAL),),
-        reserved=RESERVED,
-        priced=PRICED,
+    e.StatelessCalls(
+        started=(
+            e.StatelessCallStarted(
+                id="acme/0/1",
+                tenant="acme",
+                principal="k1",
+                interface="chat",
+                deployment="azure",
+                model="gpt-5",
+                passed=(Passed("b", "budget"),),
+                verdict=DENIAL,
+                refused=(Refused("b", DENIAL),),
+                reserved=RESERVED,
+                priced=PRICED,
+            ),
+            e.StatelessCallStarted(
+                id="acme/1/1",
+                tenant="acme",
+                principal="k1",
+                interface="chat",
+                deployment="azure",
+                model="gpt-5",
+                counted=COUNTED,
+            ),
+        ),
+        ended=(e.StatelessCallEnded(id="acme/0/1", usage=Usage(input_tokens=1), code="node_lost", charge=CHARGE),),
     ),
-    e.StatelessCallEnded(id="acme/0/1", usage=Usage(input_tokens=1), code="node_lost", charge=CHARGE),
     e.KeyCreated(key_id="k1", tenant="acme", name="ci", hash="00ff", expires_at_ms=5),
     e.KeyRevoked(key_id="k1"),
     e.ModelCallStarted(turn=1, step=3, deployment="azure", origin="openai-chat/azure", model="gpt-5", counted=COUNTED),
-    e.StatelessCallStarted(
-        id="acme/0/1",
-        tenant="acme",
-        principal="k1",
-        interface="chat",
-        deployment="azure",
-        model="gpt-5",
-        counted=COUNTED,
+    e.KeyCreated(
+        key_id="k2", tenant="acme", name="desk", hash="01ff", scopes=("approve", "responses"), user="ann", agent="desk"
     ),
 )

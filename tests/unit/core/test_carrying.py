@@ -8,13 +8,14 @@ from tests.unit.core.driver import REF, START_MS
 
 from stateline.core import events as e
 from stateline.core.carrying import MIXED, NAMES, WORDS, Dropped, dropped, origins_of, takes_status, thought_back
+from stateline.core.context import Context
 from stateline.core.items import (
     FunctionCall,
     FunctionCallOutput,
     InputImage,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     ReasoningText,
@@ -22,7 +23,7 @@ from stateline.core.items import (
     SummaryText,
 )
 from stateline.core.limits import TurnLimits
-from stateline.core.session import Context, Session, Turn, new_session
+from stateline.core.session import Session, Turn, new_session
 from stateline.core.turn import dropped as dropped_by
 from stateline.core.view import TurnView
 
@@ -32,7 +33,7 @@ GEMINI = "gemini/google"
 ALL = (CHAT, RESPONSES, CLAUDE, BEDROCK, NOVA, OSS, GEMINI)
 
 
-def _beside(origin: str, *items: Item, **data: object) -> dict[str, Sidecar]:
+def _beside(origin: str, *items: ModelItem, **data: object) -> dict[str, Sidecar]:
     return {item.id: Sidecar(origin=origin, data=data) for item in items}
 
 
@@ -43,7 +44,7 @@ def _thought(secret: str | None = None, item_id: str = "r") -> Reasoning:
     )  # fmt: skip
 
 
-def _names(items: list[Item], sidecars: dict[str, Sidecar], origin: str) -> dict[str, int]:
+def _names(items: list[ModelItem], sidecars: dict[str, Sidecar], origin: str) -> dict[str, int]:
     return {str(each.what): each.items for each in dropped(items, sidecars, origin)}
 
 
@@ -107,7 +108,7 @@ def test_ids_stay_behind_where_the_reasoning_before_them_does() -> None:
 
 def test_hints_that_a_format_has_no_place_for_are_named_wherever_they_came_from() -> None:
     image = InputImage(image_url="https://example.com/a.png", detail="low")
-    items: list[Item] = [
+    items: list[ModelItem] = [
         Message(id="u", role="user", content=(image,)),
         Message(id="a", role="assistant", phase="commentary"),
         FunctionCallOutput(id="o", call_id="c", output=(image,), status="incomplete"),
@@ -122,7 +123,7 @@ def test_hints_that_a_format_has_no_place_for_are_named_wherever_they_came_from(
 
 
 def test_a_context_of_plain_items_has_no_origins() -> None:
-    plain: list[Item] = [
+    plain: list[ModelItem] = [
         Message(id="u", role="user", content=(InputText(text="hi"), InputImage(image_url="data:,"))),
         FunctionCall(id="c", call_id="c", name="f", arguments="{}"),
         FunctionCallOutput(id="o", call_id="c", output=(InputText(text="done"),)),

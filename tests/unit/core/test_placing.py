@@ -11,7 +11,7 @@ from tests.unit.core.driver import REF, START_MS
 from stateline.core import events as e
 from stateline.core.calls import FunctionTool, ModelParams, ModelRequest, Usage
 from stateline.core.errors import BadRequest, Forbidden, NoDeployment
-from stateline.core.items import FunctionCall, FunctionCallOutput, InputImage, InputText, Item, Message
+from stateline.core.items import FunctionCall, FunctionCallOutput, InputImage, InputText, Message, ModelItem
 from stateline.core.limits import DENIAL_TEXT_CHARS_MAX, DENIALS_TOLD_MAX
 from stateline.core.placing import Choice, Passed, Refused, Ruling, Said, Standing, Why, choose, nowhere
 from stateline.core.session import fold, new_session
@@ -135,7 +135,7 @@ LOOK = FunctionTool(name="look")
     ],
 )
 def test_what_a_request_brings_that_not_every_model_takes(
-    items: tuple[Item, ...], tools: tuple[FunctionTool, ...], expected: set[str]
+    items: tuple[ModelItem, ...], tools: tuple[FunctionTool, ...], expected: set[str]
 ) -> None:
     assert needs(ModelRequest(params=ModelParams(model="m", tools=tools), items=items, key="k")) == expected
 

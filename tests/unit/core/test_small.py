@@ -16,8 +16,8 @@ from stateline.core.items import (
     InputFile,
     InputImage,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Sidecar,
 )
@@ -25,7 +25,7 @@ from stateline.core.limits import IMAGE_TOKENS_MAX, ITEM_OVERHEAD_TOKENS, OVERHE
 from stateline.core.tokens import BYTES_PER_TOKEN, IMAGE_TOKENS, ITEM_TOKENS, estimate_tokens, most_tokens
 
 
-def estimate(*items: Item, instructions: str | None = None, tools: tuple[FunctionTool, ...] = ()) -> int:
+def estimate(*items: ModelItem, instructions: str | None = None, tools: tuple[FunctionTool, ...] = ()) -> int:
     params = ModelParams(model="m", instructions=instructions, tools=tools)
     return estimate_tokens(ModelRequest(params=params, items=items, key=""))
 
@@ -116,7 +116,7 @@ def test_an_estimate_counts_what_vectors_are_asked_of() -> None:
 # -- the most tokens that a request may take -------------------------------------------------------------
 
 
-def most(*items: Item, **fields: object) -> int:
+def most(*items: ModelItem, **fields: object) -> int:
     params = ModelParams(model="m", **fields)  # pyright: ignore[reportArgumentType]
     return most_tokens(ModelRequest(params=params, items=items, key="")) - OVERHEAD_TOKENS
 

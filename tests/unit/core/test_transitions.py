@@ -9,10 +9,12 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 from tests.unit.core.driver import REF, START_MS
-from tests.unit.core.examples import EVERY_BODY
+from tests.unit.core.examples import EVERY_BODY, PLANNED
 
 from stateline.core import events as e
+from stateline.core.acting import Act
 from stateline.core.errors import IllegalTransition
+from stateline.core.items import McpCall
 from stateline.core.session import Session, fold, fold_all, new_session
 from stateline.core.transitions import TRANSITIONS, TurnState, next_state
 
@@ -27,6 +29,7 @@ REACHES: dict[TurnState | None, Sequence[type]] = {
     "calling": (e.TurnRequested, e.ModelCallStarted),
     "answered": (e.TurnRequested, e.ModelCallStarted, e.ModelCallFinished),
     "stumbled": (e.TurnRequested, e.ModelCallStarted, e.ModelCallFailed),
+    "acting": (e.TurnRequested, e.ModelCallStarted, e.ModelCallFinished, e.EffectDispatched),
     "waiting": (e.TurnRequested, e.ModelCallStarted, e.ModelCallFailed, e.TimerSet),
 }
 """A history for each state."""
@@ -36,15 +39,23 @@ def numbered(kinds: Sequence[type], after: int = 0) -> list[e.Event]:
     return [e.Event(session=REF, seq=after + at, at_ms=START_MS, body=BODIES[kind]) for at, kind in enumerate(kinds, 1)]
 
 
-def session_in(state: TurnState | None) -> Session:
+def session_in(state: TurnState | None, before: type = e.EffectDispatched) -> Session:
+    """A session in that state, whose turn has the call that an event of a tool call is about."""
     session = fold_all(new_session(REF), numbered(REACHES[state]))
-    assert (session.turn.state if session.turn else None) == state
-    return session
+    turn = session.turn
+    assert (turn.state if turn else None) == state
+    if turn is None:
+        return session
+    ended = before in (e.EffectCommitted, e.EffectFailed, e.EffectUnknown)
+    act = Act(call=PLANNED, status="dispatched" if ended else "planned")
+    output = (McpCall(id=PLANNED.id, server_label="payments", name="refund", arguments=""),)
+    turn = msgspec.structs.replace(turn, acts=(act,), output=output)
+    return msgspec.structs.replace(session, turn=turn)
 
 
 @pytest.mark.parametrize(("state", "event"), PAIRS, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_the_fold_takes_what_the_table_has_and_raises_for_the_rest(state: TurnState | None, event: type) -> None:
-    session = session_in(state)
+    session = session_in(state, event)
     (following,) = numbered([event], after=session.seq)
     if (state, event) in TRANSITIONS:
         turn = fold(session, following).turn
@@ -92,9 +103,9 @@ def test_a_call_ends_before_its_turn_does() -> None:
     assert not [event for state, event in TRANSITIONS if state == "calling" and event in e.TERMINAL]
 
 
-def test_nothing_comes_between_an_answer_and_the_end_of_its_turn() -> None:
+def test_only_tool_calls_come_between_an_answer_and_the_end_of_its_turn() -> None:
     after = {event for state, event in TRANSITIONS if state == "answered"}
-    assert after == set(e.TERMINAL)
+    assert after == {*e.TERMINAL, e.EffectDispatched, e.EffectRefused, e.ApprovalRequested}
 
 
 def test_a_fold_leaves_the_session_before_it_as_it_was() -> None:

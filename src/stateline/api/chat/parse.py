@@ -32,8 +32,8 @@ from stateline.core.items import (
     InputFile,
     InputImage,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     ReasoningText,
@@ -89,7 +89,7 @@ def parse_chat(body: bytes) -> ParsedChat:
         stop=stop,
         seed=params.seed,
     )
-    items: list[Item] = []
+    items: list[ModelItem] = []
     for at, message in enumerate(params.messages):
         items += _items(message, at)
     options = params.stream_options
@@ -99,7 +99,7 @@ def parse_chat(body: bytes) -> ParsedChat:
     )
 
 
-def _items(message: p.ChatMessage, at: int) -> list[Item]:
+def _items(message: p.ChatMessage, at: int) -> list[ModelItem]:
     """One message as items; an assistant's may be a reasoning, a message and calls."""
     if isinstance(message, p.AssistantMessage):
         return _assistant(message)
@@ -129,8 +129,8 @@ def _part(part: p.TextPart | p.ImagePart | p.FilePart, at: str) -> Content:
     return InputFile(filename=UNSET if file.filename is None else file.filename, file_data=file.file_data)
 
 
-def _assistant(message: p.AssistantMessage) -> list[Item]:
-    items: list[Item] = []
+def _assistant(message: p.AssistantMessage) -> list[ModelItem]:
+    items: list[ModelItem] = []
     if message.reasoning_content:
         items.append(Reasoning(id="", content=(ReasoningText(text=message.reasoning_content),)))
     parts: list[Content] = []

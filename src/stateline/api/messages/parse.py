@@ -36,8 +36,8 @@ from stateline.core.items import (
     InputFile,
     InputImage,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     ReasoningText,
@@ -81,7 +81,7 @@ def parse_count_tokens(body: bytes) -> ModelRequest:
 def _request(
     params: p.CreateMessage | p.CountMessageTokens, body: bytes, fields: dict[str, object], *, stream: bool
 ) -> ModelRequest:
-    items: list[Item] = []
+    items: list[ModelItem] = []
     instructions = params.system if isinstance(params.system, str) else None
     if isinstance(params.system, list) and params.system:
         parts = tuple(InputText(text=block.text) for block in params.system)
@@ -160,7 +160,7 @@ def _cache_key(params: p.CreateMessage | p.CountMessageTokens) -> str:
 class _Reader:
     """One message as items: what is said, called and thought stands in items of its own, in order."""
 
-    def __init__(self, message: p.MessageParam, at: str, items: list[Item]) -> None:
+    def __init__(self, message: p.MessageParam, at: str, items: list[ModelItem]) -> None:
         self._message = message
         self._at = at
         self._items = items
@@ -183,7 +183,7 @@ class _Reader:
             self._items.append(Message(id="", role=self._message.role, content=tuple(self._parts)))
             self._parts = []
 
-    def _add(self, item: Item) -> None:
+    def _add(self, item: ModelItem) -> None:
         self._flush()
         self._items.append(item)
 

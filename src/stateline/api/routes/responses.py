@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from stateline.api.auth import Principal
+from stateline.api.auth import Principal, require_agent
 from stateline.api.call import Call, WhileConnected
 from stateline.api.item_params import ItemReferenceParam
 from stateline.api.names import new_name
@@ -19,6 +19,7 @@ from stateline.api.service import Service
 from stateline.api.stream import send_events
 from stateline.core.calls import ModelRequest
 from stateline.core.errors import BadRequest, NotFound
+from stateline.core.hosted import for_model
 from stateline.core.ids import digest
 from stateline.core.items import Item
 from stateline.core.response import ResponseUsage, StreamEvent, usage_field
@@ -76,7 +77,12 @@ async def submit(
     idempotency_key: str | None = None,
     retry: bool = False,
 ) -> Accepted:
-    """Post a turn, however it came. See ``Engine.submit`` for what it raises."""
+    """Post a turn, however it came. See ``Engine.submit`` for what else it raises.
+
+    Raises:
+        Forbidden: the caller is bound to an agent, and this is another model.
+    """
+    require_agent(principal, parsed.request.model)
     return await service.engine.submit(
         Submission(
             tenant=principal.tenant,
@@ -87,6 +93,7 @@ async def submit(
             digest=digest(body),
             idempotency_key=idempotency_key,
             retry=retry,
+            secrets=parsed.secrets,
         )
     )
 
@@ -171,20 +178,21 @@ async def input_tokens(service: Service, call: Call) -> None:
         response = await engine.response(call.tenant, previous, call.dialect)
         context = [*await engine.input_items(call.tenant, previous), *response.output]
     items = await resolve(service, call.tenant, parsed.items, "input")
-    request = ModelRequest(params=parsed.request, items=[*context, *items], key="")
+    request = ModelRequest(params=parsed.request, items=for_model([*context, *items]), key="")
     await call.reply_json(InputTokens(input_tokens=engine.input_tokens(request)))
 
 
 async def compact(service: Service, call: Call) -> None:
     """A conversation summed up by its model; what is answered is the input to go on with. Nothing is kept."""
     params, previous, unresolved = parse_compact(await call.body())
+    require_agent(call.principal, params.model)
     engine = service.engine
     items = [*(await engine.context_after(call.tenant, previous) if previous is not None else ())]
     items += await resolve(service, call.tenant, unresolved, "input")
     answer: CompactedResponse | None = None
     async with WhileConnected(call):
         compacted = await engine.compact(
-            call.tenant, call.principal.id, ModelRequest(params=params, items=items, key="")
+            call.tenant, call.principal.id, ModelRequest(params=params, items=for_model(items), key="")
         )
         answer = CompactedResponse(
             id=new_name("resp_", 14),

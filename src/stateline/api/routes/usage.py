@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Literal
 
 import msgspec
 
 from stateline.api.call import Call
-from stateline.api.query import Query
+from stateline.api.query import FIRST_DAY, LAST_DAY, Query, day_ms
 from stateline.api.service import Service
-from stateline.core.errors import BadRequest
 from stateline.core.response import CostField
 from stateline.engine.usage import UsageKey, UsageSum
-
-_FIRST, _LAST = date(1970, 1, 1), date(9998, 12, 31)
 
 
 class UsageObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,29 +51,12 @@ class UsageList(msgspec.Struct, frozen=True, kw_only=True):
 
 async def list_usage(service: Service, call: Call) -> None:
     query = Query(call.query)
-    since, until = _day(query, "from", _FIRST), _day(query, "to", _LAST)
+    since, until = query.day("from") or FIRST_DAY, query.day("to") or LAST_DAY
     page = query.page()
-    span = (_ms(since), _ms(until + timedelta(days=1)))
+    span = (day_ms(since), day_ms(until + timedelta(days=1)))
     found = await service.engine.usage(call.tenant, span, page.after)
     data = tuple(_object(key, each) for key, each in found.rows)
     await call.reply_json(UsageList(data=data, last_id=found.cursor, has_more=found.cursor is not None))
-
-
-def _day(query: Query, name: str, default: date) -> date:
-    text = query.text(name)
-    if text is None:
-        return default
-    try:
-        day = date.fromisoformat(text)
-    except ValueError:
-        day = date.min
-    if not _FIRST <= day <= _LAST:
-        raise BadRequest(f"Invalid '{name}': expected a day, such as 2026-11-30.", code="invalid_value", param=name)
-    return day
-
-
-def _ms(day: date) -> int:
-    return int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1000
 
 
 def _object(key: UsageKey, each: UsageSum) -> UsageObject:

@@ -28,8 +28,8 @@ from stateline.core.items import (
     InputImage,
     InputText,
     InputVideo,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     Refusal,
@@ -85,7 +85,7 @@ class Messages:
                 message["content"] = content[0]["text"]
         return self._system, self._out
 
-    def _take(self, item: Item) -> None:
+    def _take(self, item: ModelItem) -> None:
         match item:
             case Message(role="assistant"):
                 if blocks := _said(item.content):

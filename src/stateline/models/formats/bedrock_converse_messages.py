@@ -27,8 +27,8 @@ from stateline.core.items import (
     InputImage,
     InputText,
     InputVideo,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
 )
@@ -114,7 +114,7 @@ class Messages(BehindCalls):
 
     # -- items -----------------------------------------------------------------------------------
 
-    def _add(self, item: Item) -> None:
+    def _add(self, item: ModelItem) -> None:
         match item:
             case Message(role="assistant"):
                 self._say([{"text": text} for part in item.content if (text := self._plain(part)).strip()])

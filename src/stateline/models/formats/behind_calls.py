@@ -7,8 +7,8 @@ from stateline.core.items import (
     FunctionCall,
     FunctionCallOutput,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Refusal,
 )
@@ -25,10 +25,10 @@ class BehindCalls:
     def __init__(self, wire: str) -> None:
         self.system: list[str] = []
         self._wire = wire
-        self._held: list[Item] = []
+        self._held: list[ModelItem] = []
         self._unanswered: set[str] = set()
 
-    def take(self, item: Item) -> None:
+    def take(self, item: ModelItem) -> None:
         """The next item. What stands between a call and its answers is held back until they are there."""
         match item:
             case FunctionCall():
@@ -71,5 +71,5 @@ class BehindCalls:
     def _answer(self, item: FunctionCallOutput) -> None:
         raise NotImplementedError
 
-    def _add(self, item: Item) -> None:
+    def _add(self, item: ModelItem) -> None:
         raise NotImplementedError

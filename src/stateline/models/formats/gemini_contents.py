@@ -25,8 +25,8 @@ from stateline.core.items import (
     InputImage,
     InputText,
     InputVideo,
-    Item,
     Message,
+    ModelItem,
     Reasoning,
 )
 from stateline.models.formats.behind_calls import BehindCalls
@@ -85,12 +85,12 @@ class Contents(BehindCalls):
             self._out.append(_Turn(role, [], []))
         return self._out[-1]
 
-    def _sidecar(self, item: Item) -> Mapping[str, Any]:
+    def _sidecar(self, item: ModelItem) -> Mapping[str, Any]:
         return own(item, self._request.sidecars, self._origin)
 
     # -- items -----------------------------------------------------------------------------------
 
-    def _add(self, item: Item) -> None:
+    def _add(self, item: ModelItem) -> None:
         match item:
             case Message(role="assistant"):
                 parts = _signed("".join(self._plain(part) for part in item.content), self._sidecar(item))

@@ -32,8 +32,8 @@ from stateline.core.items import (
     InputImage,
     InputText,
     InputVideo,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Refusal,
 )
@@ -181,7 +181,7 @@ class _Messages:
         self._assistant: _Json | None = None
         self._unanswered: set[str] = set()
 
-    def take(self, item: Item) -> None:
+    def take(self, item: ModelItem) -> None:
         if type(item) is Message:
             if item.role == "assistant":
                 self._say(_assistant_fields(item.content))

@@ -35,8 +35,8 @@ from stateline.core.items import (
     InputImage,
     InputText,
     InputVideo,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     Refusal,
@@ -212,7 +212,7 @@ class _Items:
         encoded = [self._item(item) for item in self._request.items]
         return [item for item in encoded if item is not None]
 
-    def _item(self, item: Item) -> _Json | None:
+    def _item(self, item: ModelItem) -> _Json | None:
         match item:
             case Message(role="assistant"):
                 return self._said(item)
@@ -239,14 +239,14 @@ class _Items:
                     raise refused("input", "Another provider's compaction item", WIRE)
                 return {"type": "compaction", "encrypted_content": item.encrypted_content}
 
-    def _own(self, item: Item) -> Mapping[str, Any]:
+    def _own(self, item: ModelItem) -> Mapping[str, Any]:
         return own(item, self._request.sidecars, self._origin)
 
-    def _is_foreign(self, item: Item) -> bool:
+    def _is_foreign(self, item: ModelItem) -> bool:
         sidecar = self._request.sidecars.get(item.id)
         return sidecar is not None and sidecar.origin != self._origin
 
-    def _id(self, item: Item) -> _Json:
+    def _id(self, item: ModelItem) -> _Json:
         upstream = None if self._bare else self._own(item).get("id")
         return {} if upstream is None else {"id": upstream}
 

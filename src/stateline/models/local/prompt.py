@@ -29,8 +29,8 @@ from stateline.core.items import (
     FunctionCall,
     FunctionCallOutput,
     InputText,
-    Item,
     Message,
+    ModelItem,
     OutputText,
     Reasoning,
     Refusal,
@@ -177,7 +177,7 @@ def _sampling(params: ModelParams, *, greedy: bool) -> _Json:
 # -- items to messages ------------------------------------------------------------------------------
 
 
-def _messages(params: ModelParams, items: Sequence[Item], tools: Sequence[FunctionTool]) -> list[_Json]:
+def _messages(params: ModelParams, items: Sequence[ModelItem], tools: Sequence[FunctionTool]) -> list[_Json]:
     leading: list[str] = [params.instructions] if params.instructions else []
     rest = list(items)
     while rest and isinstance(first := rest[0], Message) and first.role in ("system", "developer"):
@@ -195,7 +195,7 @@ def _messages(params: ModelParams, items: Sequence[Item], tools: Sequence[Functi
     return out
 
 
-def _take(item: Item, following: Item | None, out: list[_Json]) -> None:
+def _take(item: ModelItem, following: ModelItem | None, out: list[_Json]) -> None:
     match item:
         case Message(role="assistant"):
             _say(out, "assistant", _text(item.content))
@@ -238,7 +238,7 @@ def _text(content: Sequence[Content]) -> str:
     return "\n".join(texts)
 
 
-def _answered(items: Sequence[Item]) -> frozenset[tuple[str, str]]:
+def _answered(items: Sequence[ModelItem]) -> frozenset[tuple[str, str]]:
     """The calls since the user last spoke that have their outputs."""
     calls: dict[str, tuple[str, str]] = {}
     done: set[str] = set()
