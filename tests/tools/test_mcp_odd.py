@@ -142,6 +142,14 @@ async def test_a_server_that_was_started_anew_is_connected_to_anew() -> None:
         assert server.asked.count("initialize") == 2
 
 
+async def test_a_list_is_read_on_a_new_connection_where_the_old_one_has_ended() -> None:
+    async with odd(nothing) as (url, server), host_of(server_at(url)) as host:
+        await host.call(call("act"))
+        server.session = "two"
+        assert [tool.name for tool in await host.tools()] == ["act"]
+        assert server.asked.count("initialize") == 2
+
+
 async def test_an_unsafe_call_is_not_sent_twice_though_the_server_says_it_forgot_us() -> None:
     async with odd(nothing) as (url, server), host_of(server_at(url)) as host:
         await host.call(call("act"))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from tests.tools.test_mcp import SECRET, call, host_of
 
+from stateline.core.limits import MCP_STDERR_LINE_CHARS_MAX
 from stateline.core.tools import ToolError
 from stateline.tools.mcp_server import McpServer
 
@@ -59,6 +60,15 @@ async def test_a_program_that_ends_at_once_was_sent_nothing() -> None:
         with pytest.raises(ToolError) as error:
             await host.call(call("refund", cents=1))
     assert not error.value.sent
+
+
+async def test_a_long_line_of_its_standard_error_is_cut_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with host_of(started("/bin/sh", "-c", "head -c 2000 /dev/zero | tr '\\0' x >&2; cat")) as host:
+        with pytest.raises(ToolError):
+            await host.call(call("refund", cents=1, timeout_s=3.0))
+    lines = [record.getMessage() for record in caplog.records if "MCP server shop: x" in record.getMessage()]
+    assert [line.count("x") for line in lines] == [MCP_STDERR_LINE_CHARS_MAX]
 
 
 async def test_a_server_that_ends_in_a_call_leaves_its_outcome_open_and_is_started_anew() -> None:

@@ -75,8 +75,9 @@ class McpHost:
     async def tools(self) -> Sequence[Tool]:
         timeout_s = self._server.timeout_s
         try:
-            async with asyncio.timeout(timeout_s):
-                return tuple((await self._listed()).values())
+            with _Use(self):
+                async with asyncio.timeout(timeout_s):
+                    return tuple((await self._listed()).values())
         except TimeoutError:
             raise timed_out(self.label, timeout_s, sent=False) from None
 
@@ -85,10 +86,11 @@ class McpHost:
         timeout_s = min(call.timeout_s, self._server.timeout_s)
         begun = False
         try:
-            async with asyncio.timeout(timeout_s):
-                session = await self._ready(call)
-                begun = True
-                found = await self._run(session, call, arguments)
+            with _Use(self):
+                async with asyncio.timeout(timeout_s):
+                    session = await self._ready(call)
+                    begun = True
+                    found = await self._run(session, call, arguments)
         except TimeoutError:
             raise timed_out(self.label, timeout_s, sent=begun) from None
         if found.error is not None:
@@ -101,9 +103,9 @@ class McpHost:
         if read_back is None:
             return None
         try:
-            async with asyncio.timeout(min(call.timeout_s, self._server.timeout_s)):
-                session = await self._connected()
-                with _Use(self):
+            with _Use(self):
+                async with asyncio.timeout(min(call.timeout_s, self._server.timeout_s)):
+                    session = await self._connected()
                     found = await session.call(read_back.tool, {read_back.key_argument: call.key}, None)
         except (ToolError, TimeoutError) as error:
             log.info("MCP server %s: the read-back of %s gave no answer: %s", self.label, call.tool, error)
@@ -157,6 +159,7 @@ class McpHost:
             tools = await self._listed()
             if self._server.read_only is not None and call.tool not in tools:
                 raise self._not_allowed(call.tool)
+            session = await self._connected()
         rested_s = time.monotonic() - self.used_at
         if self._class_of(call.tool) == "unsafe" and rested_s > MCP_CHECK_AFTER_S:
             # A server that was started anew refuses the connection, and the call with it: nobody could tell then
@@ -175,20 +178,26 @@ class McpHost:
     async def _run(self, session: McpSession, call: ToolCall, arguments: dict[str, Any]) -> Outcome:
         from stateline.tools.mcp_session import SessionLost
 
-        with _Use(self):
-            try:
-                return await session.call(call.tool, arguments, call.key)
-            except SessionLost:
-                if self._class_of(call.tool) == "unsafe":
-                    raise
-                return await (await self._connected()).call(call.tool, arguments, call.key)
+        try:
+            return await session.call(call.tool, arguments, call.key)
+        except SessionLost:
+            if self._class_of(call.tool) == "unsafe":
+                raise
+            return await (await self._connected()).call(call.tool, arguments, call.key)
 
     async def _listed(self) -> dict[str, Tool]:
         session = await self._connected()
         if session.changed or time.monotonic() - self._tools_at > MCP_TOOLS_KEPT_S:
-            with _Use(self):
-                allowed = self._server.allowed_tools
-                found = await session.tools(set(allowed) if allowed is not None else None)
+            allowed = self._server.allowed_tools
+            wanted = set(allowed) if allowed is not None else None
+            try:
+                found = await session.tools(wanted)
+            except ToolError:
+                if session.usable:
+                    raise
+                # The connection has ended, as it does where the server was started anew; to read does no harm.
+                session = await self._connected()
+                found = await session.tools(wanted)
             redact = self._redactor(session)
             offered = [tool_of(self._server, each, redact) for each in found]
             self._tools = {each.name: each for each in offered if each is not None}
@@ -246,7 +255,7 @@ class McpHost:
 
 
 class _Use:
-    """Counts a use of a host while it lasts."""
+    """Counts a use of a host while it lasts, so that its connection is not taken for one that rests."""
 
     def __init__(self, host: McpHost) -> None:
         self._host = host

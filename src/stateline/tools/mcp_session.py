@@ -162,15 +162,21 @@ class McpSession:
         Raises:
             ToolError: it cannot be asked, or has more than the limits.
         """
-        label, found, cursor = self._server.label, list[types.Tool](), None
         self.changed = False
+        try:
+            return await self._pages(wanted)
+        except BaseException:
+            self.changed = True
+            raise
+
+    async def _pages(self, wanted: set[str] | None) -> list[types.Tool]:
+        label, found, cursor = self._server.label, list[types.Tool](), None
         for _ in range(MCP_PAGES_MAX):
             page = await self._ask(self._sdk.list_tools(cursor=cursor))
             found += [tool for tool in page.tools if wanted is None or tool.name in wanted]
             if len(found) > MCP_TOOLS_MAX:
-                raise protocol(
-                    label, f"it has more than {MCP_TOOLS_MAX} tools; name those to use in allowed_tools", sent=False
-                )
+                message = f"it has more than {MCP_TOOLS_MAX} tools; name those to use in allowed_tools"
+                raise protocol(label, message, sent=False)
             cursor = page.next_cursor
             if cursor is None:
                 return found
