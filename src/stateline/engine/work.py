@@ -425,6 +425,9 @@ class Worker:
         if self._tools is not None and stop is not None:
             await self._tools.stop(stop.reason)
         if self.session.turn is None:
+            if self._tools is not None:
+                # What the turn did not wait for: a list of tools that it was cancelled before.
+                await self._tools.stop()
             self._tools = None
         elif todo is not None:
             if self._tools is None or type(todo) is ListTools:

@@ -23,6 +23,7 @@ from stateline.core.items import Compaction, FunctionCall, InputText, Item, Mess
 from stateline.core.limits import TurnLimits
 from stateline.core.session import Session, fold, fold_all, new_session, snapshot
 from stateline.core.stream import StreamBuilder
+from stateline.core.tools import Answer
 from stateline.core.turn import CallModel, Effect, StopCall, decide, lost_call, refusal
 
 REF = SessionRef("acme", "0123456789abcdefghjkmnpq")
@@ -152,6 +153,7 @@ class Driver:
             ),
             input=tuple(plan.input),
             limits=plan.limits,
+            answers=self._answers(),
         )
         if refusal(session, requested) is not None:
             return None
@@ -168,6 +170,9 @@ class Driver:
             assert rounds <= plan.limits.steps_max + len(plan.waits) + 1
         self._remember(requested, self.log[begun:])
         return requested.response_id
+
+    def _answers(self) -> tuple[Answer, ...]:
+        return ()
 
     def _remember(self, requested: e.TurnRequested, events: Sequence[e.Event]) -> None:
         last = events[-1].body
@@ -190,7 +195,7 @@ class Driver:
         assert turn is not None
         assert turn.call is not None
         number, step, stream = turn.number_in_session, turn.call.step, turn.call.stream
-        builder = StreamBuilder(self.ref.id, number, step, turn.number, turn.output_index)
+        builder = StreamBuilder(self.ref.id, number, step, turn.number, turn.output_index, hosting=turn.hosting)
         self._stop = None
         for at, delta in enumerate(attempt.said):
             builder.feed([delta])
@@ -230,6 +235,7 @@ class Driver:
             sidecars=builder.item_sidecars("openai-chat/openai"),
             upstream_model=finish.upstream_model,
             service_tier=finish.service_tier,
+            calls=() if reason in CUT else builder.calls(),
         )
 
     def _failed(self, attempt: Attempt, builder: StreamBuilder, step: int) -> e.ModelCallFailed:
