@@ -29,6 +29,7 @@ from stateline.config.schema import (
     TABLES,
     Config,
     ConfigError,
+    Sandbox,
     Source,
     Store,
     choices_of,
@@ -66,6 +67,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
     _absolute(tables.get("contracts"), ("path",), base)
     _absolute(tables.get("prices"), ("path", "values"), base)
+    if isinstance(sandbox := tables.get("sandbox"), dict):
+        cast("Tables", sandbox).setdefault("path", Sandbox().path)
+        _absolute(cast("Tables", sandbox), ("path",), base)
     config = _convert(tables, source)
     check(config, source)
     return config

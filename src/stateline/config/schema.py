@@ -20,9 +20,13 @@ from stateline.core.limits import (
     DRAIN_S_MAX,
     MODEL_CALL_TIMEOUT_S,
     RATE_PER_MINUTE_MAX,
+    TOOL_FUNCTION_S,
+    TOOL_FUNCTIONS_AT_ONCE,
+    TOOL_FUNCTIONS_MAX,
     UPSTREAM_FIRST_BYTE_S,
     UPSTREAM_STALL_S,
     Retention,
+    SandboxLimits,
     TurnLimits,
 )
 
@@ -230,6 +234,23 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
     model: Scope | None = None
 
 
+class Tools(msgspec.Struct, frozen=True, kw_only=True):
+    """The operator's own functions that agents may call, by entry point or `package.module:attribute`."""
+
+    functions: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=TOOL_FUNCTIONS_MAX)
+    ] = ()
+    functions_at_once: Annotated[int, Meta(ge=1, le=1000)] = TOOL_FUNCTIONS_AT_ONCE
+    function_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = TOOL_FUNCTION_S
+
+
+class Sandbox(SandboxLimits, frozen=True, kw_only=True):
+    """Where code of models runs, if anywhere. After `load`, `path` is anchored."""
+
+    enabled: bool = False
+    path: Annotated[str, Meta(min_length=1)] = "workspaces"
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may set; see docs/configuration.md."""
 
@@ -242,6 +263,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     prices: Prices = msgspec.field(default_factory=Prices)
     budgets: tuple[Budget, ...] = ()
     rate_limits: tuple[RateLimit, ...] = ()
+    tools: Tools = msgspec.field(default_factory=Tools)
+    sandbox: Sandbox = msgspec.field(default_factory=Sandbox)
     limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
     retention: Retention = msgspec.field(default_factory=Retention)
 
@@ -256,6 +279,8 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "prices": Prices,
     "budgets": Budget,
     "rate_limits": RateLimit,
+    "tools": Tools,
+    "sandbox": Sandbox,
     "limits": TurnLimits,
     "retention": Retention,
 }
@@ -274,7 +299,7 @@ RATE_SCOPES = ("tenant", "key", "model")
 RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS = frozenset({"agents", "mcp_servers", "oidc", "policy", "telemetry", "tools", "vault"})
+LATER_SECTIONS = frozenset({"agents", "mcp_servers", "oidc", "policy", "telemetry", "vault"})
 LATER_KEYS: Mapping[str, frozenset[str]] = {}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
     ("auth", "mode"): frozenset({"oidc"}),

@@ -425,6 +425,10 @@ SANDBOX_FILES_OPEN_MAX = 256
 """Files and sockets that one process in the sandbox has open."""
 TOOL_OUTPUT_BYTES_MAX = 4 * 1024 * 1024
 """UTF-8 bytes of what a function answers; the rest is cut off, with a note."""
+TOOL_FUNCTION_S = 60.0
+"""One run of a function, where neither it nor the configuration says otherwise."""
+TOOL_FUNCTIONS_AT_ONCE = 16
+"""Functions that run at once, and threads for those that are not async."""
 TOOL_FUNCTIONS_MAX = 500
 """Functions that one server offers as tools."""
 

@@ -13,6 +13,7 @@ import logging
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any, cast
@@ -133,7 +134,7 @@ class Functions:
         if offer.context:
             given[offer.context] = _context(call)
         try:
-            value = await self._run(offer, call, offer.function, given)
+            value = await self._run(offer, call, partial(offer.function, **given))
             return _result(value)
         except ToolFailure as error:
             return ToolResult(output=_cut(str(error)), failed=True)
@@ -151,7 +152,7 @@ class Functions:
         if offer is None or offer.look_up is None:
             return None
         try:
-            value = await self._run(offer, call, offer.look_up, {"": _context(call)})
+            value = await self._run(offer, call, partial(offer.look_up, _context(call)))
             return None if value is None else _result(value)
         except ToolError:
             raise
@@ -163,25 +164,22 @@ class Functions:
         """Begin nothing more. Threads that still run are not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    async def _run(self, offer: Offer, call: ToolCall, function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    async def _run(self, offer: Offer, call: ToolCall, function: Callable[[], Any]) -> Any:
         """Its answer, within its time: waiting for a place is a part of it."""
         timeout_s = min(call.timeout_s, offer.timeout_s or self._timeout_s)
         begun = False
-        positional, named = ([given[""]], {}) if "" in given else ([], given)
-        place = self._places
+        place, time = self._places, asyncio.timeout(timeout_s)
         try:
-            async with asyncio.timeout(timeout_s) as time:
+            async with time:
                 await place.acquire()
                 if inspect.iscoroutinefunction(function):
                     begun = True
                     try:
-                        return await function(*positional, **named)
+                        return await function()
                     finally:
                         place.release()
                 begun = True
-                future = asyncio.get_running_loop().run_in_executor(
-                    self._threads, lambda: function(*positional, **named)
-                )
+                future = asyncio.get_running_loop().run_in_executor(self._threads, function)
                 # The place is free when the thread is, whoever still waits for it.
                 future.add_done_callback(lambda done: (place.release(), done.cancelled() or done.exception()))
                 return await asyncio.shield(future)
