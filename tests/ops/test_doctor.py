@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.crash.harness import free_port, running_server, upstream_process
 from tests.ops.server import stateline
+from tests.tools.box import WHY_NOT
 
 from stateline.config import load
 from stateline.core.limits import CLOCK_APART_FAIL_S, CLOCK_APART_WARN_S
@@ -259,7 +260,7 @@ def test_the_databases_own_clock_is_asked(tmp_path: Path, postgres: PostgresServ
 
 def test_a_sandbox_that_is_on_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = examined(tmp_path, "[sandbox]\nenabled = true\n")["sandbox"]
-    assert found.state == "ok" if shutil.which("bwrap") else found.state == "fail"
+    assert found.state == ("fail" if WHY_NOT else "ok")
     monkeypatch.setattr("stateline.tools.sandbox._HOST_PATH", str(tmp_path))
     found = examined(tmp_path, "[sandbox]\nenabled = true\n")["sandbox"]
     assert found.state == "fail"
