@@ -19,6 +19,7 @@ from stateline.core.tools import Agent, McpTool, ToolError
 from stateline.engine.tooling import Toolbox
 from stateline.ports import Policy, ToolHost
 from stateline.tool_hosts import mcp_hosts_of
+from stateline.tools.hosts import local_hosts
 from stateline.tools.mcp_hosts import McpHosts
 from stateline.tools.mcp_hosts import McpTool as NamedServer
 
@@ -138,12 +139,21 @@ def hosts_of(
         ConfigError: a secret is not where the configuration says.
     """
     zones = {each.label: each.data_zone or "" for each in config.mcp_servers}
-    return HouseHosts(mcp_hosts_of(config, environ), zones, before=before)
+    tools, sandbox = config.tools, config.sandbox
+    local = local_hosts(
+        functions=tools.functions,
+        functions_at_once=tools.functions_at_once,
+        function_timeout_s=tools.function_timeout_s,
+        workspaces=Path(sandbox.path) if sandbox.enabled else None,
+        limits=sandbox,
+    )
+    return HouseHosts(mcp_hosts_of(config, environ), zones, {each.label: each for each in local}, before=before)
 
 
 def uses_tools(config: settings.Config) -> bool:
     """Whether any tool can be called: there is a host of the operator's, or requests may name one."""
-    return bool(config.mcp_servers or config.tools.allow_hosts)
+    tools = config.tools
+    return bool(config.mcp_servers or tools.allow_hosts or tools.functions or config.sandbox.enabled)
 
 
 def toolbox_of(config: settings.Config, hosts: HouseHosts, policy: Policy | None) -> Toolbox:

@@ -267,7 +267,7 @@ class House:
         self.policy = tool_policy(config)
         self.agents, self.hosts = agents_of(config), hosts_of(config)
         self._toolbox = toolbox_of(config, self.hosts, self.policy)
-        self._tooled = (config.mcp_servers, config.tools)
+        self._tooled = (config.mcp_servers, config.tools, config.sandbox)
         self.tls: ssl.SSLContext | None = None
         self._catalogue = Catalogue(self.deployments)
         self._warming: asyncio.Task[None] | None = None
@@ -314,7 +314,7 @@ class House:
             certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server)
 
         catalogue, agents = Catalogue(found), agents_of(config)
-        tooled = (config.mcp_servers, config.tools)
+        tooled = (config.mcp_servers, config.tools, config.sandbox)
         # Connections of hosts that are no longer wanted close when they have rested.
         hosts = self.hosts if tooled == self._tooled else hosts_of(config, before=self.hosts)
         toolbox = toolbox_of(config, hosts, policy)

@@ -31,6 +31,7 @@ from stateline.config.schema import (
     WITHIN,
     Config,
     ConfigError,
+    Sandbox,
     Source,
     Store,
     choices_of,
@@ -74,6 +75,9 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     agents = tables.get("agents")
     for agent in cast("list[object]", agents) if isinstance(agents, list) else ():
         _absolute(agent, ("instructions_file",), base)
+    if isinstance(sandbox := tables.get("sandbox"), dict):
+        cast("Tables", sandbox).setdefault("path", Sandbox().path)
+        _absolute(cast("Tables", sandbox), ("path",), base)
     config = _convert(tables, source)
     check(config, source)
     return config

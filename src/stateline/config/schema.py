@@ -24,6 +24,7 @@ from stateline.core.limits import (
     UPSTREAM_FIRST_BYTE_S,
     UPSTREAM_STALL_S,
     Retention,
+    SandboxLimits,
     TurnLimits,
 )
 
@@ -270,6 +271,13 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
 
 
+class Sandbox(SandboxLimits, frozen=True, kw_only=True):
+    """Where code of models runs, if anywhere. After `load`, `path` is anchored."""
+
+    enabled: bool = False
+    path: Annotated[str, Meta(min_length=1)] = "workspaces"
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may set; see docs/configuration.md."""
 
@@ -285,6 +293,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     rate_limits: tuple[RateLimit, ...] = ()
     tools: Tools = msgspec.field(default_factory=Tools)
     mcp_servers: tuple[McpServer, ...] = ()
+    sandbox: Sandbox = msgspec.field(default_factory=Sandbox)
     limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
     retention: Retention = msgspec.field(default_factory=Retention)
     agents: tuple[Agent, ...] = ()
@@ -304,6 +313,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "rate_limits": RateLimit,
     "tools": Tools,
     "mcp_servers": McpServer,
+    "sandbox": Sandbox,
     "limits": TurnLimits,
     "retention": Retention,
     "agents": Agent,

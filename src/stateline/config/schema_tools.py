@@ -7,7 +7,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from stateline.core.limits import MCP_NAME_CHARS_MAX, TOOL_CALL_S, TOOL_CONNECT_S, TOOLS_MAX
+from stateline.core.limits import (
+    MCP_NAME_CHARS_MAX,
+    TOOL_CALL_S,
+    TOOL_CONNECT_S,
+    TOOL_FUNCTION_S,
+    TOOL_FUNCTIONS_AT_ONCE,
+    TOOL_FUNCTIONS_MAX,
+    TOOLS_MAX,
+)
 from stateline.core.tools import EffectClass
 
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -18,10 +26,16 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for all tools of the node.
 
     `allow_hosts` is where they may connect to; `allow_commands` which programs may be started as MCP servers.
+    `functions` are the operator's own, by entry point or `package.module:attribute`.
     """
 
     allow_hosts: tuple[str, ...] = ()
     allow_commands: tuple[str, ...] = ()
+    functions: Annotated[
+        tuple[Annotated[str, Meta(min_length=1, max_length=256)], ...], Meta(max_length=TOOL_FUNCTIONS_MAX)
+    ] = ()
+    functions_at_once: Annotated[int, Meta(ge=1, le=1000)] = TOOL_FUNCTIONS_AT_ONCE
+    function_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = TOOL_FUNCTION_S
 
 
 class ReadBack(msgspec.Struct, frozen=True, kw_only=True):
