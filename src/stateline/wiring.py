@@ -23,7 +23,7 @@ import uvicorn
 
 from stateline import __version__, pricing
 from stateline import config as settings
-from stateline.api import Options, create_app
+from stateline.api import Authenticator, Options, create_app
 from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
@@ -546,6 +546,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+async def authenticator(config: settings.Config, keys: Keys, clock: Clock, token: str) -> Authenticator:
+    """Who lets callers in; what checks tokens is imported only where it is used."""
+    if config.oidc is None:
+        return keys if config.auth.mode == "keys" else OpenAuthenticator(token)
+    from stateline.identity.oidc import OidcAuthenticator, Terms
+
+    said = msgspec.structs.asdict(config.oidc)
+    with_keys = keys if said.pop("keys") else None
+    auth = OidcAuthenticator(Terms(**said), clock, keys=with_keys, admin_token=token)
+    await auth.issuer.warm()
+    return auth
+
+
 async def _serve(config: settings.Config, load: Load) -> None:
     server = config.server
     if server.tls_cert is not None:
@@ -560,7 +573,7 @@ async def _serve(config: settings.Config, load: Load) -> None:
             token = new_token(os.urandom)
             keys = Keys(engine.store, engine.clock, os.urandom, token)
             await keys.load()
-            auth = keys if config.auth.mode == "keys" else OpenAuthenticator(token)
+            auth = await authenticator(config, keys, engine.clock, token)
             options = Options(cors_origins=server.cors_origins, trusted_proxies=server.trusted_proxies)
             app = create_app(engine, auth, options, keys, house.operator)
             uvicorn_config = server_config(

@@ -260,6 +260,7 @@ def test_a_postgres_url_with_a_password_stays_where_it_is_named(tmp_path: Path) 
 
 # -- refusals -----------------------------------------------------------------------------------------
 
+OIDC = '[auth]\nmode = "oidc"\n[oidc]\nissuer = "https://a.example"\naudience = ["stateline"]\ntenant = "acme"\n'
 REFUSALS = [
     ("port = 1\n", "config_unknown_key", "unknown section `port`"),
     ("[server]\nprot = 1\n", "config_unknown_key", "stateline.toml: server.prot: unknown key `prot`; did you mean"),
@@ -279,8 +280,23 @@ REFUSALS = [
     ('[server]\ncors_origins = ["https://a.example/"]\n', "config_invalid", "is not an origin"),
     ('[server]\ncors_origins = ["http://[::1"]\n', "config_invalid", "not a URL"),
     ('[server]\ntrusted_proxies = ["proxy"]\n', "config_invalid", "is not an address"),
-    ('[auth]\nmode = "keyz"\n', "config_invalid", 'it may be "open", "keys"'),
-    ('[auth]\nmode = "oidc"\n', "config_unsupported", 'does not support "oidc"; it supports "open", "keys"'),
+    ('[auth]\nmode = "keyz"\n', "config_invalid", 'it may be "open", "keys", "oidc"'),
+    ('[auth]\nmode = "oidc"\n', "config_invalid", '"oidc" and the section [oidc] go together'),
+    (OIDC.replace('mode = "oidc"', 'mode = "keys"'), "config_invalid", '"oidc" and the section [oidc] go together'),
+    (OIDC.replace("https:", "http:"), "config_invalid", "oidc.issuer: not an https URL"),
+    (OIDC.replace("https://", "https://u:hunter2@"), "config_secret", "oidc.issuer"),
+    (f'{OIDC}jwks_url = "keys.json"\n', "config_invalid", "oidc.jwks_url: not an https URL"),
+    (f'{OIDC}tenant_claim = "org"\n', "config_invalid", "set one of tenant"),
+    (OIDC.replace('tenant = "acme"', ""), "config_invalid", "set one of tenant"),
+    (OIDC.replace("acme", "system"), "config_invalid", 'oidc.tenant: "system" cannot be'),
+    (OIDC.replace("acme", "a b"), "config_invalid", 'oidc.tenant: "a b" cannot be'),
+    (f'{OIDC}algorithms = ["HS256"]\n', "config_invalid", "oidc.algorithms"),
+    (f'{OIDC}algorithms = ["none"]\n', "config_invalid", "oidc.algorithms"),
+    (f"{OIDC}algorithms = []\n", "config_invalid", "oidc.algorithms"),
+    (OIDC.replace('["stateline"]', "[]"), "config_invalid", "oidc.audience"),
+    (f'{OIDC}scope_map = {{ops = ["admin"]}}\n', "config_invalid", "set scope_claim"),
+    (f'{OIDC}scope_claim = "scope"\nscope_map = {{ops = ["root"]}}\n', "config_invalid", '"ops" gives "root"'),
+    (f"{OIDC}leeway_s = 301\n", "config_invalid", "oidc.leeway_s"),
     ("[auth]\nmode = []\n", "config_invalid", "auth.mode"),
     ('[store]\nurl = "postgresql://u@db/x?password=hunter2"\n', "config_secret", "url_env"),
     ('[store]\nurl = "mysql://db/x"\n', "config_invalid", "postgresql://host/name"),
@@ -492,6 +508,16 @@ posture = "microsoft"
 def test_the_local_model_needs_no_word_about_its_vendor(tmp_path: Path) -> None:
     (local,) = load(write(tmp_path, '[contracts]\npath = "c"\n'), {}).deployments
     assert local.vendor == "qwen"
+
+
+def test_the_issuer_of_tokens_is_configured(tmp_path: Path) -> None:
+    config = load(write(tmp_path, f'{OIDC}scope_claim = "scp"\nscope_map = {{ops = ["admin"]}}\nleeway_s = 1.5\n'), {})
+    assert config.oidc is not None
+    assert (config.oidc.scope_map, config.oidc.leeway_s, config.oidc.keys) == ({"ops": ("admin",)}, 1.5, False)
+    on_loopback = load(write(tmp_path, OIDC.replace("https://a.example", "http://127.0.0.1:9/x")), {})
+    assert on_loopback.oidc is not None
+    with pytest.raises(ConfigError, match="did you mean `audience`"):
+        load(write(tmp_path, f'{OIDC}audiences = "x"\n'), {})
 
 
 # -- the documentation --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from stateline.core.errors import Forbidden
+from stateline.core.errors import Forbidden, StatelineError
 from stateline.core.principals import ADMIN, RESPONSES, Principal
 
 SCOPE_API = RESPONSES
@@ -21,6 +21,11 @@ def require(principal: Principal, scope: str) -> None:
     """
     if scope not in principal.scopes:
         raise Forbidden(f"This needs the scope '{scope}', which your credentials do not have.")
+
+
+def challenge(error: StatelineError) -> bytes:
+    """``WWW-Authenticate`` of a 401; a token that was sent and is not good is told so (RFC 6750, 3.1)."""
+    return b"Bearer" if error.code == "invalid_api_key" else b'Bearer error="invalid_token"'
 
 
 def require_agent(principal: Principal, model: str | None) -> None:

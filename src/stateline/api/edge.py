@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stateline.api.access import CLIENT_CLOSED, AccessLine, AccessLog, now_s
-from stateline.api.auth import Authenticator, require
+from stateline.api.auth import Authenticator, challenge, require
 from stateline.api.call import Call
 from stateline.api.errors import ClientGone, error_body, error_headers, internal_error
 from stateline.api.metrics import RequestMetrics
@@ -140,7 +140,7 @@ class Edge:
         if isinstance(error, MethodNotAllowed):
             headers.append((b"allow", error.allow.encode()))
         if error.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
+            headers.append((b"www-authenticate", challenge(error)))
         await call.reply(error_body(error, call.shape), error.status, headers)
 
     def _finish(self, call: Call) -> None:

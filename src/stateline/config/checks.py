@@ -6,6 +6,7 @@ import ipaddress
 import re
 from decimal import Decimal
 
+from stateline.config.checks_oidc import check_oidc
 from stateline.config.checks_tools import check_tools
 from stateline.config.schema import (
     BUDGET_SCOPES,
@@ -35,6 +36,7 @@ _REGION = re.compile(r"[a-z0-9-]+")
 def check(config: Config, source: Source) -> None:
     """Refuse what cannot work or is not safe, with a `ConfigError` that names the key."""
     _check_server(config, source)
+    check_oidc(config, source)
     _check_deployments(config, source)
     _check_contracts(config, source)
     _check_prices(config, source)

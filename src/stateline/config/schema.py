@@ -109,7 +109,28 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 class Auth(msgspec.Struct, frozen=True, kw_only=True):
     """Who may call. `open` is for this machine alone."""
 
-    mode: Literal["open", "keys"] = "open"
+    mode: Literal["open", "keys", "oidc"] = "open"
+
+
+TokenAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519"]
+"""Asymmetric ones alone: whoever can check a token of another kind can make one."""
+ClaimName = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Oidc(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose bearer tokens are taken, and what their claims mean. `check` asks for `tenant` or `tenant_claim`."""
+
+    issuer: Annotated[str, Meta(min_length=1)]
+    audience: Annotated[tuple[ClaimName, ...], Meta(min_length=1)]
+    algorithms: Annotated[tuple[TokenAlgorithm, ...], Meta(min_length=1)] = ("RS256", "ES256")
+    jwks_url: str | None = None
+    tenant: ClaimName | None = None
+    tenant_claim: ClaimName | None = None
+    user_claim: ClaimName = "sub"
+    scope_claim: ClaimName | None = None
+    scope_map: dict[str, tuple[str, ...]] | None = None
+    leeway_s: Annotated[float, Meta(ge=0, le=300)] = 30.0
+    keys: bool = False
 
 
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
@@ -284,6 +305,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     server: Server = msgspec.field(default_factory=Server)
     store: Store = msgspec.field(default_factory=Store)
     auth: Auth = msgspec.field(default_factory=Auth)
+    oidc: Oidc | None = None
     deployments: tuple[Deployment, ...] = ()
     products: tuple[Product, ...] = ()
     contracts: Contracts | None = None
@@ -304,6 +326,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "server": Server,
     "store": Store,
     "auth": Auth,
+    "oidc": Oidc,
     "deployments": Deployment,
     "products": Product,
     "contracts": Contracts,
@@ -343,11 +366,9 @@ RATE_SCOPES = ("tenant", "key", "model")
 RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS = frozenset({"oidc", "telemetry", "vault"})
+LATER_SECTIONS = frozenset({"telemetry", "vault"})
 LATER_KEYS: Mapping[str, frozenset[str]] = {}
-LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
-    ("auth", "mode"): frozenset({"oidc"}),
-}
+LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {}
 
 CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "openai": {"format": "openai-responses", "base_url": "https://api.openai.com/v1"},

@@ -183,6 +183,20 @@ PRINCIPAL_NAME_CHARS_MAX = 256
 """A user's or agent's name, as a key or a token has it."""
 KEYS_REFRESH_S = 2.0
 """A key that another process made or revoked is seen no later than this."""
+OIDC_TOKEN_BYTES_MAX = 16_384
+OIDC_KID_CHARS_MAX = 256
+OIDC_CACHE_MAX = 4_096
+"""Tokens whose check is kept."""
+OIDC_RSA_BITS_MIN = 2_048
+JWKS_KEYS_MAX = 64
+JWKS_BYTES_MAX = 262_144
+JWKS_TIMEOUT_S = 5.0
+JWKS_REFRESH_S = 600.0
+"""An issuer's keys are fetched anew after this; a key that it took back is refused no later."""
+JWKS_REFETCH_S = 10.0
+"""Between two fetches, whatever tokens come."""
+JWKS_STALE_S = 86_400.0
+"""Keys of an issuer that stays away are used for no longer."""
 KEYS_UNKNOWN_REFRESH_S = 0.2
 """A key that is not known is looked for in the log again, at most this often."""
 

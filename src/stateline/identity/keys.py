@@ -61,7 +61,7 @@ class OpenAuthenticator:
     """``auth.mode = "open"``: everybody on this machine is one tenant. An admin token still counts."""
 
     def __init__(self, admin_token: str | None = None) -> None:
-        self._admin = _AdminToken(admin_token)
+        self._admin = AdminToken(admin_token)
         self._anonymous = Principal(tenant="default", kind="open", id="anonymous", scopes=_OPEN)
 
     async def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
@@ -82,7 +82,7 @@ class Keys:
         self._store = store
         self._clock = clock
         self._entropy = entropy
-        self._admin = _AdminToken(admin_token)
+        self._admin = AdminToken(admin_token)
         self._by_hash: dict[str, tuple[Record, Principal]] = {}
         self._records: dict[str, Record] = {}
         self._seq = 0
@@ -274,7 +274,7 @@ class Keys:
         await self._store.append(own, self._seq, events, release=True)
 
 
-class _AdminToken:
+class AdminToken:
     """The secret that the server writes beside its database for the command line."""
 
     def __init__(self, token: str | None) -> None:
