@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-plan bench-prices bench-routing bench-shared failover interleavings soak
+.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-plan bench-policy bench-prices bench-routing bench-shared failover interleavings mcp-conformance soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +57,9 @@ bench: ## Measure CPU per request and durable turns per second
 bench-formats: ## CPU of a stored stream in every wire format; writes bench/results/formats.json
 	$(RUN) python -m bench.formats $(ARGS)
 
+bench-policy: ## CPU of a tool call's ruling by 20 policies
+	$(RUN) python -m bench.policy $(ARGS)
+
 bench-contracts: ## CPU that contracts add to a call, and of a verdict over 50 clauses; writes bench/results/contracts.json
 	$(RUN) python -m bench.contracts $(ARGS)
 	$(RUN) python -m bench.verdicts
@@ -69,6 +72,9 @@ bench-money: ## CPU that prices, the meter and budgets add to a call; writes ben
 
 interleavings: ## 10,000 random interleavings of calls and crashes on each store; writes bench/results/interleavings.json
 	$(RUN) python -m bench.interleavings $(ARGS)
+
+mcp-conformance: ## The MCP conformance suite for clients (npm, network); writes bench/results/mcp-conformance.json
+	$(RUN) python -m bench.mcp_conformance $(ARGS)
 
 bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams, one budget
 	$(RUN) python -m bench.shared $(ARGS)

@@ -459,10 +459,11 @@ async def _calls(store: KeptStore, tenant: str) -> AsyncGenerator[tuple[str, Res
                     yield effect_key(session, body.turn, body.step), body.reserved, None
                 elif type(body) is e.ModelCallFinished or type(body) is e.ModelCallFailed:
                     yield effect_key(session, body.turn, body.step), None, body.charge
-                elif type(body) is e.StatelessCallStarted:
-                    yield body.id, body.reserved, None
-                elif type(body) is e.StatelessCallEnded:
-                    yield body.id, None, body.charge
+                elif type(body) is e.StatelessCalls:
+                    for begun in body.started:
+                        yield begun.id, begun.reserved, None
+                    for ended in body.ended:
+                        yield ended.id, None, ended.charge
         if not page:
             return
         before = page[-1]

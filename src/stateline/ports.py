@@ -547,11 +547,15 @@ class Hosts(Protocol):
         """The operator's host of this label."""
         ...
 
-    def named(self, session: SessionRef, response_id: str, server: McpTool) -> ToolHost:
-        """The server that a request has named by its URL.
+    def tell(self, response_id: str, headers: Mapping[str, Mapping[str, str]]) -> None:
+        """Remember for a turn what servers that its request names are to be told, by their labels; in memory alone."""
+        ...
+
+    def named(self, tenant: str, response_id: str, server: McpTool) -> ToolHost:
+        """The server that a turn's request has named by its URL.
 
         Raises:
-            ToolError: it cannot be asked here, for example since its credentials were another node's.
+            ToolError: it may not be asked, or its headers were told to another node, or to one that has ended.
         """
         ...
 

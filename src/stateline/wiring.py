@@ -23,7 +23,7 @@ import uvicorn
 
 from stateline import __version__, pricing
 from stateline import config as settings
-from stateline.api import Options, create_app
+from stateline.api import Authenticator, Options, create_app
 from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
@@ -46,6 +46,7 @@ from stateline.stores.clock import SystemClock
 from stateline.stores.logs import Wanted
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
+from stateline.toolbox import agents_of, hosts_of, tool_policy, toolbox_of
 
 if TYPE_CHECKING:
     from stateline.contracts import Contracts
@@ -263,6 +264,10 @@ class House:
         self.memory = MemoryStore(clock=self.clock)
         self.client = client
         self.deployments, self.rules, self.meter = placing
+        self.policy = tool_policy(config)
+        self.agents, self.hosts = agents_of(config), hosts_of(config)
+        self._toolbox = toolbox_of(config, self.hosts, self.policy)
+        self._tooled = (config.mcp_servers, config.tools, config.sandbox)
         self.tls: ssl.SSLContext | None = None
         self._catalogue = Catalogue(self.deployments)
         self._warming: asyncio.Task[None] | None = None
@@ -291,6 +296,8 @@ class House:
             shared=durable and config.store.path is None,
             rules=self.rules,
             meter=self.meter,
+            agents=self.agents,
+            toolbox=self._toolbox,
         )
 
     async def _prepare(self, config: settings.Config) -> Apply:
@@ -301,15 +308,23 @@ class House:
         meter = pricing.meter_of(config, found, self.clock.now_ms(), _contracts(rules), self.meter)
         if meter is not None:
             await self._check_budgets(meter)
+        policy = tool_policy(config)
         server, tls = config.server, self.tls
         if tls is not None:
             certificates(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), server)
 
-        catalogue = Catalogue(found)
+        catalogue, agents = Catalogue(found), agents_of(config)
+        tooled = (config.mcp_servers, config.tools, config.sandbox)
+        # Connections of hosts that are no longer wanted close when they have rested.
+        hosts = self.hosts if tooled == self._tooled else hosts_of(config, before=self.hosts)
+        toolbox = toolbox_of(config, hosts, policy)
 
         def apply() -> tuple[str, ...]:
-            self.rules, self.meter = rules, meter
+            other = getattr(policy, "version", None) != getattr(self.policy, "version", None)
+            self.rules, self.meter, self.policy, self.agents = rules, meter, policy, agents
+            self.hosts, self._tooled = hosts, tooled
             self.engine.configure(catalogue, config.limits, rules, meter)
+            self.engine.equip(agents, toolbox)
             set_level(server.log_level)
             if tls is not None:
                 certificates(tls, server)
@@ -318,7 +333,7 @@ class House:
             if new:
                 self._warming = asyncio.get_running_loop().create_task(self.client.warm(new))
             same = before is None or rules is None or before.contracts.same_as(rules.contracts)
-            return () if same else ("contracts",)
+            return (() if same else ("contracts",)) + (("policy",) if other else ())
 
         return apply
 
@@ -376,6 +391,7 @@ class House:
         if self._warming is not None:
             self._warming.cancel()
         await self.client.close()
+        await self.hosts.close()
         await self.memory.close()
         await self.store.close()
 
@@ -530,6 +546,19 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
+async def authenticator(config: settings.Config, keys: Keys, clock: Clock, token: str) -> Authenticator:
+    """Who lets callers in; what checks tokens is imported only where it is used."""
+    if config.oidc is None:
+        return keys if config.auth.mode == "keys" else OpenAuthenticator(token)
+    from stateline.identity.oidc import OidcAuthenticator, Terms
+
+    said = msgspec.structs.asdict(config.oidc)
+    with_keys = keys if said.pop("keys") else None
+    auth = OidcAuthenticator(Terms(**said), clock, keys=with_keys, admin_token=token)
+    await auth.issuer.warm()
+    return auth
+
+
 async def _serve(config: settings.Config, load: Load) -> None:
     server = config.server
     if server.tls_cert is not None:
@@ -544,7 +573,7 @@ async def _serve(config: settings.Config, load: Load) -> None:
             token = new_token(os.urandom)
             keys = Keys(engine.store, engine.clock, os.urandom, token)
             await keys.load()
-            auth = keys if config.auth.mode == "keys" else OpenAuthenticator(token)
+            auth = await authenticator(config, keys, engine.clock, token)
             options = Options(cors_origins=server.cors_origins, trusted_proxies=server.trusted_proxies)
             app = create_app(engine, auth, options, keys, house.operator)
             uvicorn_config = server_config(
@@ -562,6 +591,8 @@ async def _serve(config: settings.Config, load: Load) -> None:
             admin = admin_file(path, url, token) if path is not None else contextlib.nullcontext()
             with admin, reloading(house.reloader):
                 models = ", ".join(engine.models()) or "none: add [[deployments]], or install stateline[local]"
+                if house.policy is None:
+                    log.info("no [policy] is set: nothing but its host stands between a tool and a call of it")
                 log.info("Stateline %s on %s, store %s, models: %s", __version__, url, config.store.url, models)
                 if sys.stderr.isatty():
                     log.info("Point an OpenAI client at base_url=%s/v1. Ctrl-C stops.", url)

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from starlette.routing import Route
 
-from stateline.api import Options, create_app
+from stateline.api import Authenticator, Options, create_app
 from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError
@@ -41,8 +41,15 @@ class Served:
     """A server in a thread of its own, with its loop, so that a synchronous client can talk to it."""
 
     def __init__(
-        self, database: Path, *, auth_mode: str = "open", options: Options | None = None, clock: Clock | None = None
+        self,
+        database: Path,
+        *,
+        auth_mode: str = "open",
+        options: Options | None = None,
+        clock: Clock | None = None,
+        auth: Authenticator | None = None,
     ) -> None:
+        self._auth = auth
         self._clock = clock or SystemClock()
         self._rule = rule_of(auto)
         self.scripted = ScriptedModel(self._answer)
@@ -140,7 +147,7 @@ class Served:
         self.engine = Engine(store=store, volatile=Engine(store=memory, durable=False, **parts), **parts)
         await self.engine.start()
         self.keys = Keys(store, clock, os.urandom, admin_token=ADMIN_TOKEN)
-        auth = self.keys if self._auth_mode == "keys" else OpenAuthenticator(ADMIN_TOKEN)
+        auth = self._auth or (self.keys if self._auth_mode == "keys" else OpenAuthenticator(ADMIN_TOKEN))
         self._app = app = create_app(self.engine, auth, self._options, keys=self.keys)
         config = server_config(app, lifespan="off")
         self._server = uvicorn.Server(config)

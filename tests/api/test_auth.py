@@ -95,6 +95,45 @@ def test_a_key_is_no_admin_and_the_admin_token_is_no_key(http: Client) -> None:
     assert http("GET", "/v1/models", None, ADMIN).status == 403
 
 
+ROUTES_BY_SCOPE = {
+    "responses": ("GET", "/v1/models"),
+    "usage": ("GET", "/v1/usage"),
+    "admin": ("GET", "/v1/admin/keys"),
+}
+
+
+@pytest.mark.parametrize("scope", [*ROUTES_BY_SCOPE, "agents", "audit", "approve"])
+def test_a_key_does_what_its_scope_is_for_and_nothing_else(http: Client, scope: str) -> None:
+    _, key = _key(http, "scoped", scopes=[scope])
+    for needed, (method, path) in ROUTES_BY_SCOPE.items():
+        reply = http(method, path, None, {"authorization": f"Bearer {key}"})
+        assert reply.status == (200 if needed == scope else 403)
+        if needed != scope:
+            assert reply.error["code"] == "forbidden"
+            assert f"'{needed}'" in reply.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [
+        ("/v1/responses", {"input": "hi"}),
+        ("/v1/responses/compact", {"input": "hi"}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/embeddings", {"input": "hi"}),
+        ("/v1/messages", {"max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}),
+    ],
+)
+def test_a_key_that_is_bound_to_an_agent_calls_no_bare_model(http: Client, path: str, more: dict[str, object]) -> None:
+    _, key = _key(http, "bound", agent="refunds", user="ann")
+    headers = {"authorization": f"Bearer {key}"}
+    reply = http("POST", path, {"model": MODEL, **more}, headers)
+    assert reply.status == 403
+    assert b"agent/refunds" in reply.body
+    for model in ("agent/refund", "agent/refunds2"):
+        assert http("POST", path, {"model": model, **more}, headers).status == 403
+    assert http("POST", path, {"model": "agent/refunds", **more}, headers).status != 403
+
+
 @pytest.mark.parametrize(
     ("body", "status", "param"),
     [
@@ -105,6 +144,9 @@ def test_a_key_is_no_admin_and_the_admin_token_is_no_key(http: Client) -> None:
         ({"tenant": "a", "name": "a\nb"}, 400, "name"),
         ({"tenant": "a", "name": "b", "expires_in_s": 0}, 400, "expires_in_s"),
         ({"tenant": "a"}, 400, "name"),
+        ({"tenant": "a", "name": "b", "scopes": []}, 400, "scopes"),
+        ({"tenant": "a", "name": "b", "scopes": ["root"]}, 400, "scopes"),
+        ({"tenant": "a", "name": "b", "user": "x\u0000"}, 400, "user"),
     ],
 )
 def test_bad_keys_are_not_made(http: Client, body: object, status: int, param: str) -> None:

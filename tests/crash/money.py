@@ -63,10 +63,10 @@ def wrong(bodies: Iterable[tuple[int, e.Body]], balances: Balances) -> list[str]
             open_[session, body.turn, body.step] = body.reserved
         elif isinstance(body, e.ModelCallFinished | e.ModelCallFailed):
             end((session, body.turn, body.step), body.charge)
-        elif isinstance(body, e.StatelessCallStarted) and body.reserved is not None:
-            open_[body.id] = body.reserved
-        elif isinstance(body, e.StatelessCallEnded):
-            end(body.id, body.charge)
+        elif isinstance(body, e.StatelessCalls):
+            open_ |= {each.id: each.reserved for each in body.started if each.reserved is not None}
+            for each in body.ended:
+                end(each.id, each.charge)
     found += [f"call {key} was never settled" for key in open_]
     for name in spent.keys() | balances.keys():
         held, stands = balances.get(name, (Decimal(0), Decimal(0)))

@@ -18,7 +18,7 @@ from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT, SessionRef
 from stateline.engine import ledger as module
 from stateline.engine.ledger import Ledger
-from stateline.ports import Balance, BudgetExceeded, Clock, Hold, Ownership, Store
+from stateline.ports import Balance, BudgetExceeded, Clock, Hold, Ownership, Store, Watch
 from stateline.stores.clock import SystemClock
 from stateline.stores.sqlite import open_sqlite
 
@@ -68,6 +68,14 @@ async def books(node: Node) -> list[list[e.Body]]:
     return [[event.body async for event in node.store.read(SessionRef(SYSTEM_TENANT, each))] for each in found]
 
 
+def begun(book: list[e.Body]) -> list[e.StatelessCallStarted]:
+    return [each for body in book if isinstance(body, e.StatelessCalls) for each in body.started]
+
+
+def over(book: list[e.Body]) -> list[e.StatelessCallEnded]:
+    return [each for body in book if isinstance(body, e.StatelessCalls) for each in body.ended]
+
+
 async def until(holds: Callable[[], Any]) -> None:
     async with asyncio.timeout(10):
         while not await holds():  # noqa: ASYNC110
@@ -77,7 +85,7 @@ async def until(holds: Callable[[], Any]) -> None:
 async def test_a_book_is_followed_by_another_and_given_back_when_its_calls_have_ended(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "LEDGER_EVENTS_MAX", 4)
+    monkeypatch.setattr(module, "LEDGER_ENTRIES_MAX", 4)
     ledger = Ledger(node)
     for at in range(6):
         await ledger.start(started(f"c{at}"), holding())
@@ -89,8 +97,7 @@ async def test_a_book_is_followed_by_another_and_given_back_when_its_calls_have_
     # All were given back: another node finds nothing to claim.
     assert await node.store.claim("b", 10) == []
     for book in await books(node):
-        begun = {body.id for body in book if isinstance(body, e.StatelessCallStarted)}
-        assert begun == {body.id for body in book if isinstance(body, e.StatelessCallEnded)}
+        assert {each.id for each in begun(book)} == {each.id for each in over(book)}
 
 
 async def test_an_append_takes_so_many_entries_and_no_more(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +105,8 @@ async def test_an_append_takes_so_many_entries_and_no_more(node: Node, monkeypat
     append, sizes = node.store.append, list[int]()
 
     def counted(own: Ownership, seq: int, events: Sequence[e.Event], *rest: Any, **options: Any) -> Any:
-        sizes.append(len([event for event in events if not isinstance(event.body, e.SessionCreated)]))
+        bodies = [event.body for event in events]
+        sizes.append(len(begun(bodies)) + len(over(bodies)))
         return append(own, seq, events, *rest, **options)
 
     monkeypatch.setattr(node.store, "append", counted)
@@ -107,6 +115,97 @@ async def test_an_append_takes_so_many_entries_and_no_more(node: Node, monkeypat
     await ledger.close()
     assert max(sizes) == 3
     assert sum(sizes) == 16
+
+
+async def test_the_calls_of_an_append_are_one_event(node: Node) -> None:
+    ledger = Ledger(node)
+    await asyncio.gather(*[ledger.start(started(f"c{at}"), holding()) for at in range(8)])
+    [book] = await books(node)
+    assert [len(begun([body])) for body in book] == [0, 8]
+    await ledger.close()
+    assert await balance(node) == Balance(Decimal(0), Decimal(8))
+
+
+async def test_whoever_follows_a_book_finds_what_is_written(node: Node) -> None:
+    ledger = Ledger(node)
+    await ledger.start(started("a"), holding())
+    [name] = await node.store.sessions(SYSTEM_TENANT, None, 10)
+    ref, seen = SessionRef(SYSTEM_TENANT, name), list[e.Body]()
+    after = 0
+
+    async def follow() -> None:
+        nonlocal after
+        async with asyncio.timeout(20):
+            for found in await node.store.tail([Watch(session=ref, after=after)], 10):
+                assert isinstance(found, e.Event)
+                seen.append(found.body)
+                after = found.seq
+
+    await follow()
+    assert [each.id for each in begun(seen)] == ["a"]
+    waiting = asyncio.create_task(follow())
+    await asyncio.sleep(0.05)
+    await ledger.start(started("b"), holding())
+    await waiting
+    assert [each.id for each in begun(seen)] == ["a", "b"]
+    await ledger.close()
+
+
+async def test_an_event_has_so_many_calls_and_no_more(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEDGER_CALLS_MAX", 3)
+    ledger = Ledger(node)
+    await asyncio.gather(*[ledger.start(started(f"c{at}"), holding()) for at in range(8)])
+    for at in range(8):
+        ledger.end(f"c{at}", cost("0.25"))
+    await ledger.close()
+    [book] = await books(node)
+    sizes = [len(begun([body])) + len(over([body])) for body in book]
+    assert (max(sizes), sum(sizes)) == (3, 16)
+
+
+async def test_a_caller_who_is_alone_waits_for_no_other(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEDGER_GATHER_S", 60)
+    ledger = Ledger(node)
+    async with asyncio.timeout(20):
+        for at in range(5):
+            await ledger.start(started(f"c{at}"), holding())
+            ledger.end(f"c{at}", cost("0.25"))
+    await ledger.close()
+    assert len(begun((await books(node))[0])) == 5
+
+
+async def test_calls_wait_for_those_that_are_under_way_to_be_followed_by_others(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(node)
+    await ledger.start(started("first"), holding())
+    monkeypatch.setattr(module, "LEDGER_GATHER_S", 60)
+    second = asyncio.create_task(ledger.start(started("second"), holding()))
+    await asyncio.sleep(0.1)
+    assert not second.done()
+    ledger.end("first", cost("0.25"))
+    async with asyncio.timeout(20):
+        await asyncio.gather(second, ledger.start(started("third"), holding()))
+    [book] = await books(node)
+    assert [[each.id for each in begun([body])] for body in book][1:] == [["first"], ["second", "third"]]
+    await ledger.close(0.1)
+
+
+async def test_what_comes_while_full_appends_are_made_is_written_too(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEDGER_BATCH_MAX", 2)
+    ledger = Ledger(node)
+
+    async def caller(name: str) -> None:
+        for at in range(10):
+            await ledger.start(started(f"{name}{at}"), holding())
+            ledger.end(f"{name}{at}", cost("0.25"))
+
+    async with asyncio.timeout(30):
+        await asyncio.gather(*[caller(name) for name in "abcdefgh"])
+    await ledger.close(10)
+    assert await balance(node) == Balance(Decimal(0), Decimal(20))
 
 
 async def test_of_calls_at_once_those_that_fit_are_recorded_and_the_others_told(node: Node) -> None:
@@ -164,7 +263,7 @@ async def test_a_call_that_was_recorded_after_all_and_never_sent_costs_nothing(
 
     async def given_back() -> bool:
         [book] = await books(node)
-        return any(isinstance(body, e.StatelessCallEnded) and body.code == "not_sent" for body in book)
+        return [each.code for each in over(book)] == ["not_sent"]
 
     await until(given_back)
     assert await balance(node) == Balance(Decimal(0), Decimal(0))

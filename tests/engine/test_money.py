@@ -85,13 +85,14 @@ async def settled(engine: Engine, of: Budget, *, tries: int = 100) -> Balance:
     raise AssertionError(f"still held: {found}")
 
 
-async def ledger(engine: Engine) -> list[e.Body]:
+async def ledger(engine: Engine) -> list[e.StatelessCallStarted | e.StatelessCallEnded]:
     """What the node's books say, tariffs aside."""
-    kept = (e.StatelessCallStarted, e.StatelessCallEnded)
-    out: list[e.Body] = []
+    out: list[e.StatelessCallStarted | e.StatelessCallEnded] = []
     for session in reversed(await engine.store.sessions(SYSTEM_TENANT, None, 100)):
-        out += [event.body for event in await log_of(engine, SessionRef(SYSTEM_TENANT, session))]
-    return [body for body in out if isinstance(body, kept)]
+        for event in await log_of(engine, SessionRef(SYSTEM_TENANT, session)):
+            if isinstance(event.body, e.StatelessCalls):
+                out += (*event.body.started, *event.body.ended)
+    return out
 
 
 def one(log: Sequence[e.Event], kind: type[e.ModelCallStarted]) -> e.ModelCallStarted:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from tests.crash.harness import free_port, running_server, upstream_process
 from tests.ops.server import stateline
+from tests.tools.box import WHY_NOT
 
 from stateline.config import load
 from stateline.core.limits import CLOCK_APART_FAIL_S, CLOCK_APART_WARN_S
@@ -255,3 +256,21 @@ def test_a_clock_apart_from_the_databases_is_told(ahead_s: float, state: str, wo
 def test_the_databases_own_clock_is_asked(tmp_path: Path, postgres: PostgresServer) -> None:
     found = examined(tmp_path, f'[store]\nurl = "{postgres.url(tcp=True)}"\n')
     assert (found["postgresql"].state, found["database clock"].state) == ("ok", "ok")
+
+
+def test_a_sandbox_that_is_on_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = examined(tmp_path, "[sandbox]\nenabled = true\n")["sandbox"]
+    assert found.state == ("fail" if WHY_NOT else "ok")
+    monkeypatch.setattr("stateline.tools.sandbox._HOST_PATH", str(tmp_path))
+    found = examined(tmp_path, "[sandbox]\nenabled = true\n")["sandbox"]
+    assert found.state == "fail"
+    assert "bubblewrap" in found.todo
+    assert not (tmp_path / "workspaces").exists()
+
+
+def test_functions_are_loaded_and_those_that_do_not_load_are_told(tmp_path: Path) -> None:
+    found = examined(tmp_path, '[tools]\nfunctions = ["nobody-announces-this"]\n')["tools"]
+    assert found.state == "fail"
+    assert "nobody-announces-this" in found.message
+    found = examined(tmp_path, '[tools]\nfunctions = ["tests.tools.test_functions:greet"]\n')["tools"]
+    assert (found.state, found.message) == ("ok", "1 loaded: greet")

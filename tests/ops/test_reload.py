@@ -283,6 +283,26 @@ async def test_contracts_that_do_not_validate_leave_those_in_force(
         await house.ask()
 
 
+async def test_policies_that_do_not_validate_leave_those_in_force(house: House) -> None:
+    config = house.server.config
+    assert "no [policy] is set" in house.server.log.read_text()
+    config.write_text(config.read_text() + '[policy]\npath = "policies"\n')
+    folder = config.parent / "policies"
+    status, body = await admin(house.server, "POST", "/v1/admin/reload")
+    assert (status, body["error"]["code"]) == (400, "policy_unreadable")
+    folder.mkdir()
+    (folder / "a.cedar").write_text("permit(principal, action, resource);")
+    assert {"policy.path", "policy"} <= set((await house.reload())["changed"])
+    (folder / "a.cedar").write_text("\npermit(principal, action, resource) when { context.aproved };")
+    status, body = await admin(house.server, "POST", "/v1/admin/reload")
+    assert (status, body["error"]["code"]) == (400, "policy_invalid")
+    assert "policies/a.cedar:2: attribute `aproved`" in body["error"]["message"]
+    (folder / "a.cedar").write_text("permit(principal, action, resource);")
+    assert (await house.reload())["changed"] == []
+    (folder / "a.cedar").write_text("permit(principal, action, resource) when { context.approved };")
+    assert (await house.reload())["changed"] == ["policy"]
+
+
 async def test_a_budget_below_what_is_spent_changes_nothing(house: House) -> None:
     def budget(limit: str, mode: str = "hard") -> str:
         return f'[[budgets]]\nname = "ours"\ntenant = "default"\nusd_per_month = "{limit}"\nmode = "{mode}"\n'

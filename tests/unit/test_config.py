@@ -212,7 +212,7 @@ def test_variables_override_the_file(tmp_path: Path) -> None:
         ("STATELINE_SERVER__PORT", "abc", "STATELINE_SERVER__PORT: expected `int`"),
         ("STATELINE_DEPLOYMENTS__MODEL", "x", "cannot be set by a variable"),
         ("STATELINE_BUDGETS__MODE", "hard", "cannot be set by a variable"),
-        ("STATELINE_AGENTS__NAME", "hard", "this version does not support"),
+        ("STATELINE_TELEMETRY__NAME", "hard", "this version does not support"),
     ],
 )
 def test_a_variable_that_is_wrong_is_named(tmp_path: Path, variable: str, value: str, expected: str) -> None:
@@ -260,12 +260,13 @@ def test_a_postgres_url_with_a_password_stays_where_it_is_named(tmp_path: Path) 
 
 # -- refusals -----------------------------------------------------------------------------------------
 
+OIDC = '[auth]\nmode = "oidc"\n[oidc]\nissuer = "https://a.example"\naudience = ["stateline"]\ntenant = "acme"\n'
 REFUSALS = [
     ("port = 1\n", "config_unknown_key", "unknown section `port`"),
     ("[server]\nprot = 1\n", "config_unknown_key", "stateline.toml: server.prot: unknown key `prot`; did you mean"),
     ("[server]\nzzz = 1\n", "config_unknown_key", "known are host, port"),
     ("[sever]\n", "config_unknown_key", "did you mean `server`?"),
-    ("[agents]\n", "config_unsupported", "does not support `agents`"),
+    ("[telemetry]\n", "config_unsupported", "does not support `telemetry`"),
     ("server = 1\n", "config_invalid", "server: expected a table"),
     ("deployments = 1\n", "config_invalid", "deployments: expected a list"),
     ("deployments = [1]\n", "config_invalid", "deployments[0]: expected a table"),
@@ -279,8 +280,23 @@ REFUSALS = [
     ('[server]\ncors_origins = ["https://a.example/"]\n', "config_invalid", "is not an origin"),
     ('[server]\ncors_origins = ["http://[::1"]\n', "config_invalid", "not a URL"),
     ('[server]\ntrusted_proxies = ["proxy"]\n', "config_invalid", "is not an address"),
-    ('[auth]\nmode = "keyz"\n', "config_invalid", 'it may be "open", "keys"'),
-    ('[auth]\nmode = "oidc"\n', "config_unsupported", 'does not support "oidc"; it supports "open", "keys"'),
+    ('[auth]\nmode = "keyz"\n', "config_invalid", 'it may be "open", "keys", "oidc"'),
+    ('[auth]\nmode = "oidc"\n', "config_invalid", '"oidc" and the section [oidc] go together'),
+    (OIDC.replace('mode = "oidc"', 'mode = "keys"'), "config_invalid", '"oidc" and the section [oidc] go together'),
+    (OIDC.replace("https:", "http:"), "config_invalid", "oidc.issuer: not an https URL"),
+    (OIDC.replace("https://", "https://u:hunter2@"), "config_secret", "oidc.issuer"),
+    (f'{OIDC}jwks_url = "keys.json"\n', "config_invalid", "oidc.jwks_url: not an https URL"),
+    (f'{OIDC}tenant_claim = "org"\n', "config_invalid", "set one of tenant"),
+    (OIDC.replace('tenant = "acme"', ""), "config_invalid", "set one of tenant"),
+    (OIDC.replace("acme", "system"), "config_invalid", 'oidc.tenant: "system" cannot be'),
+    (OIDC.replace("acme", "a b"), "config_invalid", 'oidc.tenant: "a b" cannot be'),
+    (f'{OIDC}algorithms = ["HS256"]\n', "config_invalid", "oidc.algorithms"),
+    (f'{OIDC}algorithms = ["none"]\n', "config_invalid", "oidc.algorithms"),
+    (f"{OIDC}algorithms = []\n", "config_invalid", "oidc.algorithms"),
+    (OIDC.replace('["stateline"]', "[]"), "config_invalid", "oidc.audience"),
+    (f'{OIDC}scope_map = {{ops = ["admin"]}}\n', "config_invalid", "set scope_claim"),
+    (f'{OIDC}scope_claim = "scope"\nscope_map = {{ops = ["root"]}}\n', "config_invalid", '"ops" gives "root"'),
+    (f"{OIDC}leeway_s = 301\n", "config_invalid", "oidc.leeway_s"),
     ("[auth]\nmode = []\n", "config_invalid", "auth.mode"),
     ('[store]\nurl = "postgresql://u@db/x?password=hunter2"\n', "config_secret", "url_env"),
     ('[store]\nurl = "mysql://db/x"\n', "config_invalid", "postgresql://host/name"),
@@ -294,6 +310,8 @@ REFUSALS = [
     ('[store]\npassword = "hunter2"\n', "config_secret", "url_env or url_file"),
     ("[limits]\nsteps_max = 0\n", "config_invalid", "limits.steps_max: 1 at least"),
     ("[contracts]\n", "config_invalid", "contracts: missing key `path`"),
+    ("[policy]\n", "config_invalid", "policy: missing key `path`"),
+    ('[policy]\npath = "p"\nmode = "observe"\n', "config_invalid", 'it may be "enforce", "log_only"'),
     ('[contracts]\npath = "c"\nmode = "watch"\n', "config_invalid", 'it may be "enforce", "observe"'),
     (f'{OPENAI}[contracts]\npath = "c"\n', "config_invalid", '"a" has no vendor, and contracts are set'),
     (f'{OPENAI}product = "p"\n', "config_invalid", 'deployments[0].product: there is no product "p"'),
@@ -459,6 +477,13 @@ def test_a_drain_has_its_bound(tmp_path: Path) -> None:
         load(write(tmp_path, f"[server]\ndrain_s = {DRAIN_S_MAX + 1}\n"), {})
 
 
+def test_the_folder_of_policies_is_beside_the_file(tmp_path: Path) -> None:
+    assert load(write(tmp_path, ""), {}).policy is None
+    policy = load(write(tmp_path, '[policy]\npath = "p"\n'), {"STATELINE_POLICY__MODE": "log_only"}).policy
+    assert policy is not None
+    assert (Path(policy.path), policy.mode) == (tmp_path / "p", "log_only")
+
+
 def test_contracts_and_products_are_read_and_their_folder_is_beside_the_file(tmp_path: Path) -> None:
     text = f"""{OPENAI}vendor = "openai"
 product = "gpt-5"
@@ -483,6 +508,16 @@ posture = "microsoft"
 def test_the_local_model_needs_no_word_about_its_vendor(tmp_path: Path) -> None:
     (local,) = load(write(tmp_path, '[contracts]\npath = "c"\n'), {}).deployments
     assert local.vendor == "qwen"
+
+
+def test_the_issuer_of_tokens_is_configured(tmp_path: Path) -> None:
+    config = load(write(tmp_path, f'{OIDC}scope_claim = "scp"\nscope_map = {{ops = ["admin"]}}\nleeway_s = 1.5\n'), {})
+    assert config.oidc is not None
+    assert (config.oidc.scope_map, config.oidc.leeway_s, config.oidc.keys) == ({"ops": ("admin",)}, 1.5, False)
+    on_loopback = load(write(tmp_path, OIDC.replace("https://a.example", "http://127.0.0.1:9/x")), {})
+    assert on_loopback.oidc is not None
+    with pytest.raises(ConfigError, match="did you mean `audience`"):
+        load(write(tmp_path, f'{OIDC}audiences = "x"\n'), {})
 
 
 # -- the documentation --------------------------------------------------------------------------------
@@ -512,6 +547,8 @@ def test_documented_defaults_are_the_defaults() -> None:
             written = documented()[section][field.name]
             if field.required:
                 assert written in ("required", "as `cloud`", "as `model`", "by cloud", "what it covers"), field.name
+            elif field.default_factory is not msgspec.NODEFAULT:
+                assert written == f"`{msgspec.json.encode(field.default_factory()).decode()}`", field.name
             elif field.default is None:
                 assert written in ("none", "by cloud"), field.name
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from typer.testing import CliRunner
 from stateline.cli import app
 from stateline.cli.keys import seconds_of
 from stateline.core.errors import BadRequest, Conflict, Unauthorized
-from stateline.core.limits import KEY_APPENDS_MAX, KEYS_REFRESH_S, KEYS_UNKNOWN_REFRESH_S
+from stateline.core.events import Event, KeyCreated
+from stateline.core.limits import KEY_APPENDS_MAX, KEYS_REFRESH_S, KEYS_UNKNOWN_REFRESH_S, PRINCIPAL_NAME_CHARS_MAX
+from stateline.core.principals import DEFAULT_SCOPES, SCOPES
 from stateline.identity.admin_file import admin_file, admin_path, new_token, read_admin_file
 from stateline.identity.keys import KEYS_SESSION, Keys, OpenAuthenticator
 from stateline.ports import Fenced, Ownership
@@ -53,7 +56,7 @@ async def test_a_key_opens_its_tenant_and_survives_a_restart(store: MemoryStore,
     assert key.startswith("sk-sl-")
     for each in (keys, Keys(store, clock, os.urandom)):
         caller = await each.authenticate(_bearer(key))
-        assert (caller.tenant, caller.id, caller.scopes) == ("shop", record.id, {"api"})
+        assert (caller.tenant, caller.id, caller.scopes) == ("shop", record.id, DEFAULT_SCOPES)
         assert await each.authenticate({b"x-api-key": key.encode()}) == caller
 
 
@@ -62,6 +65,44 @@ async def test_only_the_hash_of_a_key_is_kept(store: MemoryStore, clock: SetCloc
     kept = str([event async for event in store.read(KEYS_SESSION)])
     assert key not in kept
     assert key.removeprefix("sk-sl-") not in kept
+
+
+async def test_a_key_has_the_scopes_and_the_bounds_that_it_was_made_with(store: MemoryStore, clock: SetClock) -> None:
+    keys = Keys(store, clock, os.urandom)
+    record, key = await keys.create("shop", "desk", scopes=["audit", "approve"], user="ann", agent="desk")
+    assert (record.scopes, record.user, record.agent) == (("approve", "audit"), "ann", "desk")
+    for each in (keys, Keys(store, clock, os.urandom)):
+        caller = await each.authenticate(_bearer(key))
+        assert (caller.kind, caller.user, caller.agent, caller.scopes) == ("key", "ann", "desk", {"approve", "audit"})
+        assert caller.allows("approve")
+        assert not caller.allows("responses")
+
+
+async def test_a_key_of_before_there_were_scopes_may_what_keys_may(store: MemoryStore, clock: SetClock) -> None:
+    old = KeyCreated(key_id="key_old", tenant="shop", name="old", hash=sha256(b"sk-sl-old").hexdigest())
+    await store.create(KEYS_SESSION)
+    own = Ownership(session=KEYS_SESSION, owner="then", epoch=1, head=0)
+    await store.append(own, 0, [Event(session=KEYS_SESSION, seq=1, at_ms=clock.now_ms(), body=old)], release=True)
+    assert (await Keys(store, clock, os.urandom).authenticate(_bearer("sk-sl-old"))).scopes == DEFAULT_SCOPES
+
+
+@pytest.mark.parametrize("scopes", [[], ["respones"], ["responses", ""], ["x" * 500]])
+async def test_scopes_that_do_not_exist_are_refused(store: MemoryStore, clock: SetClock, scopes: list[str]) -> None:
+    with pytest.raises(BadRequest, match=", ".join(SCOPES)) as refused:
+        await Keys(store, clock, os.urandom).create("shop", "x", scopes=scopes)
+    assert refused.value.param == "scopes"
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("bound", [{"user": "a" * (PRINCIPAL_NAME_CHARS_MAX + 1)}, {"agent": "a\n"}])
+async def test_who_a_key_speaks_for_has_a_printable_name(
+    store: MemoryStore, clock: SetClock, bound: dict[str, str]
+) -> None:
+    with pytest.raises(BadRequest) as refused:
+        await Keys(store, clock, os.urandom).create(
+            "shop", "x", user=bound.get("user", ""), agent=bound.get("agent", "")
+        )
+    assert refused.value.param in bound
 
 
 async def test_a_key_expires_on_time(store: MemoryStore, clock: SetClock) -> None:
@@ -162,7 +203,7 @@ async def test_the_admin_token_is_told_from_keys() -> None:
     token = new_token(os.urandom)
     door = OpenAuthenticator(token)
     assert (await door.authenticate(_bearer(token))).scopes == {"admin"}
-    assert (await door.authenticate(_bearer("anything"))).scopes == {"api"}
+    assert (await door.authenticate(_bearer("anything"))).scopes == DEFAULT_SCOPES | {"approve"}
     assert (await OpenAuthenticator().authenticate({})).tenant == "default"
 
 
@@ -214,6 +255,13 @@ def test_keys_are_made_listed_and_revoked_without_a_server(config: Path) -> None
     key_id = next(word for word in listed.split() if word.startswith("key_"))
     assert "revoked" in _run("revoke", key_id, "-c", str(config))
     assert '"revoked_at": null' not in _run("list", "--json", "-c", str(config))
+
+
+def test_scopes_and_bounds_are_listed(config: Path) -> None:
+    bounds = ("--scope", "approve", "--scope", "audit", "--user", "ann", "--agent", "desk")
+    _run("create", "--tenant", "shop", "--name", "x", *bounds, "-c", str(config))
+    assert _run("list", "-c", str(config)).splitlines()[1].endswith("in force  approve audit  ann agent/desk")
+    assert '"user": "ann"' in _run("list", "--json", "-c", str(config))
 
 
 def test_a_file_that_a_killed_server_left_is_passed_over(config: Path, tmp_path: Path) -> None:

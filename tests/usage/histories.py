@@ -81,7 +81,8 @@ class Ledger(Writing):
             id=name, tenant="other", principal="key_2", interface="chat", deployment=by.deployment, model=by.model
         )
         ended = e.StatelessCallEnded(id=name, usage=USED, charge=charged(by, USED))
-        await self.append(node, at(ONE_DAY), started, *([ended] if ends else []))
+        body = e.StatelessCalls(started=(started,), ended=(ended,) if ends else ())
+        await self.append(node, at(ONE_DAY), body)
 
     def _asked(self, model: str) -> e.TurnRequested:
         return e.TurnRequested(

@@ -8,19 +8,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-SCOPE_API = "api"
-SCOPE_ADMIN = "admin"
+from stateline.core.errors import Forbidden, StatelineError
+from stateline.core.principals import ADMIN, RESPONSES, Principal
+
+SCOPE_API = RESPONSES
+SCOPE_ADMIN = ADMIN
 
 
-class Principal(Protocol):
-    """Who a request speaks for. ``id`` is a key's id or ``anonymous``."""
+def require(principal: Principal, scope: str) -> None:
+    """Raises:
+    Forbidden: the caller may not do that.
+    """
+    if scope not in principal.scopes:
+        raise Forbidden(f"This needs the scope '{scope}', which your credentials do not have.")
 
-    @property
-    def tenant(self) -> str: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def scopes(self) -> frozenset[str]: ...
+
+def challenge(error: StatelineError) -> bytes:
+    """``WWW-Authenticate`` of a 401; a token that was sent and is not good is told so (RFC 6750, 3.1)."""
+    return b"Bearer" if error.code == "invalid_api_key" else b'Bearer error="invalid_token"'
+
+
+def require_agent(principal: Principal, model: str | None) -> None:
+    """A key that is bound to an agent calls nothing else.
+
+    Raises:
+        Forbidden: ``agent_bound``.
+    """
+    if principal.agent and model != f"agent/{principal.agent}":
+        raise Forbidden(f"This key is for the model 'agent/{principal.agent}' alone.", code="agent_bound")
 
 
 class Authenticator(Protocol):
@@ -48,14 +63,29 @@ class KeyRecord(Protocol):
     def expires_at_ms(self) -> int | None: ...
     @property
     def revoked_at_ms(self) -> int | None: ...
+    @property
+    def scopes(self) -> tuple[str, ...]: ...
+    @property
+    def user(self) -> str: ...
+    @property
+    def agent(self) -> str: ...
 
 
 class KeyAdmin(Protocol):
-    async def create(self, tenant: str, name: str, expires_in_s: int | None = None) -> tuple[KeyRecord, str]:
+    async def create(
+        self,
+        tenant: str,
+        name: str,
+        expires_in_s: int | None = None,
+        *,
+        scopes: Sequence[str] | None = None,
+        user: str = "",
+        agent: str = "",
+    ) -> tuple[KeyRecord, str]:
         """Make a key; the second value is the key, which nobody can show again.
 
         Raises:
-            BadRequest: a tenant or name that may not be.
+            BadRequest: a tenant, name or scope that may not be.
         """
         ...
 

@@ -15,13 +15,13 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stateline.api.access import CLIENT_CLOSED, AccessLine, AccessLog, now_s
-from stateline.api.auth import Authenticator
+from stateline.api.auth import Authenticator, challenge, require
 from stateline.api.call import Call
 from stateline.api.errors import ClientGone, error_body, error_headers, internal_error
 from stateline.api.metrics import RequestMetrics
 from stateline.api.names import request_id as request_id_of
 from stateline.api.proxies import TrustedProxies
-from stateline.core.errors import BadRequest, Forbidden, NotFound, StatelineError
+from stateline.core.errors import BadRequest, NotFound, StatelineError
 from stateline.core.limits import QUERY_BYTES_MAX
 
 Handler = Callable[[Call], Awaitable[None]]
@@ -69,8 +69,7 @@ class Bound:
             call.dialect = "openai"
         if self._scope is not None:
             call.principal = await auth.authenticate(call.headers)
-            if self._scope not in call.principal.scopes:
-                raise Forbidden("This key may not do that.")
+            require(call.principal, self._scope)
         await self._handler(call)
 
 
@@ -141,7 +140,7 @@ class Edge:
         if isinstance(error, MethodNotAllowed):
             headers.append((b"allow", error.allow.encode()))
         if error.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
+            headers.append((b"www-authenticate", challenge(error)))
         await call.reply(error_body(error, call.shape), error.status, headers)
 
     def _finish(self, call: Call) -> None:

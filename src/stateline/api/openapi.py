@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 
@@ -12,6 +12,7 @@ from stateline import __version__
 from stateline.api import item_params
 from stateline.api.errors import WebSocketErrorEvent
 from stateline.api.params import Include, WebSocketResponseCreateEvent
+from stateline.core.effected import EffectStatus
 from stateline.core.limits import IDEMPOTENCY_KEY_CHARS_MAX, ITEM_ID_CHARS_MAX, PAGE_ITEMS_MAX
 from stateline.core.response import ErrorPayload
 
@@ -52,6 +53,11 @@ _QUERY: dict[str, dict[str, Any]] = {
     "limit": {"type": "integer", "minimum": 1, "maximum": PAGE_ITEMS_MAX, "default": 20},
     "order": {"type": "string", "enum": ["asc", "desc"], "default": "desc"},
     "session": {"type": "string", "minLength": 1, "maxLength": ITEM_ID_CHARS_MAX},
+    "status": {"type": "string", "enum": ["all", *get_args(EffectStatus)]},
+    **{
+        name: {"type": "string", "minLength": 1, "maxLength": ITEM_ID_CHARS_MAX}
+        for name in ("agent", "deployment", "key", "model", "name", "principal", "server_label")
+    },
     "stream": {"type": "boolean", "default": False},
     "starting_after": {"type": "integer", "minimum": 0},
 }

@@ -289,6 +289,7 @@ def _servers(tools: Tools | None) -> tuple[McpTool, ...]:
                 require_approval=asks if isinstance(asks, str) else "always",
                 always=() if filtered is None else _tool_names(filtered.always) or (),
                 never=() if filtered is None else _tool_names(filtered.never) or (),
+                secret=bool(tool.headers or tool.authorization),
             )
         )
     return tuple(servers)

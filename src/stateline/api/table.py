@@ -41,6 +41,7 @@ from stateline.api.routes import (
 )
 from stateline.api.service import Service
 from stateline.core.items import Item
+from stateline.core.principals import USAGE
 from stateline.core.response import Response
 
 Handler = Callable[[Service, Call], Awaitable[None]]
@@ -330,6 +331,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/placements",
         handler=placements.list_placements,
         summary="List where calls of stored turns went, and what the contracts said, newest first",
+        scope=USAGE,
         query=("after", "limit", "session"),
         answer=placements.PlacementList,
     ),
@@ -338,6 +340,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/usage",
         handler=usage.list_usage,
         summary="Add up what the tenant's calls used and cost, by day and model; the pages of a list add up",
+        scope=USAGE,
         query=("after", "from", "to"),
         answer=usage.UsageList,
     ),
@@ -346,6 +349,7 @@ ROUTES: tuple[Route, ...] = (
         path="/v1/budgets",
         handler=budgets.list_budgets,
         summary="List the budgets of the caller's tenant and key, and what is left of them",
+        scope=USAGE,
         answer=budgets.BudgetList,
     ),
     Route(
@@ -441,6 +445,12 @@ ROUTES: tuple[Route, ...] = (
         scope=None,
         answer=health.Health,
     ),
-    Route(method="GET", path="/metrics", handler=health.metrics, summary="Counters, in Prometheus' text format"),
+    Route(
+        method="GET",
+        path="/metrics",
+        handler=health.metrics,
+        summary="Counters, in Prometheus' text format",
+        scope=USAGE,
+    ),
     Route(method="GET", path="/openapi.json", handler=health.openapi, summary="This description", scope=None),
 )

@@ -18,7 +18,7 @@ import msgspec
 from starlette.types import Message, Receive, Scope, Send
 
 from stateline.api.access import CLIENT_CLOSED, AccessLine, AccessLog, now_s
-from stateline.api.auth import SCOPE_API, Authenticator, Principal
+from stateline.api.auth import SCOPE_API, Authenticator, Principal, challenge, require
 from stateline.api.call import dialect_of
 from stateline.api.errors import Header, error_body, error_headers, internal_error, websocket_error
 from stateline.api.names import new_name, request_id
@@ -175,8 +175,7 @@ class Socket:
             Unauthorized, Forbidden: as for a request over HTTP.
         """
         principal = await self._sockets.auth.authenticate(self.headers)
-        if SCOPE_API not in principal.scopes:
-            raise Forbidden("This key may not do that.")
+        require(principal, SCOPE_API)
         return principal
 
     async def refuse(self, error: StatelineError) -> None:
@@ -189,7 +188,7 @@ class Socket:
             *error_headers(error, durable=False),
         ]
         if error.status == 401:
-            headers.append((b"www-authenticate", b"Bearer"))
+            headers.append((b"www-authenticate", challenge(error)))
         await self._send({"type": "websocket.http.response.start", "status": error.status, "headers": headers})
         await self._send({"type": "websocket.http.response.body", "body": body})
 

@@ -74,10 +74,10 @@ class Usage:
             async for page in pages:
                 self.sessions, self.newer = page.sessions, page.newer
                 for event in page.events:
-                    call = self._calls.see(event)
-                    if call is not None and self._since_ms <= call.at_ms < self._until_ms:
-                        await self._know_tariff(call)
-                        yield call
+                    for call in self._calls.see(event):
+                        if self._since_ms <= call.at_ms < self._until_ms:
+                            await self._know_tariff(call)
+                            yield call
                 if progress is not None:
                     progress(page.sessions, max(total, page.sessions))
 

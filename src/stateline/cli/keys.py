@@ -31,9 +31,16 @@ Shown = dict[str, Any]
 
 @app.command()
 def create(
+    *,
     tenant: Annotated[str, typer.Option("--tenant", help="Whose sessions the key opens.")],
     name: Annotated[str, typer.Option("--name", help="What the key is for.")],
     expires: Annotated[str | None, typer.Option("--expires", help="For how long, as in 90d or 12h.")] = None,
+    scope: Annotated[
+        list[str] | None,
+        typer.Option("--scope", help="What it may do, once each; by default all but approve and admin."),
+    ] = None,
+    user: Annotated[str, typer.Option("--user", help="The person for whom it speaks.")] = "",
+    agent: Annotated[str, typer.Option("--agent", help="The one agent that it may use.")] = "",
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,13 +50,17 @@ def create(
     Examples:
       stateline keys create --tenant shop --name checkout-agent
       stateline keys create --tenant shop --name trial --expires 90d
+      stateline keys create --tenant shop --name desk --scope approve --scope audit --user ann
     """
     body: Shown = {"tenant": tenant, "name": name}
     if expires is not None:
         body["expires_in_s"] = seconds_of(expires)
+    body |= {name: value for name, value in (("scopes", scope), ("user", user), ("agent", agent)) if value}
 
     async def directly(keys: Keys) -> Shown:
-        record, key = await keys.create(tenant, name, body.get("expires_in_s"))
+        record, key = await keys.create(
+            tenant, name, body.get("expires_in_s"), scopes=scope or None, user=user, agent=agent
+        )
         return {**_shown(record), "key": key}
 
     made = _ask(config, "POST", "/v1/admin/keys", body, directly)
@@ -164,6 +175,9 @@ def _shown(record: Record) -> Shown:
         "created_at": record.created_at_ms // 1000,
         "expires_at": None if record.expires_at_ms is None else record.expires_at_ms // 1000,
         "revoked_at": None if record.revoked_at_ms is None else record.revoked_at_ms // 1000,
+        "scopes": list(record.scopes),
+        "user": record.user or None,
+        "agent": record.agent or None,
     }
 
 
@@ -178,10 +192,13 @@ def _print_table(keys: list[Shown]) -> None:
         return "-" if unix_s is None else datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M")
 
     table = Table(box=None, pad_edge=False)
-    for heading in ("ID", "TENANT", "NAME", "CREATED (UTC)", "EXPIRES (UTC)", "STATE"):
+    for heading in ("ID", "TENANT", "NAME", "CREATED (UTC)", "EXPIRES (UTC)", "STATE", "SCOPES", "FOR"):
         table.add_column(heading, no_wrap=True)
     for key in keys:
         expired = key["expires_at"] is not None and key["expires_at"] <= time()
         state = "revoked" if key["revoked_at"] is not None else "expired" if expired else "in force"
-        table.add_row(key["id"], key["tenant"], key["name"], day(key["created_at"]), day(key["expires_at"]), state)
+        bound = [key["user"], key["agent"] and f"agent/{key['agent']}"]
+        whom = " ".join(filter(None, bound)) or "-"
+        times = day(key["created_at"]), day(key["expires_at"])
+        table.add_row(key["id"], key["tenant"], key["name"], *times, state, " ".join(key["scopes"]), whom)
     Console(width=None if sys.stdout.isatty() else 1000).print(table)

@@ -13,6 +13,8 @@ from stateline.config.load import load
 from stateline.config.schema import (
     LOCAL_MODEL,
     LOCAL_VENDOR,
+    Agent,
+    AgentTool,
     Auth,
     Budget,
     Config,
@@ -20,17 +22,21 @@ from stateline.config.schema import (
     Contracts,
     Deployment,
     DeploymentPrice,
+    Policy,
     Prices,
     Server,
     Store,
     is_loopback,
 )
-from stateline.config.secrets import api_key, store_url
+from stateline.config.schema_tools import McpServer, Tools
+from stateline.config.secrets import api_key, approval_keys, store_url
 from stateline.core.limits import Retention
 
 __all__ = [
     "LOCAL_MODEL",
     "LOCAL_VENDOR",
+    "Agent",
+    "AgentTool",
     "Auth",
     "Budget",
     "Config",
@@ -38,11 +44,15 @@ __all__ = [
     "Contracts",
     "Deployment",
     "DeploymentPrice",
+    "McpServer",
+    "Policy",
     "Prices",
     "Retention",
     "Server",
     "Store",
+    "Tools",
     "api_key",
+    "approval_keys",
     "is_loopback",
     "load",
     "store_url",

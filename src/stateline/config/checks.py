@@ -6,7 +6,18 @@ import ipaddress
 import re
 from decimal import Decimal
 
-from stateline.config.schema import BUDGET_SCOPES, RATES, Config, ConfigError, Deployment, Source, is_loopback
+from stateline.config.checks_oidc import check_oidc
+from stateline.config.checks_tools import check_tools
+from stateline.config.schema import (
+    BUDGET_SCOPES,
+    LOCAL_MODEL,
+    RATES,
+    Config,
+    ConfigError,
+    Deployment,
+    Source,
+    is_loopback,
+)
 from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX, TurnLimits
 from stateline.models.facts.places import tiers_of
@@ -25,12 +36,15 @@ _REGION = re.compile(r"[a-z0-9-]+")
 def check(config: Config, source: Source) -> None:
     """Refuse what cannot work or is not safe, with a `ConfigError` that names the key."""
     _check_server(config, source)
+    check_oidc(config, source)
     _check_deployments(config, source)
     _check_contracts(config, source)
     _check_prices(config, source)
     _check_budgets(config, source)
     _check_rate_limits(config, source)
+    check_tools(config, source)
     _check_limits(config, source)
+    _check_agents(config, source)
 
 
 def _check_server(config: Config, source: Source) -> None:
@@ -253,6 +267,35 @@ def _check_rate_limits(config: Config, source: Source) -> None:
                 "every rate limit has a name of its own, and one that has none is named by what it covers",
             )
         seen.add(limit.name)
+
+
+def _check_agents(config: Config, source: Source) -> None:
+    served = {each.model for each in config.deployments} or {LOCAL_MODEL}
+    seen: set[str] = set()
+    for index, agent in enumerate(config.agents):
+        at = f"agents[{index}]"
+        if agent.name in seen:
+            raise ConfigError(
+                "config_invalid",
+                f'{source.at(f"{at}.name")}: "{agent.name}" is taken',
+                "every agent has a name of its own",
+            )
+        seen.add(agent.name)
+        if agent.model not in served:
+            raise ConfigError(
+                "config_invalid",
+                f'{source.at(f"{at}.model")}: no deployment serves "{agent.model}"',
+                f"models that are served: {', '.join(sorted(served))}",
+            )
+        if agent.instructions is not None and agent.instructions_file is not None:
+            raise ConfigError(
+                "config_invalid",
+                f"{source.at(f'{at}.instructions_file')}: instructions and instructions_file are both given",
+                "keep one of them",
+            )
+        labels = [each.server for each in agent.tools]
+        if len(set(labels)) < len(labels):
+            raise ConfigError("config_invalid", f"{source.at(f'{at}.tools')}: a server stands there twice")
 
 
 def _check_limits(config: Config, source: Source) -> None:

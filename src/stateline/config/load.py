@@ -15,6 +15,7 @@ import msgspec
 from stateline.config.checks import check
 from stateline.config.schema import (
     BUDGET_SCOPES,
+    BY_NAME,
     CLOUD_DEFAULTS,
     ENVIRON_PREFIX,
     FILE_NAME,
@@ -27,8 +28,10 @@ from stateline.config.schema import (
     RATE_SCOPES,
     SECTIONS,
     TABLES,
+    WITHIN,
     Config,
     ConfigError,
+    Sandbox,
     Source,
     Store,
     choices_of,
@@ -61,11 +64,20 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     base = file.parent
     _finish_store(tables, source, environ, base)
     _finish_deployments(tables, source, base)
+    _finish_mcp_servers(tables, base)
     _name_by_scope(tables, "budgets", BUDGET_SCOPES)
     _name_by_scope(tables, "rate_limits", RATE_SCOPES)
     _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
     _absolute(tables.get("contracts"), ("path",), base)
+    _absolute(tables.get("policy"), ("path",), base)
     _absolute(tables.get("prices"), ("path", "values"), base)
+    _absolute(tables.get("approvals"), ("key_file",), base)
+    agents = tables.get("agents")
+    for agent in cast("list[object]", agents) if isinstance(agents, list) else ():
+        _absolute(agent, ("instructions_file",), base)
+    if isinstance(sandbox := tables.get("sandbox"), dict):
+        cast("Tables", sandbox).setdefault("path", Sandbox().path)
+        _absolute(cast("Tables", sandbox), ("path",), base)
     config = _convert(tables, source)
     check(config, source)
     return config
@@ -149,7 +161,10 @@ def _check_table(section: str, table: object, at: str, source: Source) -> None:
                 f'{where}: this version does not support "{value}"',
                 f"it supports {choices_of(section, key)}",
             )
-        if (section, key) in TABLES:
+        if (section, key) in BY_NAME and isinstance(value, dict):
+            for name, entry in cast("Tables", value).items():
+                _check_within(TABLES[section, key], entry, f"{at}.{key}.{name}", source)
+        elif (section, key) in TABLES:
             _check_within(TABLES[section, key], value, f"{at}.{key}", source)
 
 
@@ -160,14 +175,16 @@ def _check_within(struct: type[msgspec.Struct], value: object, at: str, source: 
             _check_within(struct, entry, f"{at}[{index}]", source)
     elif isinstance(value, dict):
         known = list(struct.__struct_encode_fields__)
-        for key in cast("Tables", value):
+        for key, inner in cast("Tables", value).items():
             if key not in known:
                 _refuse_unknown(source.at(f"{at}.{key}"), key, known, "key", later=False)
+            if (struct, key) in WITHIN:
+                _check_within(WITHIN[struct, key], inner, f"{at}.{key}", source)
 
 
 def _refuse_secret(where: str, section: str, key: str) -> None:
     if _SECRET_KEY.search(key):
-        stem = "api_key" if section == "deployments" else "url"
+        stem = {"deployments": "api_key", "mcp_servers": "token"}.get(section, "url")
         raise ConfigError(
             "config_secret",
             f"{where}: a secret is named, never written here",
@@ -268,6 +285,15 @@ def _finish_deployments(tables: Tables, source: Source, base: Path) -> None:
         _absolute(entry, ("api_key_file",), base)
         if cloud == "local" and str(entry["upstream_model"]).endswith(".gguf"):
             _absolute(entry, ("upstream_model",), base)
+
+
+def _finish_mcp_servers(tables: Tables, base: Path) -> None:
+    servers = tables.get("mcp_servers")
+    for entry in cast("list[object]", servers) if isinstance(servers, list) else ():
+        if isinstance(entry, dict):
+            entry = cast("Tables", entry)
+            _absolute(entry, ("token_file",), base)
+            _absolute(entry.get("oauth"), ("client_secret_file", "private_key_file"), base)
 
 
 def _name_by_scope(tables: Tables, section: str, scopes: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 from msgspec import Meta
 
+from stateline.config.schema_tools import McpOAuth, McpServer, McpServerTool, ReadBack, Tools
 from stateline.core.errors import Blame, StatelineError
 from stateline.core.limits import (
     DEPLOYMENT_CALLS_MAX,
@@ -23,6 +24,7 @@ from stateline.core.limits import (
     UPSTREAM_FIRST_BYTE_S,
     UPSTREAM_STALL_S,
     Retention,
+    SandboxLimits,
     TurnLimits,
 )
 
@@ -107,7 +109,28 @@ class Store(msgspec.Struct, frozen=True, kw_only=True):
 class Auth(msgspec.Struct, frozen=True, kw_only=True):
     """Who may call. `open` is for this machine alone."""
 
-    mode: Literal["open", "keys"] = "open"
+    mode: Literal["open", "keys", "oidc"] = "open"
+
+
+TokenAlgorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519"]
+"""Asymmetric ones alone: whoever can check a token of another kind can make one."""
+ClaimName = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Oidc(msgspec.Struct, frozen=True, kw_only=True):
+    """Whose bearer tokens are taken, and what their claims mean. `check` asks for `tenant` or `tenant_claim`."""
+
+    issuer: Annotated[str, Meta(min_length=1)]
+    audience: Annotated[tuple[ClaimName, ...], Meta(min_length=1)]
+    algorithms: Annotated[tuple[TokenAlgorithm, ...], Meta(min_length=1)] = ("RS256", "ES256")
+    jwks_url: str | None = None
+    tenant: ClaimName | None = None
+    tenant_claim: ClaimName | None = None
+    user_claim: ClaimName = "sub"
+    scope_claim: ClaimName | None = None
+    scope_map: dict[str, tuple[str, ...]] | None = None
+    leeway_s: Annotated[float, Meta(ge=0, le=300)] = 30.0
+    keys: bool = False
 
 
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
@@ -180,6 +203,23 @@ class Contracts(msgspec.Struct, frozen=True, kw_only=True):
     mode: Literal["enforce", "observe"] = "enforce"
 
 
+class Policy(msgspec.Struct, frozen=True, kw_only=True):
+    """The policies that tool calls are held against. After `load`, `path` is anchored.
+
+    With `log_only` rulings are recorded and stop nothing.
+    """
+
+    path: Annotated[str, Meta(min_length=1)]
+    mode: Literal["enforce", "log_only"] = "enforce"
+
+
+class Approvals(msgspec.Struct, frozen=True, kw_only=True):
+    """The keys that seal what persons are asked: one a line, the first seals, the others still open."""
+
+    key_env: str | None = None
+    key_file: str | None = None
+
+
 class CurrencyRate(msgspec.Struct, frozen=True, kw_only=True, rename={"have": "from", "want": "to"}):
     """What one unit of a currency is in another, from a day on (UTC)."""
 
@@ -230,55 +270,105 @@ class RateLimit(msgspec.Struct, frozen=True, kw_only=True):
     model: Scope | None = None
 
 
+class AgentTool(msgspec.Struct, frozen=True, kw_only=True):
+    """A server whose tools an agent uses."""
+
+    server: Annotated[str, Meta(min_length=1, max_length=64)]
+    allowed_tools: tuple[str, ...] | None = None
+    require_approval: Literal["always", "never"] = "never"
+
+
+class Agent(msgspec.Struct, frozen=True, kw_only=True):
+    """An agent, used as the model ``agent/NAME``."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[a-z0-9][a-z0-9._-]*$")]
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    instructions: str | None = None
+    instructions_file: str | None = None
+    description: Annotated[str, Meta(max_length=1024)] = ""
+    version: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    tools: tuple[AgentTool, ...] = ()
+    max_output_tokens: Annotated[int, Meta(ge=16)] | None = None
+    max_tool_calls: Annotated[int, Meta(ge=1)] | None = None
+
+
+class Sandbox(SandboxLimits, frozen=True, kw_only=True):
+    """Where code of models runs, if anywhere. After `load`, `path` is anchored."""
+
+    enabled: bool = False
+    path: Annotated[str, Meta(min_length=1)] = "workspaces"
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything an operator may set; see docs/configuration.md."""
 
     server: Server = msgspec.field(default_factory=Server)
     store: Store = msgspec.field(default_factory=Store)
     auth: Auth = msgspec.field(default_factory=Auth)
+    oidc: Oidc | None = None
     deployments: tuple[Deployment, ...] = ()
     products: tuple[Product, ...] = ()
     contracts: Contracts | None = None
+    policy: Policy | None = None
     prices: Prices = msgspec.field(default_factory=Prices)
     budgets: tuple[Budget, ...] = ()
     rate_limits: tuple[RateLimit, ...] = ()
+    tools: Tools = msgspec.field(default_factory=Tools)
+    mcp_servers: tuple[McpServer, ...] = ()
+    sandbox: Sandbox = msgspec.field(default_factory=Sandbox)
     limits: TurnLimits = msgspec.field(default_factory=TurnLimits)
     retention: Retention = msgspec.field(default_factory=Retention)
+    agents: tuple[Agent, ...] = ()
+    approvals: Approvals = msgspec.field(default_factory=Approvals)
 
 
 SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "server": Server,
     "store": Store,
     "auth": Auth,
+    "oidc": Oidc,
     "deployments": Deployment,
     "products": Product,
     "contracts": Contracts,
+    "policy": Policy,
     "prices": Prices,
     "budgets": Budget,
     "rate_limits": RateLimit,
+    "tools": Tools,
+    "mcp_servers": McpServer,
+    "sandbox": Sandbox,
     "limits": TurnLimits,
     "retention": Retention,
+    "agents": Agent,
+    "approvals": Approvals,
 }
 
-LISTS = frozenset({"budgets", "deployments", "products", "rate_limits"})
+LISTS = frozenset({"agents", "budgets", "deployments", "mcp_servers", "products", "rate_limits"})
 """Sections of which there may be several, each with a name."""
 
 TABLES: Mapping[tuple[str, str], type[msgspec.Struct]] = {
+    ("agents", "tools"): AgentTool,
     ("deployments", "price"): DeploymentPrice,
     ("prices", "rates"): CurrencyRate,
+    ("mcp_servers", "oauth"): McpOAuth,
+    ("mcp_servers", "tools"): McpServerTool,
 }
 """Keys whose values are tables themselves, or lists of them."""
+
+BY_NAME = frozenset({("mcp_servers", "tools")})
+"""Those of them whose tables have names that the operator chooses."""
+
+WITHIN: Mapping[tuple[type[msgspec.Struct], str], type[msgspec.Struct]] = {(McpServerTool, "read_back"): ReadBack}
+"""Keys of such tables whose values are tables in their turn."""
 
 BUDGET_SCOPES = ("tenant", "key", "agent", "session", "model")
 RATE_SCOPES = ("tenant", "key", "model")
 RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS = frozenset({"agents", "mcp_servers", "oidc", "policy", "telemetry", "tools", "vault"})
+LATER_SECTIONS = frozenset({"telemetry", "vault"})
 LATER_KEYS: Mapping[str, frozenset[str]] = {}
-LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {
-    ("auth", "mode"): frozenset({"oidc"}),
-}
+LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {}
 
 CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "openai": {"format": "openai-responses", "base_url": "https://api.openai.com/v1"},

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from stateline.config.schema import ConfigError, Deployment, Store
+from stateline.config.schema import Approvals, ConfigError, Deployment, Store
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -37,6 +37,19 @@ def store_url(store: Store, environ: Mapping[str, str]) -> str:
     if store.path is None and store.url_file is not None:
         return from_file(Path(store.url_file), "store.url_file", "url_file")
     return store.url
+
+
+def approval_keys(approvals: Approvals, environ: Mapping[str, str]) -> str | None:
+    """The keys that seal approvals, as they are written; None where none are named.
+
+    Raises:
+        ConfigError: the variable is not set, or the file cannot be read or is empty.
+    """
+    if approvals.key_env is not None:
+        return from_environ(environ, approvals.key_env, "approvals", "key_env")
+    if approvals.key_file is not None:
+        return from_file(Path(approvals.key_file), "approvals", "key_file")
+    return None
 
 
 def from_environ(environ: Mapping[str, str], variable: str, where: str, key: str) -> str:

@@ -385,7 +385,7 @@ class TariffRecorded(_Body, tag="tariff_recorded/1", frozen=True, gc=False, kw_o
     tariff: Tariff
 
 
-class StatelessCallStarted(_Body, tag="stateless_call_started/1", frozen=True, gc=False, kw_only=True):
+class StatelessCallStarted(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A call that is kept in no session was placed; without content. ``id`` is its own in the whole store.
 
     ``interface`` as in ``CallFacts``; ``passed``, ``verdict``, ``refused``, ``reserved``, ``priced`` and ``counted``
@@ -406,7 +406,7 @@ class StatelessCallStarted(_Body, tag="stateless_call_started/1", frozen=True, g
     counted: tuple[Counted, ...] = ()
 
 
-class StatelessCallEnded(_Body, tag="stateless_call_ended/1", frozen=True, gc=False, kw_only=True):
+class StatelessCallEnded(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """It ended, well where there is no ``code``. The code ``node_lost``: its node was lost during the call."""
 
     id: str
@@ -415,17 +415,35 @@ class StatelessCallEnded(_Body, tag="stateless_call_ended/1", frozen=True, gc=Fa
     charge: Charge | None = None
 
 
+class StatelessCalls(_Body, tag="stateless_calls/1", frozen=True, gc=False, kw_only=True):
+    """Calls that are kept in no session: those that one append lets begin, and then those that have ended.
+
+    They are one event, because a row for each would cost more than all else that is done for it.
+    """
+
+    started: tuple[StatelessCallStarted, ...] = ()
+    ended: tuple[StatelessCallEnded, ...] = ()
+
+
 # -- identity ---------------------------------------------------------------------------------------------
 
 
 class KeyCreated(_Body, tag="key_created/1", frozen=True, gc=False, kw_only=True):
-    """An API key of a tenant; ``hash`` is all that is kept of the key itself."""
+    """An API key of a tenant; ``hash`` is all that is kept of the key itself.
+
+    Attributes:
+        scopes: of ``core.principals.SCOPES``; none: those of a key that was made without saying.
+        user, agent: whom the key speaks for, and the one agent that it may use; empty: nobody, any.
+    """
 
     key_id: str
     tenant: str
     name: str
     hash: str
     expires_at_ms: int | None = None
+    scopes: tuple[str, ...] = ()
+    user: str = ""
+    agent: str = ""
 
 
 class KeyRevoked(_Body, tag="key_revoked/1", frozen=True, gc=False, kw_only=True):
@@ -464,8 +482,7 @@ Body = (
     | EffectRefused
     | ApprovalRequested
     | TariffRecorded
-    | StatelessCallStarted
-    | StatelessCallEnded
+    | StatelessCalls
     | KeyCreated
     | KeyRevoked
 )

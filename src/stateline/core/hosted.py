@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container, Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
-import msgspec
-
+from stateline.core.arguments import ArgumentsError, read_arguments
 from stateline.core.calls import FunctionTool
 from stateline.core.ids import digest
 from stateline.core.items import (
@@ -194,9 +193,11 @@ def _pair(
 
 
 def decoded(arguments: str) -> dict[str, Any] | None:
-    """A call's arguments; None where they are no JSON object. None at all are an empty one."""
+    """A call's arguments; None where they are no JSON object, or one that tools may read in different ways.
+
+    None at all are an empty one.
+    """
     try:
-        value = msgspec.json.decode(arguments or "{}")
-    except msgspec.DecodeError:
+        return read_arguments(arguments or "{}")
+    except ArgumentsError:
         return None
-    return cast("dict[str, Any]", value) if isinstance(value, dict) else None

@@ -69,6 +69,26 @@ CONTRACT_NODES_MAX = 200_000
 """Values in one file of contracts; a few lines of YAML aliases would else grow without end."""
 CONTRACT_DEPTH_MAX = 32
 """Nesting of one file of contracts."""
+ARGUMENT_DEPTH_MAX = 64
+"""Nesting of a tool call's arguments."""
+APPROVAL_KEY_BYTES_MIN = 32
+"""A key that seals approvals: as long as the codes that it makes."""
+POLICY_FILES_MAX = 200
+"""Files in a folder of policies."""
+POLICY_FILE_BYTES_MAX = 1024 * 1024
+POLICIES_MAX = 1_000
+"""Policies of a folder."""
+POLICY_NAME_CHARS_MAX = 128
+"""A policy's ``@id``."""
+POLICY_ARGUMENT_DEPTH_MAX = 32
+"""Nesting of an argument that a policy reads, and of a type that a schema declares."""
+POLICY_CONTEXT_BYTES_MAX = 256 * 1024
+"""What one question to the policies may hold: the arguments that they read, and facts of the session's history."""
+POLICY_CASES_KEPT_MAX = 4_096
+"""Who asks for which tool: so many are remembered, and then forgotten together."""
+POLICY_ERRORS_KEPT_MAX = 8
+"""Errors of one ruling that are recorded."""
+POLICY_ERROR_CHARS_MAX = 300
 FACT_VALUES_KEPT_MAX = 1_024
 """Values of one fact of which it is kept what the contracts' tests say of them."""
 VERDICTS_KEPT_MAX = 256
@@ -111,6 +131,47 @@ LINT_LISTS_MAX = 5
 PREDICATE_DEPTH_MAX = 32
 """Parentheses, lists and calls within one another in a predicate."""
 
+# -- tools -----------------------------------------------------------------------------------
+TOOL_URL_CHARS_MAX = 2_048
+"""The URL of a tool's server."""
+TOOL_ADDRESSES_MAX = 16
+"""Addresses of one host that are judged and tried."""
+TOOL_CONNECT_S = 10.0
+"""To a tool's server: its addresses, and one connection to them; ``connect_timeout_s`` of the server."""
+
+TOOL_CALL_S = 60.0
+"""One call of a tool at a server; ``timeout_s`` of the server."""
+MCP_SESSIONS_MAX = 256
+"""Connections of one node to MCP servers that requests name; past it the one that rested longest is closed."""
+MCP_IDLE_S = 300.0
+"""A connection to an MCP server on which nothing was asked for this long is closed."""
+MCP_CHECK_AFTER_S = 30.0
+"""An unsafe tool is called on a connection that rested longer than this only after the server has said it knows it."""
+MCP_CLOSE_S = 2.0
+"""Wait for the goodbye of an MCP server."""
+MCP_TOOLS_MAX = 512
+"""Tools taken from one MCP server."""
+MCP_PAGES_MAX = 32
+"""Pages of its list."""
+MCP_TOOLS_KEPT_S = 60.0
+"""A list of tools is asked for again after this, or when its server says that it has changed."""
+MCP_NAME_CHARS_MAX = 128
+"""The name of a tool at an MCP server (its specification: up to 128)."""
+MCP_DESCRIPTION_CHARS_MAX = 8_192
+"""Of a tool's description; the rest is left out."""
+MCP_SCHEMA_BYTES_MAX = 128 * 1024
+"""JSON Schema of a tool's arguments; a tool with a larger one, or a deeper one than JSON_DEPTH_MAX, is left out."""
+MCP_ANSWER_BYTES_MAX = 16 * 1024 * 1024
+"""One answer of an MCP server, or one event of its stream."""
+MCP_PARTS_MAX = 256
+"""Parts of one result; what is beyond is only counted."""
+MCP_HEADERS_MAX = 32
+"""Headers that a request gives for an MCP server."""
+MCP_HEADER_CHARS_MAX = 8_192
+"""One such header."""
+MCP_STDERR_LINE_CHARS_MAX = 500
+"""Of a line that a server started here writes to its standard error, in our log at level debug."""
+
 # -- API keys ---------------------------------------------------------------------------------
 KEYS_MAX = 10_000
 """API keys in force or revoked, over all tenants."""
@@ -118,8 +179,24 @@ KEY_APPENDS_MAX = 8
 """Tries to record a key while others record theirs."""
 KEY_NAME_CHARS_MAX = 128
 TENANT_CHARS_MAX = 64
+PRINCIPAL_NAME_CHARS_MAX = 256
+"""A user's or agent's name, as a key or a token has it."""
 KEYS_REFRESH_S = 2.0
 """A key that another process made or revoked is seen no later than this."""
+OIDC_TOKEN_BYTES_MAX = 16_384
+OIDC_KID_CHARS_MAX = 256
+OIDC_CACHE_MAX = 4_096
+"""Tokens whose check is kept."""
+OIDC_RSA_BITS_MIN = 2_048
+JWKS_KEYS_MAX = 64
+JWKS_BYTES_MAX = 262_144
+JWKS_TIMEOUT_S = 5.0
+JWKS_REFRESH_S = 600.0
+"""An issuer's keys are fetched anew after this; a key that it took back is refused no later."""
+JWKS_REFETCH_S = 10.0
+"""Between two fetches, whatever tokens come."""
+JWKS_STALE_S = 86_400.0
+"""Keys of an issuer that stays away are used for no longer."""
 KEYS_UNKNOWN_REFRESH_S = 0.2
 """A key that is not known is looked for in the log again, at most this often."""
 
@@ -308,8 +385,10 @@ NO_DEPLOYMENT_WAIT_MS_MAX = 10_000
 # -- tools ----------------------------------------------------------------------------------------
 TOOL_CALL_TIMEOUT_S = 60.0
 """One call of a tool, and one listing of a server's tools."""
-MCP_HEADERS_MAX = 32
-"""Headers of a server that a request names."""
+INSTRUCTIONS_BYTES_MAX = 256 * 1024
+"""An agent's instructions."""
+TOLD_TURNS_MAX = 10_000
+"""Turns of which a node remembers what servers that their requests name are to be told."""
 MCP_TOOL_NAME_CHARS_MAX = 256
 URL_CHARS_MAX = 2048
 TOOL_CALLS_PARALLEL_MAX = 8
@@ -442,6 +521,46 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     snapshots_s: Annotated[int, Meta(ge=0)] = SNAPSHOTS_RETENTION_S
 
 
+# -- tools -----------------------------------------------------------------------------------------
+SANDBOX_CODE_BYTES_MAX = 256 * 1024
+"""UTF-8 bytes of the code or command of one run."""
+SANDBOX_RESULTS_KEPT = 8
+"""Answers kept beside a workspace, so that the same call is not run again."""
+SANDBOX_GRACE_S = 20.0
+"""To start a sandbox, unpack its workspace and pack it again, beside the time of the run itself."""
+SANDBOX_SHM_BYTES = 16 * 1024 * 1024
+"""Shared memory of one run, in ``/dev/shm``."""
+SANDBOX_FILES_OPEN_MAX = 256
+"""Files and sockets that one process in the sandbox has open."""
+TOOL_OUTPUT_BYTES_MAX = 4 * 1024 * 1024
+"""UTF-8 bytes of what a function answers; the rest is cut off, with a note."""
+TOOL_FUNCTION_S = 60.0
+"""One run of a function, where neither it nor the configuration says otherwise."""
+TOOL_FUNCTIONS_AT_ONCE = 16
+"""Functions that run at once, and threads for those that are not async."""
+TOOL_FUNCTIONS_MAX = 500
+"""Functions that one server offers as tools."""
+
+
+class SandboxLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run in the sandbox may take, and how many run at once."""
+
+    wall_s: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    """From its start to its end; then all its processes are killed."""
+    memory_mb: Annotated[int, Meta(ge=64, le=1_000_000)] = 512
+    """Memory of all its processes together, and address space of each."""
+    disk_mb: Annotated[int, Meta(ge=1, le=100_000)] = 64
+    """The workspace's content, and as much again of temporary files. Held in memory while it runs."""
+    files_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096
+    """Files and folders in the workspace, and as many temporary ones."""
+    processes_max: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    """Processes and threads."""
+    output_kb: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    """What is kept of its output: three quarters of the beginning, one of the end."""
+    runs_max: Annotated[int, Meta(ge=1, le=1000)] = 4
+    """Runs at once; others wait for their turn within the time of their call."""
+
+
 # -- money -----------------------------------------------------------------------------------------
 OVERHEAD_TOKENS = 1_024
 """Input tokens that a provider may add of its own: its chat template, and what it says of tools."""
@@ -455,14 +574,16 @@ OUTPUT_TOKENS_PAID_MIN = 16
 """A call whose budget pays for less output than this, or than it asks for, is refused (OpenAI's least limit)."""
 BUDGET_TRIES_MAX = 4
 """How often a call is fitted anew into what a budget has left, while others draw on it, too."""
-LEDGER_EVENTS_MAX = 10_000
-"""Events of one session of the ledger of stateless calls; then another is begun."""
+LEDGER_ENTRIES_MAX = 10_000
+"""Beginnings and ends of calls in one session of the ledger of stateless calls; then another is begun."""
+LEDGER_CALLS_MAX = 100
+"""Entries of that ledger that one event has."""
 LEDGER_BATCH_MAX = 500
 """Entries of that ledger that one append writes."""
 LEDGER_WAITING_MAX = 20_000
 """Entries that wait to be written while the store is away; past it, new calls are refused."""
-LEDGER_GATHER_S = 0.004
-"""How long a stateless call waits for others to be recorded with it, where many come."""
+LEDGER_GATHER_S = 0.008
+"""How long a stateless call may wait for others to be recorded with it, where many come."""
 LEDGER_DELAY_S = 0.05
 """How long an entry that nobody waits for may wait for others."""
 METER_PAYERS_MAX = 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from stateline.core import events as e
@@ -15,8 +16,7 @@ TAGS = (
     "model_call_started",
     "model_call_finished",
     "model_call_failed",
-    "stateless_call_started",
-    "stateless_call_ended",
+    "stateless_calls",
     *TARIFF_TAGS,
 )
 """Of the events that `Calls` looks at; a reading may leave out all others."""
@@ -49,8 +49,8 @@ class Calls:
         """Calls that have begun and not ended, as far as was read."""
         return len(self._steps) + len(self._stateless)
 
-    def see(self, event: e.Event) -> Metered | None:
-        """The call that an event ends, if it ends one."""
+    def see(self, event: e.Event) -> Sequence[Metered]:
+        """The calls that an event ends."""
         body = event.body
         if type(body) is e.TurnRequested:
             self._session, self._turn = event.session, body
@@ -59,14 +59,15 @@ class Calls:
                 self._steps[effect_key(event.session.id, body.turn, body.step)] = _Step(self._turn, body)
             # Else the log was cut before it: nothing is known of the call.
         elif type(body) is e.ModelCallFinished or type(body) is e.ModelCallFailed:
-            return self._ended(event, body)
-        elif type(body) is e.StatelessCallStarted:
-            self._stateless[body.id] = body
-        elif type(body) is e.StatelessCallEnded:
-            return self._stateless_ended(event, body)
+            found = self._ended(event, body)
+            return () if found is None else (found,)
+        elif type(body) is e.StatelessCalls:
+            for started in body.started:
+                self._stateless[started.id] = started
+            return [found for ended in body.ended if (found := self._stateless_ended(event, ended)) is not None]
         elif type(body) is e.TariffRecorded:
             self.tariffs[body.tariff.id] = body.tariff
-        return None
+        return ()
 
     def _ended(self, event: e.Event, body: e.ModelCallFinished | e.ModelCallFailed) -> Metered | None:
         ref = event.session

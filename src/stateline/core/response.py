@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from stateline.core.billing import ZERO, Charge
+from stateline.core.billing import Charge
 from stateline.core.calls import FunctionChoice, FunctionTool, ReasoningConfig, ToolChoice, Usage
 from stateline.core.carrying import Dropped, What
 from stateline.core.items import Content, Item, UrlCitation
@@ -92,11 +92,16 @@ def cost_fields(charges: Iterable[Charge]) -> tuple[CostField, ...]:
     """Charges added up by currency."""
     found: dict[str, tuple[Decimal, bool]] = {}
     for each in charges:
-        amount, estimated = found.get(each.currency, (ZERO, False))
-        found[each.currency] = (amount + each.amount, estimated or each.estimated)
+        before = found.get(each.currency)
+        if before is None:
+            found[each.currency] = (each.amount, each.estimated)
+        else:
+            found[each.currency] = (before[0] + each.amount, before[1] or each.estimated)
     return tuple(
-        CostField(amount=f"{amount:f}", currency=currency, estimated=estimated)
-        for currency, (amount, estimated) in found.items()
+        [
+            CostField(amount=f"{amount:f}", currency=currency, estimated=estimated)
+            for currency, (amount, estimated) in found.items()
+        ]
     )
 
 

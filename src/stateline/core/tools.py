@@ -60,6 +60,7 @@ class McpTool(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults
         allowed_tools: None: all of them.
         always, never: names of tools that are asked about at each call, or not at all; for all others
             ``require_approval`` says.
+        secret: the request brings headers for it, which are kept in the memory of the node that took it alone.
     """
 
     server_label: str
@@ -69,6 +70,7 @@ class McpTool(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults
     require_approval: Literal["always", "never"] = "always"
     always: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
+    secret: bool = False
 
     def asks(self, tool: str) -> bool:
         """Whether the client wants to be asked about a call of the tool."""

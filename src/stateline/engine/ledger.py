@@ -1,8 +1,8 @@
 """The ledger of stateless calls: what they reserve and what they cost, durable, and without their content.
 
 A node writes it into system sessions of its own, *books*. A call's reservation is durable before the call is sent.
-Many calls share an append. Whoever finds a book whose node is gone charges what was under way with all that it
-reserved, and gives the book back.
+Many calls share an append, and in it an event. Whoever finds a book whose node is gone charges what was under way with
+all that it reserved, and gives the book back.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from stateline.core import events as e
 from stateline.core.billing import EXACT, ZERO, Charge, Tariff
@@ -19,10 +19,10 @@ from stateline.core.calls import Usage
 from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT, SessionRef, effect_key, session_id
 from stateline.core.limits import (
-    APPEND_EVENTS_MAX,
     LEDGER_BATCH_MAX,
+    LEDGER_CALLS_MAX,
     LEDGER_DELAY_S,
-    LEDGER_EVENTS_MAX,
+    LEDGER_ENTRIES_MAX,
     LEDGER_GATHER_S,
     LEDGER_WAITING_MAX,
 )
@@ -71,7 +71,7 @@ class Ledger:
             self._retire(self._book)
             self._book = None
         if tariffs:
-            await self._current().announced
+            await self._next().announced
 
     # -- calls ------------------------------------------------------------------------------------------
 
@@ -83,8 +83,10 @@ class Ledger:
             StoreUnavailable: whether it was recorded is not known; if it was, nothing is charged for it.
             Overloaded: LEDGER_WAITING_MAX entries wait to be written.
         """
-        book = self._current()
-        if book.waiting >= LEDGER_WAITING_MAX:
+        book = self._book
+        if book is None or book.over or book.own.owner != self._node.owner:
+            book = self._next()
+        if len(book.queue) >= LEDGER_WAITING_MAX:
             raise Overloaded("calls cannot be recorded fast enough now; try again", retry_after_s=1.0)
         self._books[body.id] = book
         book.open[body.id] = body
@@ -92,7 +94,7 @@ class Ledger:
             book.put(_Entry(body, holds, None))
             return
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        book.put(_Entry(body, holds, done))
+        book.put_first(_Entry(body, holds, done))
         try:
             await done
         except (BudgetExceeded, StatelineError):
@@ -115,16 +117,16 @@ class Ledger:
         Args:
             charge: None: all that it reserved, or nothing where it was not ``sent``.
         """
-        book = self._books.get(id_)
+        book = self._books.pop(id_, None)
         if book is None:
             return None
-        started = book.open[id_]
+        started = book.open.pop(id_)
         reserved = started.reserved
         if charge is None and reserved is not None:
             charge = whole(reserved) if sent else nothing(reserved)
         body = e.StatelessCallEnded(id=id_, usage=usage, code=code, charge=charge)
-        book.put(_Entry(body, _settling(started, charge, usage, unsent=not sent), None))
-        self._forget(id_)
+        book.put(_Entry(body, settling(reserved, charge, started.counted, usage, unsent=not sent), None))
+        book.look()
         return charge
 
     def _forget(self, id_: str) -> None:
@@ -176,14 +178,14 @@ class Ledger:
 
     # -- books ------------------------------------------------------------------------------------------
 
-    def _current(self) -> _Book:
-        book, node = self._book, self._node
-        if book is None or book.over or book.own.owner != node.owner:
-            if book is not None:
-                self._retire(book)
-            ref = SessionRef(SYSTEM_TENANT, session_id(node.clock.now_ms(), node.entropy(9)))
-            own = Ownership(session=ref, owner=node.owner, epoch=1, head=0)
-            book = self._book = _Book(node.store, node.clock, own, self._tariffs)
+    def _next(self) -> _Book:
+        """Begin a book."""
+        node = self._node
+        if self._book is not None:
+            self._retire(self._book)
+        ref = SessionRef(SYSTEM_TENANT, session_id(node.clock.now_ms(), node.entropy(9)))
+        own = Ownership(session=ref, owner=node.owner, epoch=1, head=0)
+        book = self._book = _Book(node.store, node.clock, own, self._tariffs)
         return book
 
     def _retire(self, book: _Book) -> None:
@@ -215,27 +217,19 @@ class Ledger:
         under_way: dict[str, e.StatelessCallStarted] = {}
         async for event in store.read(ref):
             body, seq = event.body, event.seq
-            if type(body) is e.StatelessCallStarted:
-                under_way[body.id] = body
-            elif type(body) is e.StatelessCallEnded:
-                under_way.pop(body.id, None)
+            if type(body) is e.StatelessCalls:
+                for started in body.started:
+                    under_way[started.id] = started
+                for ended in body.ended:
+                    under_way.pop(ended.id, None)
         lost = list(under_way.values())
         if lost:
             log.info("a node was lost with %d stateless calls under way; they are charged in full", len(lost))
-        for at in range(0, len(lost), APPEND_EVENTS_MAX // 2):
-            some = lost[at : at + APPEND_EVENTS_MAX // 2]
-            charges = [(each, whole(each.reserved) if each.reserved else None) for each in some]
-            bodies = [e.StatelessCallEnded(id=each.id, code="node_lost", charge=charge) for each, charge in charges]
-            holds = [hold for each, charge in charges for hold in _settling(each, charge, None, unsent=False)]
-            seq = await store.append(own, seq, _events(own, seq, bodies, self._node.clock.now_ms()), holds)
+        for at in range(0, len(lost), LEDGER_BATCH_MAX):
+            batch = [_lost(each) for each in lost[at : at + LEDGER_BATCH_MAX]]
+            events = _events(own, seq, _bodies(batch), self._node.clock.now_ms())
+            seq = await store.append(own, seq, events, _together(batch))
         await store.release(own, 0)
-
-
-def _settling(
-    started: e.StatelessCallStarted, charge: Charge | None, usage: Usage | None, *, unsent: bool
-) -> list[Hold]:
-    """How balances move with a call's end."""
-    return settling(started.reserved, charge, started.counted, usage, unsent=unsent)
 
 
 def _events(own: Ownership, seq: int, bodies: Iterable[e.Body], now_ms: int) -> list[e.Event]:
@@ -250,6 +244,8 @@ class _Book:
 
     Attributes:
         open: the beginning of each call that is under way, by its id.
+        queue: what is to be written.
+        over: another book is to be begun.
         announced: done once the book and the tariffs in its beginning are durable.
     """
 
@@ -261,37 +257,42 @@ class _Book:
         self._store = store
         self._clock = clock
         self._seq = 0
+        self._written = 0
         self._made = False
         self._doubt = False
-        self._queue: deque[_Entry] = deque(_Entry(e.TariffRecorded(tariff=each), (), None) for each in tariffs)
+        self.over = False
+        self.queue: deque[_Entry] = deque(_Entry(e.TariffRecorded(tariff=each), (), None) for each in tariffs)
         self._queue_put = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._all_here = asyncio.Event()
+        self._beginning = 0
         self._retired = False
         self._fenced = False
-        if self._queue:
+        if self.queue:
             self._hurry.set()
             self._queue_put.set()
         else:
             self.announced.set_result(None)
         self.task: asyncio.Task[None] = loop.create_task(self._run(), name="ledger")
 
-    @property
-    def waiting(self) -> int:
-        return len(self._queue)
-
-    @property
-    def over(self) -> bool:
-        """Whether another book is to be begun."""
-        return self._retired or self._fenced or self.task.done() or self._seq >= LEDGER_EVENTS_MAX
-
     def put(self, entry: _Entry) -> None:
-        """Have an entry written, unless another node has the book: that has charged what was under way."""
-        if self._fenced:
-            return
-        self._queue.append(entry)
-        self._queue_put.set()
-        if entry.done is not None or len(self._queue) >= LEDGER_BATCH_MAX:
+        """Have an entry written soon, unless another node has the book: that has charged what was under way."""
+        queue = self.queue
+        if not self._fenced:
+            if not queue:
+                self._queue_put.set()
+            queue.append(entry)
+            if len(queue) == LEDGER_BATCH_MAX:
+                self._hurry.set()
+
+    def put_first(self, entry: _Entry) -> None:
+        """Have the beginning of a call written that waits for it."""
+        self.put(entry)
+        if not self._beginning:
             self._hurry.set()
+        self._beginning += 1
+        if len(self.open) <= self._beginning:
+            self._all_here.set()
 
     def look(self) -> None:
         """A call is no longer under way."""
@@ -300,7 +301,7 @@ class _Book:
             self._hurry.set()
 
     def retire(self) -> None:
-        self._retired = True
+        self._retired = self.over = True
         self.look()
 
     async def _run(self) -> None:
@@ -314,19 +315,21 @@ class _Book:
                 except TimeoutError:
                     pass
             if loop.time() - written_s < LEDGER_GATHER_S * 4:
-                # Calls come one after the other: an append that carries some of them costs as much as one of one.
-                await asyncio.sleep(LEDGER_GATHER_S)
+                await self._gather(loop)
             self._queue_put.clear()
             self._hurry.clear()
             try:
                 if self._doubt:
                     await self._find_out()
-                while self._queue:
+                for _ in range(0, len(self.queue), LEDGER_BATCH_MAX):
                     await self._write()
+                if self.queue:
+                    # They came meanwhile; whoever put them into a queue that was not empty has woken nobody.
+                    self._queue_put.set()
                 written_s = loop.time()
                 if not self.announced.done():
                     self.announced.set_result(None)
-                if self._retired and not self.open:
+                if self._retired and not self.open and not self.queue:
                     if self._made:
                         await self._store.release(self.own, 0)
                     return
@@ -350,30 +353,44 @@ class _Book:
             else:
                 delay_s = 0.05
 
+    async def _gather(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wait for more entries: an append of many costs as much as one of one.
+
+        A call that ends is often followed by another. So it is over as soon as no call is under way but those that
+        wait here, and after LEDGER_GATHER_S.
+        """
+        if len(self.open) > self._beginning:
+            self._all_here.clear()
+            timer = loop.call_later(LEDGER_GATHER_S, self._all_here.set)
+            await self._all_here.wait()
+            timer.cancel()
+
     def _end(self, error: StatelineError) -> None:
         """Nothing more is written here."""
-        self._fenced = True
+        self._fenced = self.over = True
         self._refuse(error)
-        self._queue.clear()
+        self.queue.clear()
         if not self.announced.done():
             self.announced.set_exception(error)
 
     def _refuse(self, error: StatelineError) -> None:
         """Tell whoever waits that its call is not to be sent. What is only to be known stays in the queue."""
+        self._beginning = 0
         refused: set[str] = set()
-        for entry in self._queue:
+        for entry in self.queue:
             if entry.done is not None:
                 refused.add(_name(entry.body))
                 if not entry.done.done():
                     entry.done.set_exception(error)
-        self._queue = deque(entry for entry in self._queue if _name(entry.body) not in refused)
+        self.queue = deque(entry for entry in self.queue if _name(entry.body) not in refused)
 
     async def _write(self) -> None:
         """Append what waits, as much as one append takes; what a budget does not allow is told so."""
-        batch = [self._queue.popleft() for _ in range(min(len(self._queue), LEDGER_BATCH_MAX))]
+        batch = [self.queue.popleft() for _ in range(min(len(self.queue), LEDGER_BATCH_MAX))]
+        self._beginning = 0
         while batch:
             holds = _together(batch)
-            bodies: list[e.Body] = [entry.body for entry in batch]
+            bodies = _bodies(batch)
             if not self._made:
                 bodies.insert(0, e.SessionCreated(kind="system"))
             events = _events(self.own, self._seq, bodies, self._clock.now_ms())
@@ -382,37 +399,70 @@ class _Book:
             except BudgetExceeded as error:
                 batch = _fitting(batch, error)
             except BaseException:
-                self._queue.extendleft(reversed(batch))
+                self.queue.extendleft(reversed(batch))
                 raise
             else:
                 self._made = True
+                self._count(len(batch))
                 for entry in batch:
                     if entry.done is None:
                         continue
                     if entry.done.cancelled():
+                        assert type(entry.body) is e.StatelessCallStarted
                         self.put(_unsent(entry.body))
                     elif not entry.done.done():
                         entry.done.set_result(None)
                 return
 
+    def _count(self, written: int) -> None:
+        self._written += written
+        if self._written >= LEDGER_ENTRIES_MAX:
+            self.over = True
+
     async def _find_out(self) -> None:
         """What of the last append was made, whose answer never came."""
-        kept = {(type(entry.body), _name(entry.body)) for entry in self._queue}
+        kept = {(type(entry.body), _name(entry.body)) for entry in self.queue}
         made: set[tuple[type, str]] = set()
         unsent: list[_Entry] = []
         try:
             async for event in self._store.read(self.own.session, self._seq):
                 self._made, self._seq = True, event.seq
                 body = event.body
-                made.add((type(body), _name(body)))
-                if type(body) is e.StatelessCallStarted and (type(body), body.id) not in kept:
-                    # Its caller was told that it is not recorded.
-                    unsent.append(_unsent(body))
+                if type(body) is e.TariffRecorded:
+                    made.add((e.TariffRecorded, body.tariff.id))
+                elif type(body) is e.StatelessCalls:
+                    self._count(len(body.started) + len(body.ended))
+                    made.update((type(each), each.id) for each in body.ended)
+                    for started in body.started:
+                        made.add((e.StatelessCallStarted, started.id))
+                        if (e.StatelessCallStarted, started.id) not in kept:
+                            # Its caller was told that it is not recorded.
+                            unsent.append(_unsent(started))
         except SessionMissing:
             if self._made:
                 raise
-        self._queue = deque([*unsent, *(one for one in self._queue if (type(one.body), _name(one.body)) not in made)])
+        self.queue = deque([*unsent, *(one for one in self.queue if (type(one.body), _name(one.body)) not in made)])
         self._doubt = False
+
+
+def _bodies(batch: Sequence[_Entry]) -> list[e.Body]:
+    """Entries as events, as few as may be."""
+    out: list[e.Body] = []
+    for at in range(0, len(batch), LEDGER_CALLS_MAX):
+        started: list[e.StatelessCallStarted] = []
+        ended: list[e.StatelessCallEnded] = []
+        for entry in batch[at : at + LEDGER_CALLS_MAX]:
+            body = entry.body
+            if type(body) is e.StatelessCallStarted:
+                started.append(body)
+            elif type(body) is e.StatelessCallEnded:
+                ended.append(body)
+            else:
+                assert type(body) is e.TariffRecorded
+                out.append(body)
+        if started or ended:
+            out.append(e.StatelessCalls(started=tuple(started), ended=tuple(ended)))
+    return out
 
 
 def _together(batch: Iterable[_Entry]) -> list[Hold]:
@@ -420,36 +470,43 @@ def _together(batch: Iterable[_Entry]) -> list[Hold]:
 
     Where these fit, those of each entry do.
     """
-    given: dict[str, Hold] = {}
-    taken: dict[str, Hold] = {}
+    add = EXACT.add
+    given: dict[str, list[Any]] = {}
+    taken: dict[str, list[Any]] = {}
     for entry in batch:
         sums = given if type(entry.body) is e.StatelessCallEnded else taken
         for hold in entry.holds:
-            before = sums.get(hold.budget)
-            sums[hold.budget] = hold if before is None else _sum(before, hold)
-    return [*given.values(), *taken.values()]
+            so_far = sums.get(hold.budget)
+            held, spent, limit = hold.held, hold.spent, hold.limit
+            if so_far is None:
+                sums[hold.budget] = [held, spent, limit, hold.expires_ms]
+                continue
+            if held:
+                so_far[0] = add(so_far[0], held)
+            if spent:
+                so_far[1] = add(so_far[1], spent)
+            least = so_far[2]
+            if limit is not least and limit is not None and (least is None or limit < least):
+                so_far[2] = limit
+    return [
+        Hold(budget=name, held=held, spent=spent, limit=limit, expires_ms=expires_ms)
+        for sums in (given, taken)
+        for name, (held, spent, limit, expires_ms) in sums.items()
+    ]
 
 
-def _sum(one: Hold, other: Hold) -> Hold:
-    """Two holds of one balance as one. Their limit is the lesser, and holds for the two together."""
-    add, limit = EXACT.add, one.limit
-    if limit is None or (other.limit is not None and other.limit < limit):
-        limit = other.limit
-    return Hold(
-        budget=one.budget,
-        held=add(one.held, other.held),
-        spent=add(one.spent, other.spent),
-        limit=limit,
-        expires_ms=one.expires_ms,
-    )
+def _lost(started: e.StatelessCallStarted) -> _Entry:
+    """The end of a call whose node was lost: it may have been sent."""
+    charge = None if started.reserved is None else whole(started.reserved)
+    end = e.StatelessCallEnded(id=started.id, code="node_lost", charge=charge)
+    return _Entry(end, settling(started.reserved, charge, started.counted, None, unsent=False), None)
 
 
-def _unsent(body: e.Body) -> _Entry:
+def _unsent(started: e.StatelessCallStarted) -> _Entry:
     """The end of a call that was recorded, and never sent."""
-    assert type(body) is e.StatelessCallStarted
-    charge = None if body.reserved is None else nothing(body.reserved)
-    end = e.StatelessCallEnded(id=body.id, code="not_sent", charge=charge)
-    return _Entry(end, _settling(body, charge, None, unsent=True), None)
+    charge = None if started.reserved is None else nothing(started.reserved)
+    end = e.StatelessCallEnded(id=started.id, code="not_sent", charge=charge)
+    return _Entry(end, settling(started.reserved, charge, started.counted, None, unsent=True), None)
 
 
 def _fitting(batch: list[_Entry], error: BudgetExceeded) -> list[_Entry]:
@@ -478,7 +535,5 @@ def _limited(entry: _Entry, budget: str) -> bool:
     return any(hold.budget == budget and hold.limit is not None for hold in entry.holds)
 
 
-def _name(body: e.Body) -> str:
-    if type(body) is e.TariffRecorded:
-        return body.tariff.id
-    return body.id if type(body) is e.StatelessCallStarted or type(body) is e.StatelessCallEnded else ""
+def _name(body: e.StatelessCallStarted | e.StatelessCallEnded | e.TariffRecorded) -> str:
+    return body.tariff.id if isinstance(body, e.TariffRecorded) else body.id

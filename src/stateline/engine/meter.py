@@ -55,6 +55,20 @@ class Cover(NamedTuple):
     budget: Budget
 
 
+class _Account:
+    """What is the same for all calls of one payer."""
+
+    __slots__ = ("budgets", "covers", "hard", "limits", "month")
+
+    def __init__(self, budgets: Sequence[Budget], limits: tuple[RateLimit, ...]) -> None:
+        self.budgets = budgets
+        self.limits = limits
+        self.hard = any(each.mode == "hard" for each in budgets)
+        self.month = ""
+        self.covers: dict[str, tuple[Cover, ...]] = {}
+        """By currency, in that month."""
+
+
 class Meter:
     """The prices and budgets in force.
 
@@ -89,9 +103,7 @@ class Meter:
             for tariff in tiers.values():
                 self._by_id[tariff.id] = (tariff, tiers)
         self._by_session = any(each.session is not None for each in self.budgets)
-        self._covering: dict[Payer, Sequence[Budget]] = {}
-        self._limiting: dict[Payer, tuple[RateLimit, ...]] = {}
-        self._covers: dict[tuple[Payer, str], tuple[str, Sequence[Cover]]] = {}
+        self._accounts: dict[Payer, _Account] = {}
         self._month = ("", 0, 0)
         self._charged: dict[tuple[str, bool], Decimal] = {} if before is None else before._charged
 
@@ -104,40 +116,32 @@ class Meter:
         """All that calls may be charged by from now on."""
         return [tariff for tiers in self._tariffs.values() for tariff in tiers.values()]
 
-    def covering(self, payer: Payer) -> Sequence[Budget]:
-        """The budgets that a call draws on."""
-        if not self._by_session and payer.session:
+    def _account(self, payer: Payer) -> _Account:
+        if payer.session and not self._by_session:
             # One answer does for all sessions.
-            payer = payer._replace(session="")
-        found = self._covering.get(payer)
+            payer = Payer(payer.tenant, payer.key, payer.model, "", payer.agent)
+        found = self._accounts.get(payer)
         if found is None:
-            if len(self._covering) >= METER_PAYERS_MAX:
-                self._covering.clear()
-            found = self._covering[payer] = covering(self.budgets, payer)
+            if len(self._accounts) >= METER_PAYERS_MAX:
+                self._accounts.clear()
+            limits = limiting(self.rate_limits, payer)
+            found = self._accounts[payer] = _Account(covering(self.budgets, payer), limits)
         return found
 
     def limiting(self, payer: Payer) -> tuple[RateLimit, ...]:
         """The rate limits that a call is held to."""
-        payer = payer._replace(session="", agent="")
-        found = self._limiting.get(payer)
-        if found is None:
-            if len(self._limiting) >= METER_PAYERS_MAX:
-                self._limiting.clear()
-            found = self._limiting[payer] = limiting(self.rate_limits, payer)
-        return found
+        return self._account(payer).limits
 
-    def covers(self, payer: Payer, currency: str, at_ms: int) -> Sequence[Cover]:
+    def covers(self, account: _Account, currency: str, at_ms: int) -> tuple[Cover, ...]:
         """The balances that a call at a price of that currency draws on."""
         month = self.month(at_ms)
-        if not self._by_session and payer.session:
-            payer = payer._replace(session="")
-        kept = self._covers.get((payer, currency))
-        if kept is not None and kept[0] == month:
-            return kept[1]
-        if len(self._covers) >= METER_PAYERS_MAX:
-            self._covers.clear()
-        found = tuple(self._cover(each, currency, month) for each in self.covering(payer))
-        self._covers[payer, currency] = (month, found)
+        if account.month != month:
+            account.month = month
+            account.covers.clear()
+        found = account.covers.get(currency)
+        if found is None:
+            found = tuple(self._cover(each, currency, month) for each in account.budgets)
+            account.covers[currency] = found
         return found
 
     def _cover(self, budget: Budget, currency: str, month: str) -> Cover:
@@ -155,7 +159,12 @@ class Meter:
 
     def purse(self, payer: Payer, service_tier: str | None) -> Purse:
         """Who pays for a call; ``service_tier`` as its request names it."""
-        return Purse(self, payer, asked_tier(service_tier))
+        return Purse(self, payer, self._account(payer), asked_tier(service_tier))
+
+    def takes(self, deployment: Deployment, service_tier: str | None) -> bool:
+        """Whether any call may go to a deployment, as far as a price must be known; else it depends on its payer."""
+        tier = asked_tier(service_tier) or deployment.service_tier
+        return self.unpriced == "allow" or self.tariff(deployment.name, tier) is not None
 
     def month(self, at_ms: int) -> str:
         """``month_of``, which hardly ever changes."""
@@ -171,7 +180,8 @@ class Meter:
         """Count a recorded charge, for /metrics."""
         if charge is not None:
             key = (charge.currency, charge.estimated)
-            self._charged[key] = self._charged.get(key, Decimal(0)) + charge.amount
+            before = self._charged.get(key)
+            self._charged[key] = charge.amount if before is None else before + charge.amount
 
     def counters(self) -> Mapping[str, float]:
         return {
@@ -203,7 +213,7 @@ class Meter:
 
 def costs(reserved: Reserved | None) -> bool:
     """Whether a call may cost anything, as far as is known."""
-    return reserved is not None and reserved.amount > 0
+    return reserved is not None and bool(reserved.amount)
 
 
 def whole(reserved: Reserved) -> Charge:
@@ -213,7 +223,7 @@ def whole(reserved: Reserved) -> Charge:
 
 def nothing(reserved: Reserved) -> Charge:
     """The charge of a call of which nothing was sent, or that its provider refused."""
-    return Charge(tariff=reserved.tariff, amount=Decimal(0), currency=reserved.currency)
+    return Charge(tariff=reserved.tariff, amount=ZERO, currency=reserved.currency)
 
 
 def failed(reserved: Reserved | None, body: e.ModelCallFailed) -> e.ModelCallFailed:
@@ -253,26 +263,28 @@ class Purse:
     """
 
     __slots__ = (
+        "_account",
         "_at_ms",
         "_counts",
-        "_covering",
-        "_limits",
         "_meter",
+        "_named",
         "_payer",
+        "_tariff_named",
         "_tier",
         "_wanted",
         "limited",
         "short",
     )
 
-    def __init__(self, meter: Meter, payer: Payer, service_tier: str | None) -> None:
+    def __init__(self, meter: Meter, payer: Payer, account: _Account, service_tier: str | None) -> None:
         self._meter = meter
         self._payer = payer
+        self._account = account
         self._tier = service_tier
-        self._covering = meter.covering(payer) if meter.budgets else ()
-        self._limits = meter.limiting(payer) if meter.rate_limits else ()
-        self._counts: list[Count] = []
-        self._wanted: dict[str, Decimal] = {}
+        self._named = ""
+        self._tariff_named: Tariff | None = None
+        self._counts: Sequence[Count] = ()
+        self._wanted: Mapping[str, Decimal] = _NONE
         self._at_ms = 0
         self.short: dict[str, Decimal] = {}
         self.limited: RateLimited | None = None
@@ -296,14 +308,17 @@ class Purse:
 
     def takes(self, deployment: Deployment) -> bool:
         """Whether the call may go to a deployment, as far as a price must be known."""
-        meter = self._meter
-        unpriced: Unpriced = meter.unpriced
+        unpriced: Unpriced = self._meter.unpriced
         if unpriced == "allow" or self._tariff(deployment) is not None:
             return True
-        return unpriced == "unbudgeted" and not any(each.mode == "hard" for each in self._covering)
+        return unpriced == "unbudgeted" and not self._account.hard
 
     def _tariff(self, deployment: Deployment) -> Tariff | None:
-        return self._meter.tariff(deployment.name, self._tier or deployment.service_tier)
+        # It is asked for twice: whether the call may go there, and then what it reserves.
+        if self._named != deployment.name:
+            self._named = deployment.name
+            self._tariff_named = self._meter.tariff(deployment.name, self._tier or deployment.service_tier)
+        return self._tariff_named
 
     def quote(self, deployment: Deployment, request: Callable[[], ModelRequest], at_ms: int) -> Quote:
         """What the call reserves there, and what it counts for.
@@ -311,11 +326,12 @@ class Purse:
         Raises:
             BudgetExceeded: a budget does not pay for it.
         """
-        if not self._limits:
+        limits = self._account.limits
+        if not limits:
             return self._reserve(deployment, request, at_ms)
         quote = self._reserve(deployment, request, at_ms)
         self._at_ms = at_ms
-        self._counts = counts(self._limits, self._payer, at_ms)
+        self._counts = counts(limits, self._payer, at_ms)
         counted, holds = counting(self._counts, request)
         self._wanted = {hold.budget: hold.spent or hold.held for hold in holds}
         return Quote(quote.reserved, (*quote.holds, *holds), counted)
@@ -333,7 +349,8 @@ class Purse:
         if tariff is None:
             return UNPRICED
         price = tariff.price
-        covers = self._meter.covers(self._payer, price.currency, at_ms) if self._covering else ()
+        account = self._account
+        covers = self._meter.covers(account, price.currency, at_ms) if account.budgets else ()
         if not covers and _free(tariff):
             return Quote(Reserved(tariff=tariff.id, amount=ZERO, currency=price.currency))
         asked = request()
@@ -385,6 +402,7 @@ class Purse:
         self.short[error.budget] = error.left if tries < tries_max else Decimal(-1)
 
 
+_NONE: Mapping[str, Decimal] = {}
 _LAST = (True, Decimal("Infinity"), ZERO)
 
 

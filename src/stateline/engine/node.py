@@ -140,9 +140,6 @@ class Node:
         limits: TurnLimits,
         rules: Rules | None = None,
         meter: Meter | None = None,
-        *,
-        toolbox: Toolbox | None = None,
-        agents: Mapping[str, Agent] | None = None,
     ) -> None:
         """Place calls, and begin turns, by these from now on. Calls under way stay where they are.
 
@@ -151,13 +148,17 @@ class Node:
         self.catalogue = catalogue
         self.rules = rules
         self.limits = limits
-        self.toolbox = toolbox
-        self.agents = agents or {}
         if self.durable and meter is not self.meter:
             self._spawn(self._configure_meter(meter), "meter")
         self.monitor.keep({each.name for name in catalogue.names() for each in catalogue.candidates(name)})
         if self.volatile is not None:
-            self.volatile.configure(catalogue, limits, rules, toolbox=toolbox, agents=agents)
+            self.volatile.configure(catalogue, limits, rules)
+
+    def equip(self, agents: Mapping[str, Agent], toolbox: Toolbox | None) -> None:
+        """Begin turns with these agents, and make tool calls with this, from now on."""
+        self.agents, self.toolbox = agents, toolbox
+        if self.volatile is not None:
+            self.volatile.equip(agents, toolbox)
 
     async def _configure_meter(self, meter: Meter | None) -> None:
         self._meter_wanted = meter

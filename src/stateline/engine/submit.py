@@ -52,6 +52,8 @@ async def submit(node: Node, s: Submission) -> Accepted:
         Overloaded: no room on this node.
     """
     agent = _agent(node, s)
+    if s.request.servers:
+        _check_labels(node, s)
     model = s.request.model if agent is None else agent.model
     candidates = node.catalogue.candidates(model)
     if not candidates:
@@ -61,15 +63,16 @@ async def submit(node: Node, s: Submission) -> Accepted:
         first = await node.store.find_duplicate(s.tenant, _dedup_key(s))
         if first is not None:
             return _attach(s, first)
-    rules = node.rules
-    if rules is not None or node.meter is not None or weighed(candidates):
+    rules, meter = node.rules, node.meter
+    priced = meter is None or meter.takes(candidates[0], s.request.service_tier)
+    if rules is not None or not priced or weighed(candidates):
         params = s.request if agent is None else msgspec.structs.replace(s.request, model=model)
         asked = ModelRequest(params=params, items=for_model(s.input), key="")
         judge = None if rules is None else rules.judge(_facts(s, agent))
         purse = None
-        if node.meter is not None:
+        if meter is not None:
             payer = Payer(s.tenant, s.principal, model, s.conversation or "", "" if agent is None else agent.name)
-            purse = node.meter.purse(payer, s.request.service_tier)
+            purse = meter.purse(payer, s.request.service_tier)
         check_room(node.catalogue, node.monitor, asked, patient=s.request.background, judge=judge, purse=purse)
     if any(type(item) in HOSTED_ITEMS for item in s.input):
         s = await _with_asked(node, s)
@@ -97,6 +100,19 @@ def _agent(node: Node, s: Submission) -> Agent | None:
     if agent is None:
         raise model_not_found(s.request.model, [AGENT_PREFIX + name for name in node.agents])
     return agent
+
+
+def _check_labels(node: Node, s: Submission) -> None:
+    """A server of a request's own may not go by the name of one of the operator's: policies know them by it."""
+    for at, server in enumerate(s.request.servers):
+        own = None if node.toolbox is None else node.toolbox.hosts.own(server.server_label)
+        if (server.server_url is None) == (own is None):
+            label, param = server.server_label, f"tools[{at}].server_label"
+            if own is None:
+                message = f"there is no server {label!r} here; name its 'server_url'"
+                raise BadRequest(message, code="unknown_server", param=param)
+            message = f"the label {label!r} is that of a server of the operator's; leave out its URL, or take another"
+            raise BadRequest(message, code="server_label_taken", param=param)
 
 
 def _facts(s: Submission, agent: Agent | None) -> CallFacts:
@@ -263,8 +279,11 @@ def _rejected(body: e.InputRejected) -> StatelineError:
 
 def _turn(node: Node, s: Submission, session: Session, *, after: int) -> e.TurnRequested:
     turn = session.turns + 1
+    response_id = ids.response_id(session.ref.id, ids.nonce(node.entropy(5)), after)
+    if s.secrets and node.toolbox is not None:
+        node.toolbox.hosts.tell(response_id, s.secrets)
     return e.TurnRequested(
-        response_id=ids.response_id(session.ref.id, ids.nonce(node.entropy(5)), after),
+        response_id=response_id,
         turn=turn,
         request=s.request,
         input=with_ids(s.input, session, turn),

@@ -12,6 +12,7 @@ import msgspec
 from stateline.core import acting
 from stateline.core import events as e
 from stateline.core.acting import Act
+from stateline.core.errors import StatelineError
 from stateline.core.hosted import approval_item_id, decoded
 from stateline.core.ids import digest, effect_key, item_id, item_session
 from stateline.core.items import PREFIXES, InputContent, ListedTool, McpListTools
@@ -134,15 +135,17 @@ def _one(
     if step > turn.limits.steps_max:
         return refused("max_steps", "The limit of steps in one turn is reached.")
     asked, terms = act.asked, _terms(session, turn, act, now_ms)
-    if asked is not None and act.approval is not None:
-        code = box.signer.refusal(terms, asked, now_ms)
-        if code is not None:
-            return refused(code, "What was approved is not this call, or can no longer be; it was not made.")
     if box.policy is not None:
         ruling = _ruled(box.policy, _asked_about(session, act, tool, terms))
         if ruling.enforced and ruling.outcome == "deny":
             why = ", ".join(ruling.policies) or ("an error" if ruling.errors else "no policy permits it")
             return refused("policy_denied", f"The policy does not allow this call ({why}).")
+    version = "" if ruling is None else ruling.version
+    if asked is not None and act.approval is not None:
+        # Whoever said yes did so under the policy of then.
+        code = box.signer.refusal(terms._replace(policy_version=version), asked, now_ms)
+        if code is not None:
+            return refused(code, "What was approved is not this call, or can no longer be; it was not made.")
     demand = _demand(turn, act, tool, ruling)
     if demand is not None and act.approval is not None:
         # Its request is answered, and cannot be answered again; another call of the model's gets a new one.
@@ -150,7 +153,6 @@ def _one(
     if demand is not None and room <= 0:
         return refused("too_many_waiting", "Too many calls wait for a person already; it was not made.")
     if demand is not None:
-        version = "" if ruling is None else ruling.version
         signed = box.signer.sign(
             terms._replace(demanded_by=demand, policy_version=version, expires_ms=now_ms + APPROVAL_TTL_MS)
         )
@@ -405,7 +407,7 @@ class RunningTools:
         if box is None or server is None:
             return None
         if server.server_url is not None:
-            return box.hosts.named(self._session.ref, self._turn.response_id, server)
+            return box.hosts.named(self._session.ref.tenant, self._turn.response_id, server)
         return box.hosts.own(label)
 
     # -- lists ---------------------------------------------------------------------------------------------
@@ -438,8 +440,8 @@ class RunningTools:
 
     async def _listed(self, server: McpTool) -> ServerTools | e.TurnFailed:
         turn, label = self._turn, server.server_label
-        host = self._host(label)
         try:
+            host = self._host(label)
             if host is None or self._home.toolbox is None:
                 raise ToolError(f"there is no server {label!r}", code="unknown_server", sent=False)
             zone = "" if server.server_url is not None else self._home.toolbox.hosts.data_zone(label)
@@ -451,7 +453,7 @@ class RunningTools:
             if len(encoded) > TOOL_LIST_BYTES_MAX:
                 raise ToolError(f"they take more than {TOOL_LIST_BYTES_MAX} bytes", code="tools_too_large", sent=False)
             return ServerTools(label=label, digest=digest(encoded), tools=kept, data_zone=zone)
-        except ToolError as error:
+        except StatelineError as error:
             code, message = error.code, _text(error.message)
         except TimeoutError:
             code, message = "tools_unavailable", "it did not answer in time"

@@ -74,10 +74,12 @@ async def _add(
     calls = Calls()
     try:
         async for event in store.read(ref):
-            # A fork's prefix counts where it was made.
-            call = calls.see(event) if event.session == ref else None
-            if call is not None and call.tenant == tenant and span[0] <= call.at_ms < span[1]:
-                _count(call, found)
+            if event.session != ref:
+                # A fork's prefix counts where it was made.
+                continue
+            for call in calls.see(event):
+                if call.tenant == tenant and span[0] <= call.at_ms < span[1]:
+                    _count(call, found)
     except SessionMissing:
         return  # It was erased meanwhile.
 

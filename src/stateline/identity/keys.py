@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b, sha256
 from hmac import compare_digest
-from typing import NamedTuple
 
 import msgspec
 
@@ -27,8 +26,10 @@ from stateline.core.limits import (
     KEYS_MAX,
     KEYS_REFRESH_S,
     KEYS_UNKNOWN_REFRESH_S,
+    PRINCIPAL_NAME_CHARS_MAX,
     TENANT_CHARS_MAX,
 )
+from stateline.core.principals import ADMIN, APPROVE, DEFAULT_SCOPES, Principal, checked_scopes
 from stateline.ports import Clock, Fenced, HeadMoved, Ownership, SessionExists, SessionMissing, Store
 
 PREFIX = "sk-sl-"
@@ -37,16 +38,8 @@ KEYS_SESSION = SessionRef(SYSTEM_TENANT, session_id(0, blake2b(b"stateline/keys"
 
 _KEY_BYTES = 32
 _ID_BYTES = 10
-_API = frozenset({"api"})
-_ADMIN = frozenset({"admin"})
-
-
-class Caller(NamedTuple):
-    """Who a request speaks for."""
-
-    tenant: str
-    id: str
-    scopes: frozenset[str]
+# Whoever is at this machine may answer for a person; what needs two people cannot be had with one tenant for all.
+_OPEN = DEFAULT_SCOPES | {APPROVE}
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,17 +52,20 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     created_at_ms: int
     expires_at_ms: int | None = None
     revoked_at_ms: int | None = None
+    scopes: tuple[str, ...] = ()
+    user: str = ""
+    agent: str = ""
 
 
 class OpenAuthenticator:
     """``auth.mode = "open"``: everybody on this machine is one tenant. An admin token still counts."""
 
     def __init__(self, admin_token: str | None = None) -> None:
-        self._admin = _AdminToken(admin_token)
-        self._anonymous = Caller("default", "anonymous", _API)
+        self._admin = AdminToken(admin_token)
+        self._anonymous = Principal(tenant="default", kind="open", id="anonymous", scopes=_OPEN)
 
-    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
-        return self._admin.caller(_bearer(headers)) or self._anonymous
+    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
+        return self._admin.caller(bearer(headers)) or self._anonymous
 
 
 class Keys:
@@ -86,8 +82,8 @@ class Keys:
         self._store = store
         self._clock = clock
         self._entropy = entropy
-        self._admin = _AdminToken(admin_token)
-        self._by_hash: dict[str, Record] = {}
+        self._admin = AdminToken(admin_token)
+        self._by_hash: dict[str, tuple[Record, Principal]] = {}
         self._records: dict[str, Record] = {}
         self._seq = 0
         self._epoch = 0
@@ -96,13 +92,13 @@ class Keys:
 
     # -- who calls ------------------------------------------------------------------------------------
 
-    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Caller:
-        """Find the key's tenant.
+    async def authenticate(self, headers: Mapping[bytes, bytes]) -> Principal:
+        """Find out for whom the key speaks.
 
         Raises:
             Unauthorized: no key, or one that is unknown, revoked or expired.
         """
-        token = _bearer(headers)
+        token = bearer(headers)
         if token is None:
             raise Unauthorized("No API key was sent. Send it as 'Authorization: Bearer sk-sl-…'.")
         admin = self._admin.caller(token)
@@ -114,28 +110,46 @@ class Keys:
         # The look-up is by hash, so how long it takes tells nothing of the keys; the comparison is
         # constant-time all the same, for this is the line that an audit looks for.
         hashed = sha256(token).hexdigest()
-        record = self._by_hash.get(hashed)
-        if record is None and now_ms - self._read_at_ms > KEYS_UNKNOWN_REFRESH_S * 1000:
+        found = self._by_hash.get(hashed)
+        if found is None and now_ms - self._read_at_ms > KEYS_UNKNOWN_REFRESH_S * 1000:
             # It may have been made on another node since.
             await self.load()
-            record = self._by_hash.get(hashed)
-        if record is None or not compare_digest(record.hash, hashed):
+            found = self._by_hash.get(hashed)
+        if found is None or not compare_digest(found[0].hash, hashed):
             raise Unauthorized("The API key is not known here, or was revoked.")
+        record, principal = found
         if record.revoked_at_ms is not None:
             raise Unauthorized("The API key is not known here, or was revoked.")
         if record.expires_at_ms is not None and record.expires_at_ms <= now_ms:
             raise Unauthorized("The API key has expired; make a new one.")
-        return Caller(record.tenant, record.id, _API)
+        return principal
 
     # -- management -------------------------------------------------------------------------------------
 
-    async def create(self, tenant: str, name: str, expires_in_s: int | None = None) -> tuple[Record, str]:
+    async def create(
+        self,
+        tenant: str,
+        name: str,
+        expires_in_s: int | None = None,
+        *,
+        scopes: Sequence[str] | None = None,
+        user: str = "",
+        agent: str = "",
+    ) -> tuple[Record, str]:
         """Make a key. The second value is the key itself: it is not kept, and cannot be shown again.
 
+        Args:
+            scopes: what it may do; None: DEFAULT_SCOPES.
+            user: the person for whom it speaks.
+            agent: the one agent that it may use.
+
         Raises:
-            BadRequest: a tenant or name that may not be, or KEYS_MAX keys are there.
+            BadRequest: a tenant, name or scope that may not be, or KEYS_MAX keys are there.
         """
-        _check_tenant(tenant)
+        check_tenant(tenant)
+        allowed = DEFAULT_SCOPES if scopes is None else checked_scopes(scopes)
+        _check_bound("user", user)
+        _check_bound("agent", agent)
         if not 0 < len(name) <= KEY_NAME_CHARS_MAX or not name.isprintable():
             raise BadRequest(
                 f"A key's name has 1 to {KEY_NAME_CHARS_MAX} printable characters.", code="invalid_value", param="name"
@@ -148,7 +162,16 @@ class Keys:
         expires_at_ms = None if expires_in_s is None else self._clock.now_ms() + expires_in_s * 1000
         hashed = sha256(key.encode()).hexdigest()
         await self._append(
-            KeyCreated(key_id=key_id, tenant=tenant, name=name, hash=hashed, expires_at_ms=expires_at_ms)
+            KeyCreated(
+                key_id=key_id,
+                tenant=tenant,
+                name=name,
+                hash=hashed,
+                expires_at_ms=expires_at_ms,
+                scopes=tuple(sorted(allowed)),
+                user=user,
+                agent=agent,
+            )
         )
         return self._records[key_id], key
 
@@ -196,13 +219,16 @@ class Keys:
                 hash=body.hash,
                 created_at_ms=event.at_ms,
                 expires_at_ms=body.expires_at_ms,
+                scopes=body.scopes or tuple(sorted(DEFAULT_SCOPES)),
+                user=body.user,
+                agent=body.agent,
             )
         elif isinstance(body, KeyRevoked) and body.key_id in self._records:
             record = msgspec.structs.replace(self._records[body.key_id], revoked_at_ms=event.at_ms)
         else:
             return
         self._records[record.id] = record
-        self._by_hash[record.hash] = record
+        self._by_hash[record.hash] = record, principal_of(record)
 
     async def _append(self, body: Body) -> None:
         """Add one event: adopt the session, append, give it back. Another writer in between means another try.
@@ -248,20 +274,32 @@ class Keys:
         await self._store.append(own, self._seq, events, release=True)
 
 
-class _AdminToken:
+class AdminToken:
     """The secret that the server writes beside its database for the command line."""
 
     def __init__(self, token: str | None) -> None:
         self._token = token.encode() if token else None
-        self._caller = Caller(SYSTEM_TENANT, "admin", _ADMIN)
+        self._caller = Principal(tenant=SYSTEM_TENANT, kind="operator", id="admin", scopes=frozenset({ADMIN}))
 
-    def caller(self, token: bytes | None) -> Caller | None:
+    def caller(self, token: bytes | None) -> Principal | None:
         if self._token is None or token is None or not compare_digest(self._token, token):
             return None
         return self._caller
 
 
-def _bearer(headers: Mapping[bytes, bytes]) -> bytes | None:
+def principal_of(record: Record) -> Principal:
+    """Whom a key speaks for."""
+    return Principal(
+        tenant=record.tenant,
+        kind="key",
+        id=record.id,
+        user=record.user,
+        agent=record.agent,
+        scopes=frozenset(record.scopes),
+    )
+
+
+def bearer(headers: Mapping[bytes, bytes]) -> bytes | None:
     """The token of ``Authorization: Bearer``, or of ``x-api-key`` as Anthropic's SDK sends it."""
     header = headers.get(b"authorization")
     if header is None:
@@ -271,7 +309,19 @@ def _bearer(headers: Mapping[bytes, bytes]) -> bytes | None:
     return token if scheme.lower() == b"bearer" and token else None
 
 
-def _check_tenant(tenant: str) -> None:
+def _check_bound(param: str, name: str) -> None:
+    if len(name) > PRINCIPAL_NAME_CHARS_MAX or not name.isprintable():
+        raise BadRequest(
+            f"The {param} of a key has up to {PRINCIPAL_NAME_CHARS_MAX} printable characters.",
+            code="invalid_value",
+            param=param,
+        )
+
+
+def check_tenant(tenant: str) -> None:
+    """Raises:
+    BadRequest: not a tenant's name.
+    """
     sane = all(char.isascii() and (char.isalnum() or char in "._-") for char in tenant)
     if not 0 < len(tenant) <= TENANT_CHARS_MAX or not sane or tenant == SYSTEM_TENANT:
         raise BadRequest(

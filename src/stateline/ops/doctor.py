@@ -5,6 +5,7 @@ A check is a function from a subject to findings. Those of a store are listed by
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import socket
@@ -211,7 +212,37 @@ def _ask(deployment: Deployment) -> Finding:
         return fail(name, f"{url} cannot be reached: {reason}", "check base_url, the network and HTTPS_PROXY")
 
 
-CHECKS: tuple[Check, ...] = (secrets, certificate, clock, port, deployments)
+def functions(subject: Subject) -> Iterator[Finding]:
+    """The operator's own tools can be loaded. That runs their packages, as the server does."""
+    if not (names := subject.config.tools.functions):
+        return
+    from stateline.tools.functions import FunctionsInvalid, load
+
+    try:
+        offers = load(names)
+    except FunctionsInvalid as error:
+        yield fail("tools", " ".join(error.message.split()), "see docs/tools-python.md")
+    else:
+        yield ok("tools", f"{len(offers)} loaded: {', '.join(sorted(offers))}")
+
+
+def sandbox(subject: Subject) -> Iterator[Finding]:
+    """Code can be run in a sandbox here: nothing is, to see it."""
+    if not subject.config.sandbox.enabled:
+        return
+    from stateline.tools.sandbox import Unavailable, try_out
+
+    # In a thread of its own, since the caller's may have an event loop that runs.
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            thread.submit(lambda: asyncio.run(try_out())).result()
+        except Unavailable as error:
+            yield fail("sandbox", f"it cannot work here: {error.why}", error.todo)
+        else:
+            yield ok("sandbox", "a program that does nothing ran in it")
+
+
+CHECKS: tuple[Check, ...] = (secrets, certificate, clock, port, deployments, functions, sandbox)
 STORE_CHECKS: Mapping[str, tuple[checks_sqlite.StoreCheck, ...]] = {
     "sqlite": checks_sqlite.CHECKS,
     "postgresql": checks_postgres.CHECKS,

@@ -10,12 +10,20 @@ from typing import Any
 import msgspec
 
 from stateline.api.operator import Reloaded
-from stateline.config import Config, Contracts
+from stateline.config import Config, Contracts, Policy
 from stateline.core.errors import BadRequest, StatelineError
 
 log = logging.getLogger("stateline")
 
-FIXED = ("server.host", "server.port", "server.cors_origins", "server.trusted_proxies", "store.url", "auth.mode")
+FIXED = (
+    "server.host",
+    "server.port",
+    "server.cors_origins",
+    "server.trusted_proxies",
+    "store.url",
+    "auth.mode",
+    "oidc",
+)
 """What a running process cannot change: its socket, its store and who it lets in."""
 
 Apply = Callable[[], tuple[str, ...]]
@@ -80,6 +88,8 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     # However it was named: url, url_env or url_file.
     if old.store.url != new.store.url:
         yield "store.url"
+    if old.oidc != new.oidc:
+        yield "oidc"
     for section in ("deployments", "products", "budgets", "rate_limits"):
         before, after = ({each.name: each for each in getattr(config, section)} for config in (old, new))
         for name in dict.fromkeys([*before, *after]):
@@ -88,14 +98,17 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     for key in Contracts.__struct_fields__:
         if getattr(old.contracts, key, None) != getattr(new.contracts, key, None):
             yield f"contracts.{key}"
+    for key in Policy.__struct_fields__:
+        if getattr(old.policy, key, None) != getattr(new.policy, key, None):
+            yield f"policy.{key}"
 
 
 def kept(old: Config, new: Config, keys: tuple[str, ...]) -> Config:
     """The new configuration with the old values of ``keys``."""
     for path in keys:
         section, _, key = path.partition(".")
-        if section == "store":
-            new = msgspec.structs.replace(new, store=old.store)
+        if section in ("store", "oidc"):
+            new = msgspec.structs.replace(new, **{section: getattr(old, section)})
             continue
         value: Any = getattr(new, section)
         value = msgspec.structs.replace(value, **{key: getattr(getattr(old, section), key)})

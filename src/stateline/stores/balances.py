@@ -6,7 +6,7 @@ Sums are exact: ``billing.EXACT`` has digits for all that ``check`` lets in, and
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from decimal import Decimal, Inexact, InvalidOperation
+from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import NamedTuple
 
 from stateline.core.billing import EXACT
@@ -15,8 +15,11 @@ from stateline.core.limits import AMOUNT_DIGITS_MAX, HOLDS_MAX
 from stateline.ports import Balance, BudgetExceeded, Hold
 
 _LEAST = Decimal(1).scaleb(-AMOUNT_DIGITS_MAX)
-_ABOVE = Decimal(1).scaleb(AMOUNT_DIGITS_MAX)
-_BELOW = _ABOVE.copy_negate()
+_DIGITS = Context(prec=2 * AMOUNT_DIGITS_MAX, traps=[Inexact, InvalidOperation])
+"""Holds AMOUNT_DIGITS_MAX digits on either side of the point; what has more to the right would be rounded."""
+_LIMITS_MAX = 1_000
+_limits: dict[int, Decimal] = {}
+"""Limits that add up, by their ids: those of budgets come with every call again."""
 
 
 class Standing(NamedTuple):
@@ -41,19 +44,25 @@ def check(holds: Sequence[Hold]) -> None:
     if len(holds) > HOLDS_MAX:
         raise BadRequest(f"{len(holds)} holds in one append, {HOLDS_MAX} at most", code="hold_invalid")
     for hold in holds:
-        for amount in (hold.held, hold.spent, hold.limit):
-            if amount and not _adds(amount):
-                raise BadRequest(
-                    f"a hold of the budget {hold.budget} has {amount}, which is no amount", code="hold_invalid"
-                )
+        held, spent, limit = hold.held, hold.spent, hold.limit
+        if held:
+            _check(hold, held)
+        if spent:
+            _check(hold, spent)
+        if limit is not None and _limits.get(id(limit)) is not limit:
+            _check(hold, limit)
+            if len(_limits) >= _LIMITS_MAX:
+                _limits.clear()
+            _limits[id(limit)] = limit
 
 
-def _adds(amount: Decimal) -> bool:
+def _check(hold: Hold, amount: Decimal) -> None:
     try:
-        # Whatever has further digits would have to be rounded.
-        return _BELOW < amount < _ABOVE and EXACT.quantize(amount, _LEAST).is_finite()
+        if _DIGITS.quantize(amount, _LEAST).is_finite():
+            return
     except (Inexact, InvalidOperation):
-        return False
+        pass
+    raise BadRequest(f"a hold of the budget {hold.budget} has {amount}, which is no amount", code="hold_invalid")
 
 
 def plus(one: Decimal, other: Decimal) -> Decimal:
@@ -81,18 +90,19 @@ def moved(holds: Sequence[Hold], find: Callable[[str], Standing | None]) -> dict
         BudgetExceeded: one does not fit; ``left`` is what its budget has without this append.
     """
     out: dict[str, Standing] = {}
+    add = EXACT.add
     for hold in holds:
-        name = hold.budget
+        name, held, spent = hold.budget, hold.held, hold.spent
         was = out.get(name) or find(name)
         if was is None:
-            now = Standing(hold.held, hold.spent, hold.expires_ms)
+            expires_ms = hold.expires_ms
         else:
-            now = Standing(
-                plus(was.held, hold.held), plus(was.spent, hold.spent), later(was.expires_ms, hold.expires_ms)
-            )
-        if hold.limit is not None and plus(now.held, now.spent) > hold.limit:
+            held = add(was.held, held) if held else was.held
+            spent = add(was.spent, spent) if spent else was.spent
+            expires_ms = was.expires_ms if hold.expires_ms == was.expires_ms else later(was.expires_ms, hold.expires_ms)
+        if hold.limit is not None and (add(held, spent) if held else spent) > hold.limit:
             raise refused(hold, find(name))
-        out[name] = now
+        out[name] = Standing(held, spent, expires_ms)
     return out
 
 

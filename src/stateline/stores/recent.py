@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from stateline.core.events import Event, Snapshot
+from stateline.core.events import Event, Snapshot, StatelessCalls
 from stateline.core.ids import SessionRef
 from stateline.core.limits import (
     RECENT_BYTES_MAX,
@@ -90,6 +90,12 @@ class Recent:
 
     def appended(self, session: SessionRef, epoch: int, first: int, events: Sequence[Event], size: int) -> None:
         """``events`` are numbered from ``first``; ``size`` is their stored bytes."""
+        if events and type(events[-1].body) is StatelessCalls:
+            # Nobody follows a node's book. Its events have hundreds of objects each, which would drive out all
+            # others here, and be called back from memory that has long left the processor's caches to be freed.
+            self._logs.pop(session, None)
+            self._wake(session)
+            return
         count = visible = len(events)
         while visible and type(events[visible - 1].body) is Snapshot:
             visible -= 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from stateline.core.ids import SessionRef
 from stateline.core.tools import McpTool, Tool, ToolCall, ToolError, ToolResult
 from stateline.ports import ToolHost
 
@@ -55,12 +54,16 @@ class ScriptedHosts:
         self._own = {host.label: host for host in own}
         self._named = dict(named or {})
         self.zones: dict[str, str] = {}
+        self.told: dict[str, Mapping[str, Mapping[str, str]]] = {}
 
     def own(self, label: str) -> ToolHost | None:
         return self._own.get(label)
 
-    def named(self, session: SessionRef, response_id: str, server: McpTool) -> ToolHost:
-        del session, response_id
+    def tell(self, response_id: str, headers: Mapping[str, Mapping[str, str]]) -> None:
+        self.told[response_id] = headers
+
+    def named(self, tenant: str, response_id: str, server: McpTool) -> ToolHost:
+        del tenant, response_id
         host = self._named.get(server.server_url or "")
         if host is None:
             raise ToolError(f"{server.server_url} cannot be reached", code="tool_unreachable", sent=False)

@@ -378,30 +378,37 @@ EVERY_BODY: tuple[e.Body, ...] = (
         turn=1, step=3, code="rate_limit_exceeded", message="slow down", retryable=True, unbilled=True, charge=NO_CHARGE
     ),
     e.TariffRecorded(tariff=TARIFF),
-    e.StatelessCallStarted(
-        id="acme/0/1",
-        tenant="acme",
-        principal="k1",
-        interface="chat",
-        deployment="azure",
-        model="gpt-5",
-        passed=(Passed("b", "budget"),),
-        verdict=DENIAL,
-        refused=(Refused("b", DENIAL),),
-        reserved=RESERVED,
-        priced=PRICED,
+    e.StatelessCalls(
+        started=(
+            e.StatelessCallStarted(
+                id="acme/0/1",
+                tenant="acme",
+                principal="k1",
+                interface="chat",
+                deployment="azure",
+                model="gpt-5",
+                passed=(Passed("b", "budget"),),
+                verdict=DENIAL,
+                refused=(Refused("b", DENIAL),),
+                reserved=RESERVED,
+                priced=PRICED,
+            ),
+            e.StatelessCallStarted(
+                id="acme/1/1",
+                tenant="acme",
+                principal="k1",
+                interface="chat",
+                deployment="azure",
+                model="gpt-5",
+                counted=COUNTED,
+            ),
+        ),
+        ended=(e.StatelessCallEnded(id="acme/0/1", usage=Usage(input_tokens=1), code="node_lost", charge=CHARGE),),
     ),
-    e.StatelessCallEnded(id="acme/0/1", usage=Usage(input_tokens=1), code="node_lost", charge=CHARGE),
     e.KeyCreated(key_id="k1", tenant="acme", name="ci", hash="00ff", expires_at_ms=5),
     e.KeyRevoked(key_id="k1"),
     e.ModelCallStarted(turn=1, step=3, deployment="azure", origin="openai-chat/azure", model="gpt-5", counted=COUNTED),
-    e.StatelessCallStarted(
-        id="acme/0/1",
-        tenant="acme",
-        principal="k1",
-        interface="chat",
-        deployment="azure",
-        model="gpt-5",
-        counted=COUNTED,
+    e.KeyCreated(
+        key_id="k2", tenant="acme", name="desk", hash="01ff", scopes=("approve", "responses"), user="ann", agent="desk"
     ),
 )

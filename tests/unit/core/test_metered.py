@@ -34,9 +34,7 @@ def finished(step: int = 1, number: int = 1) -> e.ModelCallFinished:
 def seen(calls: Calls, ref: SessionRef, *bodies: e.Body, at_ms: int = 1000) -> list[Metered]:
     found: list[Metered] = []
     for seq, body in enumerate(bodies, 1):
-        one = calls.see(e.Event(session=ref, seq=seq, at_ms=at_ms + seq, body=body))
-        if one is not None:
-            found.append(one)
+        found += calls.see(e.Event(session=ref, seq=seq, at_ms=at_ms + seq, body=body))
     return found
 
 
@@ -76,9 +74,11 @@ def test_what_is_kept_in_no_session_is_its_own_tenants_call() -> None:
     ended = e.StatelessCallEnded(id="c1", usage=USED, charge=COST)
     lost = e.StatelessCallEnded(id="c2", code="node_lost")
     other = e.StatelessCallStarted(id="c2", tenant="u", principal="", interface="embeddings", deployment="d", model="m")
-    found = seen(Calls(), NODE, begun, other, lost, ended)
+    found = seen(
+        Calls(), NODE, e.StatelessCalls(started=(begun,)), e.StatelessCalls(started=(other,), ended=(lost, ended))
+    )
     assert found[1] == Metered(
-        id="c1", at_ms=1004, tenant="acme", principal="key_2", session="", model="m", deployment="d",
+        id="c1", at_ms=1002, tenant="acme", principal="key_2", session="", model="m", deployment="d",
         interface="chat", workload="stateless", charge=COST, usage=USED,
     )  # fmt: skip
     assert (found[0].tenant, found[0].status, found[0].charge) == ("u", "node_lost", None)
@@ -88,9 +88,9 @@ def test_a_call_under_way_is_counted_and_left_out() -> None:
     calls = Calls()
     begun = e.StatelessCallStarted(id="c", tenant="t", principal="", interface="chat", deployment="d", model="m")
     assert seen(calls, ONE, turn(), started()) == []
-    assert seen(calls, NODE, begun) == []
+    assert seen(calls, NODE, e.StatelessCalls(started=(begun,))) == []
     assert calls.under_way == 2
-    assert len(seen(calls, NODE, e.StatelessCallEnded(id="c"))) == 1
+    assert len(seen(calls, NODE, e.StatelessCalls(ended=(e.StatelessCallEnded(id="c"),)))) == 1
     assert calls.under_way == 1
 
 
@@ -98,7 +98,8 @@ def test_of_a_log_that_was_cut_nothing_is_known() -> None:
     calls = Calls()
     assert seen(calls, ONE, turn()) == []
     # Another session's turn says nothing of this one's calls.
-    assert seen(calls, TWO, started(), finished(), e.StatelessCallEnded(id="unheard")) == []
+    unheard = e.StatelessCalls(ended=(e.StatelessCallEnded(id="unheard"),))
+    assert seen(calls, TWO, started(), finished(), unheard) == []
     assert calls.under_way == 0
 
 

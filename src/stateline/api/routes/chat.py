@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from time import time
 
+from stateline.api.auth import require_agent
 from stateline.api.call import Call
 from stateline.api.chat.encode import ChatAnswer, ChatChunks
 from stateline.api.chat.parse import ParsedChat, parse_chat
@@ -20,6 +21,7 @@ async def create(service: Service, call: Call) -> None:
     """One bare model call; it ends when the client hangs up."""
     parsed = parse_chat(await call.body())
     request = parsed.request
+    require_agent(call.principal, request.params.model)
     show_rates(service, call, request.params.model)
     deltas = service.engine.relay(call.tenant, call.principal.id, request)
     async with aclosing(deltas):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from stateline.api.auth import require_agent
 from stateline.api.call import Call, WhileConnected
 from stateline.api.params import Body, ModelName, UserId
 from stateline.api.parse import decode_exact
@@ -60,6 +61,7 @@ async def create(service: Service, call: Call) -> None:
         stream=False,
         embed=EmbeddingParams(input=params.input, dimensions=params.dimensions, encoding_format=params.encoding_format),
     )
+    require_agent(call.principal, params.model)
     show_rates(service, call, params.model)
     finish: Finish | None = None
     async with WhileConnected(call):

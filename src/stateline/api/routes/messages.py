@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import msgspec
 
+from stateline.api.auth import require_agent
 from stateline.api.call import Call
 from stateline.api.messages.encode import STOP, MessageAnswer, MessageEvents, error_bytes
 from stateline.api.messages.parse import parse_count_tokens, parse_message
@@ -23,6 +24,7 @@ async def create(service: Service, call: Call) -> None:
     """One bare model call; it ends when the client hangs up."""
     request = parse_message(await call.body())
     message_id, model = new_name("msg_", 14), request.params.model
+    require_agent(call.principal, model)
     show_rates(service, call, model)
     async with aclosing(service.engine.relay(call.tenant, call.principal.id, request, "messages")) as deltas:
         if request.stream:

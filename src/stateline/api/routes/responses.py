@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from stateline.api.auth import Principal
+from stateline.api.auth import Principal, require_agent
 from stateline.api.call import Call, WhileConnected
 from stateline.api.item_params import ItemReferenceParam
 from stateline.api.names import new_name
@@ -77,7 +77,12 @@ async def submit(
     idempotency_key: str | None = None,
     retry: bool = False,
 ) -> Accepted:
-    """Post a turn, however it came. See ``Engine.submit`` for what it raises."""
+    """Post a turn, however it came. See ``Engine.submit`` for what else it raises.
+
+    Raises:
+        Forbidden: the caller is bound to an agent, and this is another model.
+    """
+    require_agent(principal, parsed.request.model)
     return await service.engine.submit(
         Submission(
             tenant=principal.tenant,
@@ -180,6 +185,7 @@ async def input_tokens(service: Service, call: Call) -> None:
 async def compact(service: Service, call: Call) -> None:
     """A conversation summed up by its model; what is answered is the input to go on with. Nothing is kept."""
     params, previous, unresolved = parse_compact(await call.body())
+    require_agent(call.principal, params.model)
     engine = service.engine
     items = [*(await engine.context_after(call.tenant, previous) if previous is not None else ())]
     items += await resolve(service, call.tenant, unresolved, "input")

@@ -1,0 +1,7 @@
+"""Tools: the hosts that the engine calls, and what authors of tools in Python need (docs/tools-python.md)."""
+
+from __future__ import annotations
+
+from stateline.tools.authoring import Context, ToolFailure, tool
+
+__all__ = ["Context", "ToolFailure", "tool"]
