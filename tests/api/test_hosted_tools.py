@@ -96,9 +96,9 @@ async def test_an_agent_calls_its_tools_from_the_openai_sdk(server: Server, seen
         assert final.output_text == "It said: done"
         assert "response.mcp_call.completed" in types
         assert {"agent/clerk", "agent/careful"} <= {model.id async for model in client.models.list()}
-        effects = (await client.get("/effects?agent=clerk", cast_to=object))["data"]  # pyright: ignore
+        effects: Any = (await client.get("/effects?agent=clerk", cast_to=object))["data"]  # pyright: ignore
         assert [each["status"] for each in effects] == ["committed", "committed"]
-        agents = await client.get("/agents", cast_to=object)
+        agents: Any = await client.get("/agents", cast_to=object)
         assert [each["id"] for each in agents["data"]] == ["agent/careful", "agent/clerk"]  # pyright: ignore
 
 
@@ -109,7 +109,7 @@ async def test_an_approval_survives_a_kill_and_is_answered_from_outside(server: 
         assert (first.status, asked.type) == ("completed", "mcp_approval_request")
         await server.kill()
         await server.start()
-        waiting = (await client.get("/approvals", cast_to=object))["data"]  # pyright: ignore
+        waiting: Any = (await client.get("/approvals", cast_to=object))["data"]  # pyright: ignore
         assert [(each["id"], each["name"], each["demanded_by"]) for each in waiting] == [(asked.id, "refund", "client")]
         assert not seen.refunds
         body = {"approve": True, "reason": "fine"}

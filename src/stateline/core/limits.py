@@ -532,7 +532,7 @@ SANDBOX_SHM_BYTES = 16 * 1024 * 1024
 """Shared memory of one run, in ``/dev/shm``."""
 SANDBOX_FILES_OPEN_MAX = 256
 """Files and sockets that one process in the sandbox has open."""
-TOOL_OUTPUT_BYTES_MAX = 4 * 1024 * 1024
+FUNCTION_OUTPUT_BYTES_MAX = 512 * 1024
 """UTF-8 bytes of what a function answers; the rest is cut off, with a note."""
 TOOL_FUNCTION_S = 60.0
 """One run of a function, where neither it nor the configuration says otherwise."""

@@ -21,7 +21,7 @@ from typing import Any, cast
 import msgspec
 
 from stateline.core.errors import Blame, StatelineError
-from stateline.core.limits import TOOL_FUNCTIONS_MAX, TOOL_OUTPUT_BYTES_MAX
+from stateline.core.limits import TOOL_FUNCTIONS_MAX, FUNCTION_OUTPUT_BYTES_MAX
 from stateline.core.tools import Tool, ToolCall, ToolError, ToolResult
 from stateline.tools.authoring import Context, Offer, ToolFailure, offer_of
 
@@ -212,9 +212,9 @@ def _result(value: object) -> ToolResult:
 
 def _cut(text: str) -> str:
     data = text.encode(errors="replace")
-    if len(data) <= TOOL_OUTPUT_BYTES_MAX:
+    if len(data) <= FUNCTION_OUTPUT_BYTES_MAX:
         return data.decode()
-    return data[:TOOL_OUTPUT_BYTES_MAX].decode(errors="ignore") + f"\n[cut off: it had {len(data)} bytes]"
+    return data[:FUNCTION_OUTPUT_BYTES_MAX].decode(errors="ignore") + f"\n[cut off: it had {len(data)} bytes]"
 
 
 def _note(offer: Offer, error: Exception) -> None:
