@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from stateline.core.limits import TOOL_FUNCTIONS_MAX, TOOL_OUTPUT_BYTES_MAX
+from stateline.core.limits import TOOL_FUNCTIONS_MAX, FUNCTION_OUTPUT_BYTES_MAX
 from stateline.core.tools import Tool, ToolCall, ToolError, ToolResult
 from stateline.tools import Context, ToolFailure, tool
 from stateline.tools.authoring import offer_of
@@ -251,12 +251,12 @@ async def test_a_look_up_answers_by_the_key_and_its_failure_proves_nothing() -> 
 async def test_an_answer_past_its_bound_is_cut_off_with_a_note() -> None:
     @tool(effect="read")
     def long(more: int) -> str:
-        return "x" * (TOOL_OUTPUT_BYTES_MAX + more)
+        return "x" * (FUNCTION_OUTPUT_BYTES_MAX + more)
 
     host = host_of(long)
-    assert len((await host.call(call("long", more=0))).output) == TOOL_OUTPUT_BYTES_MAX
+    assert len((await host.call(call("long", more=0))).output) == FUNCTION_OUTPUT_BYTES_MAX
     cut = str((await host.call(call("long", more=1))).output)
-    assert cut.endswith(f"x\n[cut off: it had {TOOL_OUTPUT_BYTES_MAX + 1} bytes]")
+    assert cut.endswith(f"x\n[cut off: it had {FUNCTION_OUTPUT_BYTES_MAX + 1} bytes]")
     await host.close()
 
 
