@@ -115,10 +115,10 @@ async def test_cancelling_kills_everything_and_changes_nothing(box: Sandbox, tmp
 @needs_sandbox
 async def test_a_server_that_is_killed_takes_its_runs_with_it(tmp_path: Path) -> None:
     code = (
-        "import asyncio\nfrom pathlib import Path\nfrom tests.tools.box import sandbox, shell\n"
+        "import uvloop\nfrom pathlib import Path\nfrom tests.tools.box import sandbox, shell\n"
         f"async def main():\n    async with sandbox(Path({str(tmp_path)!r})) as box:\n"
         "        await shell(box, 'echo half > file')\n"
-        "        await shell(box, 'echo after > file; setsid sleep 98765 & sleep 98765')\nasyncio.run(main())"
+        "        await shell(box, 'echo after > file; setsid sleep 98765 & sleep 98765')\nuvloop.run(main())"
     )
     server = await asyncio.create_subprocess_exec(sys.executable, "-c", code, start_new_session=True)
     try:

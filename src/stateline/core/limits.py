@@ -527,7 +527,7 @@ SANDBOX_CODE_BYTES_MAX = 256 * 1024
 SANDBOX_RESULTS_KEPT = 8
 """Answers kept beside a workspace, so that the same call is not run again."""
 SANDBOX_GRACE_S = 20.0
-"""To start a sandbox, unpack its workspace and pack it again, beside the time of the run itself."""
+"""To start a sandbox and to move its workspace, beside the time of the run itself; large workspaces have more."""
 SANDBOX_SHM_BYTES = 16 * 1024 * 1024
 """Shared memory of one run, in ``/dev/shm``."""
 SANDBOX_FILES_OPEN_MAX = 256

@@ -40,7 +40,7 @@ from stateline.core.limits import (
 )
 from stateline.core.tools import Tool, ToolCall, ToolError, ToolResult
 from stateline.tools import sandbox_seccomp as seccomp
-from stateline.tools.workspaces import EMPTY, Answer, State, Workspaces, frame, framed, receive
+from stateline.tools.workspaces import EMPTY, FRAME_MAX, Answer, State, Workspaces, frame, framed, receive
 
 _LAUNCHER = Path(__file__).with_name("sandbox_launcher.py")
 _PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -391,7 +391,14 @@ def command() -> list[str]:
 async def _started() -> AsyncGenerator[Process]:
     """A sandbox with its launcher. On leaving, all that is in it is dead."""
     process = await asyncio.create_subprocess_exec(
-        *command(), stdin=PIPE, stdout=PIPE, stderr=PIPE, env={"PATH": _HOST_PATH}, cwd="/", start_new_session=True
+        *command(),
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=PIPE,
+        env={"PATH": _HOST_PATH},
+        cwd="/",
+        start_new_session=True,
+        limit=FRAME_MAX,
     )
     try:
         yield process
@@ -441,15 +448,20 @@ async def _send(to: StreamWriter, order: dict[str, Any], archive: BinaryIO | Non
 
 
 async def _outcome(process: Process, order: dict[str, Any], archive: BinaryIO | None, limits: SandboxLimits) -> Outcome:
-    async with _answering(process, limits.wall_s + SANDBOX_GRACE_S) as (to, source):
+    async with _answering(process, limits.wall_s + _grace_s(limits)) as (to, source):
         await _send(to, order, archive)
         return msgspec.json.decode(await frame(source, _OUTCOME_MAX), type=Outcome)
 
 
 async def _keep(process: Process, file: BinaryIO, limits: SandboxLimits) -> None:
     most = limits.disk_mb * _MEGABYTE + (limits.files_max + 2) * _ENTRY_BYTES
-    async with _answering(process, SANDBOX_GRACE_S) as (_, source):
+    async with _answering(process, _grace_s(limits)) as (_, source):
         await receive(source, file, most)
+
+
+def _grace_s(limits: SandboxLimits) -> float:
+    """To start, and to unpack or pack the largest workspace that may be, on a busy machine."""
+    return SANDBOX_GRACE_S + limits.disk_mb / 10 + limits.files_max / 200
 
 
 def _copy_archive(archive: BinaryIO | None, file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""What runs first inside the sandbox, as its process 1, and is trusted. Standard library alone, Python 3.9 or newer.
+"""What runs first inside the sandbox, as its process 1, and is trusted. Standard library alone, Python 3.10 or newer.
 
 The server starts it by its source, with whatever Python the sandbox has: it imports nothing of Stateline. It mounts
 the sandbox's own bounded file systems, gives its capabilities away, unpacks the workspace, runs one program with
@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 WORKSPACE = "/workspace"
 FRAME = 1 << 20
+BLOCK = 1 << 16  # tarfile copies what is left of its buffer with each 16 KiB that it takes.
 LOOK_S = 0.02
 PATH_MAX = 2048
 MOUNT_FLAGS = 2 | 4  # nosuid, nodev
@@ -122,7 +123,7 @@ def unpack(frames: FramesIn) -> None:
     """What an earlier run packed here. A link may lead anywhere: there is nothing to write there."""
     with io.BufferedReader(frames, FRAME) as source:
         if source.peek(1):
-            with tarfile.open(fileobj=source, mode="r|", bufsize=FRAME) as archive:
+            with tarfile.open(fileobj=source, mode="r|", bufsize=BLOCK) as archive:
                 archive.extraction_filter = lambda member, _: member
                 archive.extractall(WORKSPACE)  # noqa: S202
         while source.read(FRAME):
@@ -157,11 +158,13 @@ def kept_of(order: dict[str, Any]) -> tuple[list[str], int, str]:
 
 
 def pack(paths: list[str], target: io.FileIO) -> None:
-    frames = FramesOut(target)
-    with tarfile.open(fileobj=frames, mode="w|", bufsize=FRAME, format=tarfile.GNU_FORMAT) as archive:
+    with (
+        io.BufferedWriter(FramesOut(target), FRAME) as frames,
+        tarfile.open(fileobj=frames, mode="w|", bufsize=BLOCK, format=tarfile.GNU_FORMAT) as archive,
+    ):
         for path in paths:
             archive.add(path, arcname=path[len(WORKSPACE) + 1 :], recursive=False)
-    frames.target.write(struct.pack(">I", 0))
+    target.write(struct.pack(">I", 0))
 
 
 # -- the program -----------------------------------------------------------------------------------------
@@ -176,6 +179,7 @@ def become(order: dict[str, Any], output: int) -> NoReturn:
     os.closerange(3, 4096)
     os.setsid()
     os.chdir(WORKSPACE)
+    os.nice(order["nice"])
     libc.prctl(4, 1, 0, 0, 0)
     with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
         file.write("1000")
@@ -285,7 +289,6 @@ def main() -> None:
     give_up_capabilities()
     libc.prctl(1, 9, 0, 0, 0)
     libc.prctl(4, 0, 0, 0, 0)
-    os.nice(order["nice"])
     unpack(frames)
     with open(order["file"], "w", encoding="utf-8", errors="surrogatepass") as file:
         file.write(order["text"])
