@@ -25,7 +25,7 @@ from stateline.config.schema import (
     Store,
     is_loopback,
 )
-from stateline.config.secrets import api_key, store_url
+from stateline.config.secrets import api_key, store_url, vault_keys
 from stateline.core.limits import Retention
 
 __all__ = [
@@ -46,4 +46,5 @@ __all__ = [
     "is_loopback",
     "load",
     "store_url",
+    "vault_keys",
 ]

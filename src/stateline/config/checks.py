@@ -6,7 +6,7 @@ import ipaddress
 import re
 from decimal import Decimal
 
-from stateline.config.checks_oidc import check_oidc
+from stateline.config.checks_identity import check_oidc, check_vault
 from stateline.config.schema import BUDGET_SCOPES, RATES, Config, ConfigError, Deployment, Source, is_loopback
 from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX, TurnLimits
@@ -27,6 +27,7 @@ def check(config: Config, source: Source) -> None:
     """Refuse what cannot work or is not safe, with a `ConfigError` that names the key."""
     _check_server(config, source)
     check_oidc(config, source)
+    check_vault(config, source)
     _check_deployments(config, source)
     _check_contracts(config, source)
     _check_prices(config, source)

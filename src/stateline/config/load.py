@@ -65,6 +65,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _name_by_scope(tables, "rate_limits", RATE_SCOPES)
     _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
     _absolute(tables.get("contracts"), ("path",), base)
+    _absolute(tables.get("vault"), ("key_file",), base)
     _absolute(tables.get("prices"), ("path", "values"), base)
     config = _convert(tables, source)
     check(config, source)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from stateline.config.schema import ConfigError, Deployment, Store
+from stateline.config.schema import ConfigError, Deployment, Store, Vault
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -37,6 +37,18 @@ def store_url(store: Store, environ: Mapping[str, str]) -> str:
     if store.path is None and store.url_file is not None:
         return from_file(Path(store.url_file), "store.url_file", "url_file")
     return store.url
+
+
+def vault_keys(vault: Vault, environ: Mapping[str, str]) -> str:
+    """The text of the master keys, one a line.
+
+    Raises:
+        ConfigError: the variable is not set, or the file cannot be read or is empty.
+    """
+    if vault.key_env is not None:
+        return from_environ(environ, vault.key_env, "vault", "key_env")
+    assert vault.key_file is not None
+    return from_file(Path(vault.key_file), "vault", "key_file")
 
 
 def from_environ(environ: Mapping[str, str], variable: str, where: str, key: str) -> str:
