@@ -23,7 +23,8 @@ import uvicorn
 
 from stateline import __version__, pricing
 from stateline import config as settings
-from stateline.api import Authenticator, Options, create_app
+from stateline.admission import authenticator, vault_of
+from stateline.api import Options, create_app
 from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
@@ -32,7 +33,7 @@ from stateline.core.limits import LISTEN_BACKLOG, PRICES_LOOK_S, SHUTDOWN_GRACE_
 from stateline.engine import Engine
 from stateline.engine.meter import Meter
 from stateline.identity.admin_file import admin_file, new_token
-from stateline.identity.keys import Keys, OpenAuthenticator
+from stateline.identity.keys import Keys
 from stateline.logs import configure_logging, set_level
 from stateline.models.catalogue import Catalogue
 from stateline.models.client import HttpModelClient
@@ -546,19 +547,6 @@ def listen(host: str, port: int) -> socket.socket:
     return listening
 
 
-async def authenticator(config: settings.Config, keys: Keys, clock: Clock, token: str) -> Authenticator:
-    """Who lets callers in; what checks tokens is imported only where it is used."""
-    if config.oidc is None:
-        return keys if config.auth.mode == "keys" else OpenAuthenticator(token)
-    from stateline.identity.oidc import OidcAuthenticator, Terms
-
-    said = msgspec.structs.asdict(config.oidc)
-    with_keys = keys if said.pop("keys") else None
-    auth = OidcAuthenticator(Terms(**said), clock, keys=with_keys, admin_token=token)
-    await auth.issuer.warm()
-    return auth
-
-
 async def _serve(config: settings.Config, load: Load) -> None:
     server = config.server
     if server.tls_cert is not None:
@@ -575,7 +563,8 @@ async def _serve(config: settings.Config, load: Load) -> None:
             await keys.load()
             auth = await authenticator(config, keys, engine.clock, token)
             options = Options(cors_origins=server.cors_origins, trusted_proxies=server.trusted_proxies)
-            app = create_app(engine, auth, options, keys, house.operator)
+            vault = vault_of(config, engine.store, engine.clock)
+            app = create_app(engine, auth, options, keys, house.operator, vault=vault)
             uvicorn_config = server_config(
                 app,
                 lifespan="on",

@@ -23,6 +23,7 @@ from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError
 from stateline.engine import Engine
 from stateline.identity.keys import Keys, OpenAuthenticator
+from stateline.identity.vault import Vault, master_keys, new_master_key
 from stateline.models.catalogue import Catalogue
 from stateline.ports import Clock, Deployment, ModelClient
 from stateline.stores.clock import SystemClock
@@ -62,6 +63,7 @@ class Served:
         self._failure: BaseException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.keys: Keys
+        self.vault: Vault
         self.engine: Engine
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
@@ -146,9 +148,10 @@ class Served:
         parts: dict[str, Any] = {"client": self, "catalogue": catalogue, "clock": clock, "entropy": os.urandom}
         self.engine = Engine(store=store, volatile=Engine(store=memory, durable=False, **parts), **parts)
         await self.engine.start()
+        self.vault = Vault(store, clock, os.urandom, master_keys(new_master_key(os.urandom)))
         self.keys = Keys(store, clock, os.urandom, admin_token=ADMIN_TOKEN)
         auth = self._auth or (self.keys if self._auth_mode == "keys" else OpenAuthenticator(ADMIN_TOKEN))
-        self._app = app = create_app(self.engine, auth, self._options, keys=self.keys)
+        self._app = app = create_app(self.engine, auth, self._options, keys=self.keys, vault=self.vault)
         config = server_config(app, lifespan="off")
         self._server = uvicorn.Server(config)
         self._started.set()

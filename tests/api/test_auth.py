@@ -190,3 +190,25 @@ def test_the_command_line_asks_the_server_that_runs(locked: Served, tmp_path: Pa
     with pytest.raises(StatelineError) as busy:
         run("list")
     assert busy.value.code == "store_in_use"
+
+
+def test_secrets_are_kept_listed_rotated_and_removed_and_never_shown(http: Client, locked: Served) -> None:
+    value = "tok-planted-77c1"
+    kept = http("POST", "/v1/admin/secrets", {"tenant": "shop", "name": "github", "value": value}, ADMIN)
+    assert (kept.status, kept.json["name"]) == (200, "github")
+    listed = http("GET", "/v1/admin/secrets", None, ADMIN)
+    assert [(each["tenant"], each["name"]) for each in listed.json["data"]] == [("shop", "github")]
+    assert http("POST", "/v1/admin/secrets/rotate", None, ADMIN).json["rewrapped"] == 0
+    _, key = _key(http, "shop", scopes=["responses", "agents", "usage", "audit", "approve"])
+    for method, path in (("GET", ""), ("POST", ""), ("POST", "/rotate"), ("DELETE", "/shop/github")):
+        refused = http(method, "/v1/admin/secrets" + path, None, {"authorization": f"Bearer {key}"})
+        assert refused.status == 403
+    long = http("POST", "/v1/admin/secrets", {"tenant": "shop", "name": "x", "value": value * 2000}, ADMIN)
+    assert long.status == 400
+    for answer in (kept, listed, long):
+        assert value.encode() not in answer.body
+    for path in locked.database.parent.iterdir():
+        assert not path.is_file() or value.encode() not in path.read_bytes()
+    assert http("DELETE", "/v1/admin/secrets/shop/github", None, ADMIN).status == 200
+    gone = http("DELETE", "/v1/admin/secrets/shop/github", None, ADMIN)
+    assert (gone.status, gone.error["code"]) == (404, "secret_not_found")

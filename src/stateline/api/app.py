@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from stateline.api.access import AccessLog
-from stateline.api.auth import Authenticator, KeyAdmin
+from stateline.api.auth import Authenticator, KeyAdmin, SecretAdmin
 from stateline.api.edge import Bound, Edge
 from stateline.api.metrics import RequestMetrics
 from stateline.api.openapi import document
@@ -49,6 +49,8 @@ def create_app(
     options: Options | None = None,
     keys: KeyAdmin | None = None,
     operator: Operator | None = None,
+    *,
+    vault: SecretAdmin | None = None,
 ) -> Starlette:
     """The ASGI application.
 
@@ -56,11 +58,12 @@ def create_app(
         engine: started and stopped by the caller.
         keys: where API keys are kept, for ``/v1/admin/keys``; None: that path answers 404.
         operator: who does what else is under ``/v1/admin``; None: 404 as well.
+        vault: where tools' credentials are kept; None: 404 as well.
     """
     options = options or Options()
     metrics = RequestMetrics()
     access = AccessLog()
-    service = Service(engine, keys, metrics, started_at=int(time()), operator=operator)
+    service = Service(engine, keys, metrics, started_at=int(time()), operator=operator, vault=vault)
     service.openapi = document(ROUTES)
     hot: dict[tuple[str, str], Bound] = {}
     routes: list[Route] = []

@@ -37,6 +37,7 @@ from stateline.api.routes import (
     operator,
     placements,
     responses,
+    secrets,
     usage,
 )
 from stateline.api.service import Service
@@ -384,6 +385,39 @@ ROUTES: tuple[Route, ...] = (
         summary="Revoke an API key",
         scope=SCOPE_ADMIN,
         answer=keys.Key,
+    ),
+    Route(
+        method="POST",
+        path="/v1/admin/secrets",
+        handler=secrets.put,
+        summary="Seal a tool's credential in the vault",
+        scope=SCOPE_ADMIN,
+        body=secrets.PutSecret,
+        answer=secrets.StoredSecret,
+    ),
+    Route(
+        method="GET",
+        path="/v1/admin/secrets",
+        handler=secrets.list_secrets,
+        summary="List what is in the vault, without any value",
+        scope=SCOPE_ADMIN,
+        answer=secrets.SecretList,
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/admin/secrets/{tenant}/{name}",
+        handler=secrets.remove,
+        summary="Take a credential out of use",
+        scope=SCOPE_ADMIN,
+        answer=secrets.StoredSecret,
+    ),
+    Route(
+        method="POST",
+        path="/v1/admin/secrets/rotate",
+        handler=secrets.rotate,
+        summary="Bring the vault under the first of its master keys",
+        scope=SCOPE_ADMIN,
+        answer=secrets.Rotated,
     ),
     Route(
         method="GET",

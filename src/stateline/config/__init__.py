@@ -29,7 +29,7 @@ from stateline.config.schema import (
     is_loopback,
 )
 from stateline.config.schema_tools import McpServer, Tools
-from stateline.config.secrets import api_key, approval_keys, store_url
+from stateline.config.secrets import api_key, approval_keys, store_url, vault_keys
 from stateline.core.limits import Retention
 
 __all__ = [
@@ -56,4 +56,5 @@ __all__ = [
     "is_loopback",
     "load",
     "store_url",
+    "vault_keys",
 ]

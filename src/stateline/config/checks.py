@@ -6,7 +6,7 @@ import ipaddress
 import re
 from decimal import Decimal
 
-from stateline.config.checks_oidc import check_oidc
+from stateline.config.checks_identity import check_oidc, check_vault
 from stateline.config.checks_tools import check_tools
 from stateline.config.schema import (
     BUDGET_SCOPES,
@@ -37,6 +37,7 @@ def check(config: Config, source: Source) -> None:
     """Refuse what cannot work or is not safe, with a `ConfigError` that names the key."""
     _check_server(config, source)
     check_oidc(config, source)
+    check_vault(config, source)
     _check_deployments(config, source)
     _check_contracts(config, source)
     _check_prices(config, source)

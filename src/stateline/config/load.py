@@ -70,6 +70,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _absolute(tables.get("server"), ("tls_cert", "tls_key"), base)
     _absolute(tables.get("contracts"), ("path",), base)
     _absolute(tables.get("policy"), ("path",), base)
+    _absolute(tables.get("vault"), ("key_file",), base)
     _absolute(tables.get("prices"), ("path", "values"), base)
     _absolute(tables.get("approvals"), ("key_file",), base)
     agents = tables.get("agents")

@@ -133,6 +133,13 @@ class Oidc(msgspec.Struct, frozen=True, kw_only=True):
     keys: bool = False
 
 
+class Vault(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the master keys of tools' credentials are; one of the two. After `load`, `key_file` is anchored."""
+
+    key_file: str | None = None
+    key_env: str | None = None
+
+
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
 """ISO 4217."""
 Scope = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -306,6 +313,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     store: Store = msgspec.field(default_factory=Store)
     auth: Auth = msgspec.field(default_factory=Auth)
     oidc: Oidc | None = None
+    vault: Vault | None = None
     deployments: tuple[Deployment, ...] = ()
     products: tuple[Product, ...] = ()
     contracts: Contracts | None = None
@@ -327,6 +335,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "store": Store,
     "auth": Auth,
     "oidc": Oidc,
+    "vault": Vault,
     "deployments": Deployment,
     "products": Product,
     "contracts": Contracts,
@@ -366,7 +375,7 @@ RATE_SCOPES = ("tenant", "key", "model")
 RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS = frozenset({"telemetry", "vault"})
+LATER_SECTIONS = frozenset({"telemetry"})
 LATER_KEYS: Mapping[str, frozenset[str]] = {}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {}
 

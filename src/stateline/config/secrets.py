@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from stateline.config.schema import Approvals, ConfigError, Deployment, Store
+from stateline.config.schema import Approvals, ConfigError, Deployment, Store, Vault
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -50,6 +50,18 @@ def approval_keys(approvals: Approvals, environ: Mapping[str, str]) -> str | Non
     if approvals.key_file is not None:
         return from_file(Path(approvals.key_file), "approvals", "key_file")
     return None
+
+
+def vault_keys(vault: Vault, environ: Mapping[str, str]) -> str:
+    """The text of the master keys, one a line.
+
+    Raises:
+        ConfigError: the variable is not set, or the file cannot be read or is empty.
+    """
+    if vault.key_env is not None:
+        return from_environ(environ, vault.key_env, "vault", "key_env")
+    assert vault.key_file is not None
+    return from_file(Path(vault.key_file), "vault", "key_file")
 
 
 def from_environ(environ: Mapping[str, str], variable: str, where: str, key: str) -> str:

@@ -450,6 +450,29 @@ class KeyRevoked(_Body, tag="key_revoked/1", frozen=True, gc=False, kw_only=True
     key_id: str
 
 
+class SecretStored(_Body, tag="secret_stored/1", frozen=True, gc=False, kw_only=True):
+    """A tool's credential, sealed; the latest of a tenant and name counts.
+
+    Attributes:
+        key_id: of the master key that ``wrapped`` opens with.
+        wrapped: the data key, under the master key.
+        sealed: the value, under the data key.
+        written_at_ms: when the value was set; a new wrapping leaves it.
+    """
+
+    tenant: str
+    name: str
+    key_id: str
+    wrapped: bytes
+    sealed: bytes
+    written_at_ms: int
+
+
+class SecretRemoved(_Body, tag="secret_removed/1", frozen=True, gc=False, kw_only=True):
+    tenant: str
+    name: str
+
+
 Body = (
     SessionCreated
     | SessionUpdated
@@ -485,6 +508,8 @@ Body = (
     | StatelessCalls
     | KeyCreated
     | KeyRevoked
+    | SecretStored
+    | SecretRemoved
 )
 
 TERMINAL = (TurnCompleted, TurnIncomplete, TurnFailed, TurnCancelled)

@@ -183,6 +183,12 @@ PRINCIPAL_NAME_CHARS_MAX = 256
 """A user's or agent's name, as a key or a token has it."""
 KEYS_REFRESH_S = 2.0
 """A key that another process made or revoked is seen no later than this."""
+SECRETS_MAX = 10_000
+"""In the vault, over all tenants."""
+SECRET_BYTES_MAX = 16_384
+SECRET_NAME_CHARS_MAX = 64
+VAULT_KEYS_MAX = 8
+"""Master keys at a time: the one in force, and those that are on their way out."""
 OIDC_TOKEN_BYTES_MAX = 16_384
 OIDC_KID_CHARS_MAX = 256
 OIDC_CACHE_MAX = 4_096

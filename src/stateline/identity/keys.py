@@ -8,20 +8,17 @@ and reads the log's tail when its index is older than KEYS_REFRESH_S.
 
 from __future__ import annotations
 
-import asyncio
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from hashlib import blake2b, sha256
 from hmac import compare_digest
 
 import msgspec
 
-from stateline.core.errors import BadRequest, Conflict, NotFound, Unauthorized
-from stateline.core.events import Body, Event, KeyCreated, KeyRevoked, SessionCreated
+from stateline.core.errors import BadRequest, NotFound, Unauthorized
+from stateline.core.events import Event, KeyCreated, KeyRevoked
 from stateline.core.ids import SYSTEM_TENANT, SessionRef, base32, session_id
 from stateline.core.limits import (
-    KEY_APPENDS_MAX,
     KEY_NAME_CHARS_MAX,
     KEYS_MAX,
     KEYS_REFRESH_S,
@@ -30,7 +27,8 @@ from stateline.core.limits import (
     TENANT_CHARS_MAX,
 )
 from stateline.core.principals import ADMIN, APPROVE, DEFAULT_SCOPES, Principal, checked_scopes
-from stateline.ports import Clock, Fenced, HeadMoved, Ownership, SessionExists, SessionMissing, Store
+from stateline.identity.log import SystemLog
+from stateline.ports import Clock, Store
 
 PREFIX = "sk-sl-"
 KEYS_SESSION = SessionRef(SYSTEM_TENANT, session_id(0, blake2b(b"stateline/keys", digest_size=9).digest()))
@@ -79,16 +77,12 @@ class Keys:
     def __init__(
         self, store: Store, clock: Clock, entropy: Callable[[int], bytes], admin_token: str | None = None
     ) -> None:
-        self._store = store
         self._clock = clock
         self._entropy = entropy
         self._admin = AdminToken(admin_token)
         self._by_hash: dict[str, tuple[Record, Principal]] = {}
         self._records: dict[str, Record] = {}
-        self._seq = 0
-        self._epoch = 0
-        self._read_at_ms = 0
-        self._lock = asyncio.Lock()
+        self._log = SystemLog(KEYS_SESSION, "keys", store, clock, entropy, apply=self._apply)
 
     # -- who calls ------------------------------------------------------------------------------------
 
@@ -105,13 +99,13 @@ class Keys:
         if admin is not None:
             return admin
         now_ms = self._clock.now_ms()
-        if now_ms - self._read_at_ms > KEYS_REFRESH_S * 1000:
+        if now_ms - self._log.read_at_ms > KEYS_REFRESH_S * 1000:
             await self.load()
         # The look-up is by hash, so how long it takes tells nothing of the keys; the comparison is
         # constant-time all the same, for this is the line that an audit looks for.
         hashed = sha256(token).hexdigest()
         found = self._by_hash.get(hashed)
-        if found is None and now_ms - self._read_at_ms > KEYS_UNKNOWN_REFRESH_S * 1000:
+        if found is None and now_ms - self._log.read_at_ms > KEYS_UNKNOWN_REFRESH_S * 1000:
             # It may have been made on another node since.
             await self.load()
             found = self._by_hash.get(hashed)
@@ -161,7 +155,7 @@ class Keys:
         key_id = "key_" + base32(int.from_bytes(self._entropy(_ID_BYTES), "big"), 16)
         expires_at_ms = None if expires_in_s is None else self._clock.now_ms() + expires_in_s * 1000
         hashed = sha256(key.encode()).hexdigest()
-        await self._append(
+        await self._log.append(
             KeyCreated(
                 key_id=key_id,
                 tenant=tenant,
@@ -191,25 +185,16 @@ class Keys:
         if record is None:
             raise NotFound(f"There is no key {key_id[:64]!r}.", code="key_not_found", param="key_id")
         if record.revoked_at_ms is None:
-            await self._append(KeyRevoked(key_id=key_id))
+            await self._log.append(KeyRevoked(key_id=key_id))
         return self._records[key_id]
 
     # -- the log ------------------------------------------------------------------------------------------
 
     async def load(self) -> None:
         """Read what the log has gained since the last time."""
-        async with self._lock:
-            await self._catch_up()
-
-    async def _catch_up(self) -> None:
-        with suppress(SessionMissing):
-            async for event in self._store.read(KEYS_SESSION, self._seq):
-                self._apply(event)
-        self._read_at_ms = self._clock.now_ms()
+        await self._log.load()
 
     def _apply(self, event: Event) -> None:
-        self._seq = event.seq
-        self._epoch = event.epoch
         body = event.body
         if isinstance(body, KeyCreated):
             record = Record(
@@ -229,49 +214,6 @@ class Keys:
             return
         self._records[record.id] = record
         self._by_hash[record.hash] = record, principal_of(record)
-
-    async def _append(self, body: Body) -> None:
-        """Add one event: adopt the session, append, give it back. Another writer in between means another try.
-
-        A writer that died before it gave the session back may have raised the epoch without an event,
-        so a try that is fenced goes one epoch higher.
-
-        Raises:
-            Conflict: others were faster every time.
-        """
-        async with self._lock:
-            epoch_behind = 0
-            for _ in range(KEY_APPENDS_MAX):
-                await self._catch_up()
-                bodies: list[Body] = [body]
-                if self._seq == 0:
-                    bodies.insert(0, SessionCreated(kind="system"))
-                    await self._create_session()
-                try:
-                    await self._append_once(bodies, self._epoch + 1 + epoch_behind)
-                except Fenced:
-                    epoch_behind += 1
-                except HeadMoved:
-                    continue
-                else:
-                    await self._catch_up()
-                    return
-        raise Conflict("Other keys are being made or revoked at this moment; try again.")
-
-    async def _create_session(self) -> None:
-        with suppress(SessionExists):
-            await self._store.create(KEYS_SESSION)
-
-    async def _append_once(self, bodies: list[Body], epoch: int) -> None:
-        now_ms = self._clock.now_ms()
-        owner = "keys" + base32(int.from_bytes(self._entropy(_ID_BYTES), "big"), 16)
-        own = Ownership(session=KEYS_SESSION, owner=owner, epoch=epoch, head=self._seq)
-        events = [
-            Event(session=KEYS_SESSION, seq=self._seq + 1 + at, at_ms=now_ms, body=each)
-            for at, each in enumerate(bodies)
-        ]
-        # Given back in the same commit, so no other node ever finds it owned by somebody who is not alive.
-        await self._store.append(own, self._seq, events, release=True)
 
 
 class AdminToken:

@@ -23,6 +23,7 @@ FIXED = (
     "store.url",
     "auth.mode",
     "oidc",
+    "vault",
 )
 """What a running process cannot change: its socket, its store and who it lets in."""
 
@@ -88,8 +89,9 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     # However it was named: url, url_env or url_file.
     if old.store.url != new.store.url:
         yield "store.url"
-    if old.oidc != new.oidc:
-        yield "oidc"
+    for section in ("oidc", "vault"):
+        if getattr(old, section) != getattr(new, section):
+            yield section
     for section in ("deployments", "products", "budgets", "rate_limits"):
         before, after = ({each.name: each for each in getattr(config, section)} for config in (old, new))
         for name in dict.fromkeys([*before, *after]):
@@ -107,7 +109,7 @@ def kept(old: Config, new: Config, keys: tuple[str, ...]) -> Config:
     """The new configuration with the old values of ``keys``."""
     for path in keys:
         section, _, key = path.partition(".")
-        if section in ("store", "oidc"):
+        if section in ("store", "oidc", "vault"):
             new = msgspec.structs.replace(new, **{section: getattr(old, section)})
             continue
         value: Any = getattr(new, section)

@@ -411,4 +411,8 @@ EVERY_BODY: tuple[e.Body, ...] = (
     e.KeyCreated(
         key_id="k2", tenant="acme", name="desk", hash="01ff", scopes=("approve", "responses"), user="ann", agent="desk"
     ),
+    e.SecretStored(
+        tenant="acme", name="github", key_id="0123456789abcdef", wrapped=b"\x00w", sealed=b"\xffs", written_at_ms=7
+    ),
+    e.SecretRemoved(tenant="acme", name="github"),
 )

@@ -1,9 +1,9 @@
-"""The rules of `[oidc]`."""
+"""The rules of `[oidc]` and `[vault]`."""
 
 from __future__ import annotations
 
 from stateline.config.schema import Config, ConfigError, Source, is_loopback
-from stateline.config.secrets import split_url
+from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.principals import SCOPES
 
 
@@ -41,6 +41,19 @@ def check_oidc(config: Config, source: Source) -> None:
                 f'{source.at("oidc.scope_map")}: "{word}" gives "{unknown[0]}", which is no scope',
                 f"scopes are {', '.join(SCOPES)}",
             )
+
+
+def check_vault(config: Config, source: Source) -> None:
+    """The master key is named, in one place."""
+    vault = config.vault
+    if vault is None:
+        return
+    if (vault.key_file is None) == (vault.key_env is None):
+        raise ConfigError(
+            "config_invalid", f"{source.at('vault')}: where is the master key?", "set one of key_file and key_env"
+        )
+    if vault.key_env is not None and not VARIABLE.fullmatch(vault.key_env):
+        from_environ({}, vault.key_env, source.at("vault"), "key_env")
 
 
 def _is_name(tenant: str) -> bool:
