@@ -153,19 +153,9 @@ def _one(
     if demand is not None and room <= 0:
         return refused("too_many_waiting", "Too many calls wait for a person already; it was not made.")
     if demand is not None:
-        signed = box.signer.sign(
-            terms._replace(demanded_by=demand, policy_version=version, expires_ms=now_ms + APPROVAL_TTL_MS)
-        )
-        return e.ApprovalRequested(
-            turn=turn.number_in_session,
-            step=step,
-            number=number,
-            output_index=index,
-            id=approval_item_id(call.id),
-            call=call,
-            asked=signed,
-            policy=ruling,
-        )
+        expires_ms = now_ms + APPROVAL_TTL_MS
+        signed = box.signer.sign(terms._replace(demanded_by=demand, policy_version=version, expires_ms=expires_ms))
+        return _asked_for(turn, call, signed, at, ruling)
     return e.EffectDispatched(
         turn=turn.number_in_session,
         step=step,
@@ -176,6 +166,21 @@ def _one(
         policy=ruling,
         approval=act.approval,
         again=act.again,
+    )
+
+
+def _asked_for(
+    turn: Turn, call: PlannedCall, signed: Asked, at: tuple[int, int, int], ruling: PolicyRuling | None
+) -> e.ApprovalRequested:
+    return e.ApprovalRequested(
+        turn=turn.number_in_session,
+        step=at[0],
+        number=at[1],
+        output_index=at[2],
+        id=approval_item_id(call.id),
+        call=call,
+        asked=signed,
+        policy=ruling,
     )
 
 

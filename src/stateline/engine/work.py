@@ -412,8 +412,7 @@ class Worker:
     def _place(self, session: Session, effect: CallModel) -> e.Body:
         """See ``calling.placed``."""
         self._purse = self._purse or purse_of(self._home.meter, session)
-        known = (self._catalogue, self._begun)
-        placed = calling.placed(self._home, session, effect, self._purse, known)
+        placed = calling.placed(self._home, session, effect, self._purse, (self._catalogue, self._begun))
         if placed.placement is not None:
             self._to_perform = (effect, placed.placement)
             self._holds += placed.holds
@@ -424,12 +423,11 @@ class Worker:
         todo, self._to_do = self._to_do, None
         if self._tools is not None and stop is not None:
             await self._tools.stop(stop.reason)
-        if self.session.turn is None:
-            if self._tools is not None:
-                # What the turn did not wait for: a list of tools that it was cancelled before.
-                await self._tools.stop()
+        if self.session.turn is None and self._tools is not None:
+            # What the turn did not wait for: a list of tools that it was cancelled before.
+            await self._tools.stop()
             self._tools = None
-        elif todo is not None:
+        elif todo is not None and self.session.turn is not None:
             if self._tools is None or type(todo) is ListTools:
                 self._tools = RunningTools(self._home, self.session, self._wake.set)
             if type(todo) is ListTools:
@@ -544,8 +542,7 @@ class Worker:
     async def _tend_tools(self) -> None:
         """Record what has ended of the tool calls, or wait for it."""
         tools, turn = self._tools, self.session.turn
-        assert turn is not None
-        assert tools is not None
+        assert tools is not None and turn is not None  # noqa: PT018
         tools.check()
         ended = tools.take()
         left_s = (turn.deadline_ms - self._home.clock.now_ms()) / 1000
