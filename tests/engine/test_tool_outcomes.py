@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 from tests.engine.conftest import Lab, asking, logged, texts
@@ -33,9 +34,9 @@ from stateline.core.limits import (
 )
 from stateline.core.response import StatelineField
 from stateline.core.tools import PolicyRequest, PolicyRuling, Tool, ToolCall, ToolError, ToolResult
-from stateline.engine import Engine
+from stateline.engine import Engine, tooling
 from stateline.testing.scripted import Answer, Asked, ModelAsked, ScriptedCall
-from stateline.testing.tool_host import Does
+from stateline.testing.tool_host import Does, ScriptedTools
 
 
 async def test_so_many_calls_run_at_once_and_the_others_wait(lab: Lab) -> None:
@@ -321,3 +322,73 @@ async def test_a_call_is_remembered_though_its_turn_failed_later(lab: Lab) -> No
         third = await done(engine, "pay it back!", after=first.id, servers=(FREE,))
         assert texts(third.output) == ["refund of {}"]
         assert len(host.calls) == 1
+
+
+def deaf(host: ScriptedTools, name: str) -> tuple[asyncio.Event, asyncio.Event]:
+    """Let a tool go on though it is told to end: whether it has begun, and what lets it answer."""
+    begun, released = asyncio.Event(), asyncio.Event()
+
+    async def go_on(call: ToolCall) -> ToolResult:
+        begun.set()
+        while not released.is_set():
+            with contextlib.suppress(asyncio.CancelledError):
+                await released.wait()
+        return ToolResult(output=f"too late, {call.key}")
+
+    does(host, name, go_on)
+    return begun, released
+
+
+async def test_nobody_waits_for_a_tool_that_does_not_end_when_it_is_told_to(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tooling, "TOOL_STOP_S", 0.1)
+    lab.script(calling("refund"))
+    host = tools()
+    begun, released = deaf(host, "refund")
+    async with lab.engine(toolbox=box(host)) as engine:
+        accepted = await engine.submit(asking("go", servers=(FREE,), background=True))
+        await begun.wait()
+        await engine.cancel("default", accepted.response_id, "open-responses")
+        response = await engine.wait(accepted, "open-responses")
+        assert (response.status, call_of(response).status) == ("cancelled", "incomplete")
+        released.set()
+        await asyncio.sleep(0.05)
+        assert await engine.wait(accepted, "open-responses") == response, "what it answers later is void"
+
+
+@pytest.mark.parametrize(("name", "status"), [("put", "failed"), ("refund", "incomplete")])
+async def test_a_cancelled_turn_that_is_taken_up_makes_no_call_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch, name: str, status: str
+) -> None:
+    monkeypatch.setattr(tooling, "TOOL_STOP_S", 0.3)
+    lab.script(calling(name))
+    host = tools()
+    begun, released = deaf(host, name)
+    async with lab.engine(toolbox=box(host), kill=True) as engine:
+        accepted = await engine.submit(asking("go", servers=(FREE,), background=True))
+        await begun.wait()
+        cancelling = asyncio.create_task(engine.cancel("default", accepted.response_id, "open-responses"))
+        await logged(engine, accepted.session, "CancelRequested", 1)
+        cancelling.cancel()
+    released.set()
+    after = tools()
+    async with lab.engine(toolbox=box(after)) as engine:
+        await logged(engine, accepted.session, "TurnCancelled", 1)
+        response = await engine.wait(accepted, "open-responses")
+        assert (response.status, call_of(response).status) == ("cancelled", status)
+        assert not after.calls
+        assert len(after.looked_up) == (name == "refund")
+
+
+async def test_so_many_calls_wait_for_a_person_and_no_more(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tooling, "PENDING_MAX", 1)
+    lab.script(calling("refund", "refund"))
+    host = tools()
+    async with lab.engine(toolbox=box(host)) as engine:
+        response = await done(engine, "go", servers=(CAREFUL,))
+        assert request_of(response, 0).name == "refund"
+        error = call_of(response, 1).error
+        assert error is not None
+        assert "Too many calls wait" in error.content
+        assert not host.calls

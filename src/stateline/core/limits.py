@@ -405,7 +405,7 @@ TOOL_ERROR_CHARS_MAX = 4_000
 """What is kept of why a call failed."""
 TOOL_LIST_BYTES_MAX = 1024 * 1024
 """The tools of one server, as they are recorded; of a longer list none."""
-SERVERS_KEPT_MAX = 64
+SERVERS_KEPT_MAX = 16
 """Servers whose tools a session remembers, so that it need not record the same list again."""
 HISTORY_SUMS_MAX = 128
 """Names of arguments of one tool that a session has sums of; a call that brings more is not made."""
