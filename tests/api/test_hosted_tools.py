@@ -110,9 +110,8 @@ async def test_an_approval_survives_a_kill_and_is_answered_from_outside(server: 
         await server.kill()
         await server.start()
         waiting: Any = await client.get("/approvals", cast_to=object)
-        assert [(each["id"], each["name"], each["demanded_by"]) for each in waiting["data"]] == [
-            (asked.id, "refund", "client")
-        ]
+        names = [(each["id"], each["name"], each["demanded_by"]) for each in waiting["data"]]
+        assert names == [(asked.id, "refund", "client")]
         assert not seen.refunds
         body = {"approve": True, "reason": "fine"}
         answered: Any = await client.post(f"/approvals/{asked.id}", body=body, cast_to=object)
