@@ -96,8 +96,8 @@ async def test_an_agent_calls_its_tools_from_the_openai_sdk(server: Server, seen
         assert final.output_text == "It said: done"
         assert "response.mcp_call.completed" in types
         assert {"agent/clerk", "agent/careful"} <= {model.id async for model in client.models.list()}
-        effects: Any = (await client.get("/effects?agent=clerk", cast_to=object))["data"]  # pyright: ignore
-        assert [each["status"] for each in effects] == ["committed", "committed"]
+        effects: Any = await client.get("/effects?agent=clerk", cast_to=object)
+        assert [each["status"] for each in effects["data"]] == ["committed", "committed"]
         agents: Any = await client.get("/agents", cast_to=object)
         assert [each["id"] for each in agents["data"]] == ["agent/careful", "agent/clerk"]  # pyright: ignore
 
@@ -109,8 +109,9 @@ async def test_an_approval_survives_a_kill_and_is_answered_from_outside(server: 
         assert (first.status, asked.type) == ("completed", "mcp_approval_request")
         await server.kill()
         await server.start()
-        waiting: Any = (await client.get("/approvals", cast_to=object))["data"]  # pyright: ignore
-        assert [(each["id"], each["name"], each["demanded_by"]) for each in waiting] == [(asked.id, "refund", "client")]
+        waiting: Any = await client.get("/approvals", cast_to=object)
+        names = [(each["id"], each["name"], each["demanded_by"]) for each in waiting["data"]]
+        assert names == [(asked.id, "refund", "client")]
         assert not seen.refunds
         body = {"approve": True, "reason": "fine"}
         answered: Any = await client.post(f"/approvals/{asked.id}", body=body, cast_to=object)

@@ -60,6 +60,7 @@ def asking(
     return Submission(
         tenant=tenant,
         principal=principal,
+        may_approve=True,
         request=request,
         input=(user(text),) if isinstance(text, str) else text,
         conversation=conversation,

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from tests.tools.box import needs_sandbox, none_with, python, sandbox, shell
 
+from stateline.core.limits import SANDBOX_FILES_OPEN_MAX
 from stateline.tools.sandbox import Sandbox
 
 pytestmark = needs_sandbox
@@ -270,6 +271,16 @@ async def test_a_file_with_a_hole_is_not_kept(box: Sandbox) -> None:
         result.output
     )
     assert str((await shell(box, "ls; cat kept.txt")).output) == "kept.txt\nbefore\n"
+
+
+async def test_open_files_have_their_bound(box: Sandbox) -> None:
+    result = await python(
+        box,
+        "files = []\ntry:\n    while True:\n        files.append(open('/dev/null'))\nfinally:\n    print(len(files))",
+    )
+    assert result.failed
+    assert str(result.output).startswith(f"{SANDBOX_FILES_OPEN_MAX - 3}\n")
+    assert "Too many open files" in str(result.output)
 
 
 async def test_a_zip_bomb_is_held_by_the_quota(box: Sandbox) -> None:

@@ -508,6 +508,14 @@ posture = "microsoft"
     assert (deployment.data_zone, deployment.accelerator, deployment.channel) == ("eu", "nvidia-h100", "direct")
 
 
+def test_the_sandbox_is_off_and_its_workspaces_are_beside_the_file(tmp_path: Path) -> None:
+    assert not load(write(tmp_path, ""), {}).sandbox.enabled
+    sandbox = load(write(tmp_path, "[sandbox]\nenabled = true\nmemory_mb = 64\n"), {}).sandbox
+    assert (sandbox.enabled, sandbox.path, sandbox.memory_mb) == (True, str(tmp_path / "workspaces"), 64)
+    with pytest.raises(ConfigError, match="memory_mb"):
+        load(write(tmp_path, "[sandbox]\nmemory_mb = 63\n"), {})
+
+
 def test_the_local_model_needs_no_word_about_its_vendor(tmp_path: Path) -> None:
     (local,) = load(write(tmp_path, '[contracts]\npath = "c"\n'), {}).deployments
     assert local.vendor == "qwen"

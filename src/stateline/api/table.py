@@ -42,7 +42,7 @@ from stateline.api.routes import (
 )
 from stateline.api.service import Service
 from stateline.core.items import Item
-from stateline.core.principals import USAGE
+from stateline.core.principals import APPROVE, AUDIT, USAGE
 from stateline.core.response import Response
 
 Handler = Callable[[Service, Call], Awaitable[None]]
@@ -285,6 +285,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/v1/approvals",
+        scope=APPROVE,
         handler=effects.list_approvals,
         summary="List the tool calls that wait for a person, newest session first",
         query=("after", "session", "status"),
@@ -293,6 +294,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/v1/approvals/{approval_id}",
+        scope=APPROVE,
         handler=effects.answer,
         summary="Let a tool call go, or not; the first answer counts, and starts a background response",
         body=effects.AnswerApproval,
@@ -301,6 +303,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="GET",
         path="/v1/effects",
+        scope=AUDIT,
         handler=effects.list_effects,
         summary="List what agents did: tool calls, with who wanted them and what became of them",
         query=(
@@ -322,6 +325,7 @@ ROUTES: tuple[Route, ...] = (
     Route(
         method="POST",
         path="/v1/effects/{effect_id}",
+        scope=APPROVE,
         handler=effects.resolve,
         summary="Say what became of a tool call whose outcome is not known; starts a background response",
         body=effects.ResolveEffect,

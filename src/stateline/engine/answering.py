@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -27,6 +28,13 @@ from stateline.core.tools import Answer
 ANSWER_DIGEST = "answer"
 """The digest of the dedup keys of answers: no request's body has it."""
 _ANSWER_TTL_S = 2 * APPROVAL_TTL_MS // 1000
+
+
+class Answerer(NamedTuple):
+    """Who answers, and whether that one may let go what a policy wants a person to approve."""
+
+    principal: str
+    may_approve: bool
 
 
 def asked_elsewhere(items: Iterable[Item]) -> set[str]:
@@ -68,7 +76,7 @@ _SAID: frozenset[type] = frozenset((FunctionCall, McpCall, Reasoning))
 
 
 def answers_in(
-    session: Session, items: Sequence[Item], by: str, now_ms: int, elsewhere: Mapping[str, Pending]
+    session: Session, items: Sequence[Item], who: Answerer, now_ms: int, elsewhere: Mapping[str, Pending]
 ) -> tuple[Answer, ...]:
     """The answers among a turn's input.
 
@@ -79,10 +87,11 @@ def answers_in(
     Raises:
         NotFound: ``approval_not_found``, ``effect_not_found``.
         Conflict: ``approval_answered``, ``effect_resolved``, ``approval_expired``.
-        Forbidden: ``approval_by_requester``: another must answer.
+        Forbidden: ``approval_by_requester``: another must answer; ``approval_needs_scope``: one who may approve.
         BadRequest: ``duplicate_answer``.
     """
     answers: list[Answer] = []
+    by = who.principal
     told = _history(items)
     for at, item in enumerate(items):
         if type(item) is McpApprovalResponse:
@@ -91,7 +100,7 @@ def answers_in(
                 continue
             moved = elsewhere.get(id_) if id_ not in session.pending else None
             waits = _waiting(session, id_, approval=True) if moved is None else moved
-            _may(waits, id_, by, now_ms)
+            _may(waits, id_, who, now_ms)
             if moved is not None:
                 _same(moved, id_, items)
             answers.append(
@@ -154,13 +163,15 @@ def _expired(id_: str) -> Conflict:
     )
 
 
-def _may(waits: Pending, id_: str, by: str, now_ms: int) -> None:
+def _may(waits: Pending, id_: str, who: Answerer, now_ms: int) -> None:
     asked = waits.asked
     if asked is None or waits.unknown:
         raise NotFound(f"no approval {id_!r} waits in this context", code="approval_not_found", param="input")
     if now_ms >= asked.expires_ms:
         raise _expired(id_)
-    if asked.demanded_by == "policy" and by == asked.principal:
+    if asked.demanded_by == "policy" and not who.may_approve:
+        raise Forbidden("what the policy demands takes a key with the scope 'approve'", code="approval_needs_scope")
+    if asked.demanded_by == "policy" and who.principal == asked.principal:
         raise Forbidden(
             "the policy wants another than whoever asked for this call to approve it", code="approval_by_requester"
         )

@@ -104,6 +104,7 @@ async def answer(node: Node, tenant: str, by: str, item: McpApprovalResponse | E
         input=_input(item),
         conversation=session.ref.id if conversation else None,
         answered_by=by,
+        may_approve=True,
     )
 
 

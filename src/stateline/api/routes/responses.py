@@ -22,6 +22,7 @@ from stateline.core.errors import BadRequest, NotFound
 from stateline.core.hosted import for_model
 from stateline.core.ids import digest
 from stateline.core.items import Item
+from stateline.core.principals import APPROVE
 from stateline.core.response import ResponseUsage, StreamEvent, usage_field
 from stateline.engine import Accepted, Submission
 
@@ -94,6 +95,7 @@ async def submit(
             idempotency_key=idempotency_key,
             retry=retry,
             secrets=parsed.secrets,
+            may_approve=principal.allows(APPROVE),
         )
     )
 
