@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,8 @@ import msgspec
 
 from stateline import config as settings
 from stateline.core.approvals import Sealer
-from stateline.core.ids import digest
-from stateline.core.limits import INSTRUCTIONS_BYTES_MAX, TOLD_TURNS_MAX
+from stateline.core.ids import SessionRef, digest
+from stateline.core.limits import TOLD_TURNS_MAX
 from stateline.core.tools import Agent, McpTool, ToolError
 from stateline.engine.tooling import Toolbox
 from stateline.ports import Policy, ToolHost
@@ -41,7 +41,7 @@ def _agent(item: settings.Agent) -> Agent:
         name=item.name,
         version=item.version or "",
         model=item.model,
-        instructions=_instructions(item),
+        instructions=settings.instructions_of(item),
         description=item.description,
         tools=tuple(
             McpTool(server_label=each.server, allowed_tools=each.allowed_tools, require_approval=each.require_approval)
@@ -53,22 +53,6 @@ def _agent(item: settings.Agent) -> Agent:
     if agent.version:
         return agent
     return msgspec.structs.replace(agent, version=digest(msgspec.json.encode(agent))[:12])
-
-
-def _instructions(item: settings.Agent) -> str:
-    if item.instructions_file is None:
-        return item.instructions or ""
-    path = Path(item.instructions_file)
-    try:
-        raw = path.read_bytes()
-        if len(raw) > INSTRUCTIONS_BYTES_MAX:
-            raise ValueError(f"it has more than {INSTRUCTIONS_BYTES_MAX} bytes")
-        return raw.decode()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise settings.ConfigError(
-            "agent_unreadable", f"the instructions of the agent {item.name!r} in {path}: {why}"
-        ) from None
 
 
 class HouseHosts:
@@ -120,6 +104,14 @@ class HouseHosts:
     def data_zone(self, label: str) -> str:
         return self._zones.get(label, "")
 
+    async def forget(self, erased: Iterable[SessionRef]) -> None:
+        """Erase what hosts keep for sessions that are erased: the sandbox, their workspaces."""
+        for host in self._own.values():
+            forget = getattr(host, "forget", None)
+            if forget is not None:
+                for ref in erased:
+                    await forget(ref.id)
+
     async def close(self) -> None:
         await self._mcp.close()
         for label, host in self._own.items():
@@ -150,17 +142,11 @@ def hosts_of(
     return HouseHosts(mcp_hosts_of(config, environ), zones, {each.label: each for each in local}, before=before)
 
 
-def uses_tools(config: settings.Config) -> bool:
-    """Whether any tool can be called: there is a host of the operator's, or requests may name one."""
-    tools = config.tools
-    return bool(config.mcp_servers or tools.allow_hosts or tools.functions or config.sandbox.enabled)
-
-
 def toolbox_of(config: settings.Config, hosts: HouseHosts, policy: Policy | None) -> Toolbox:
     """What tool calls are made with.
 
     Raises:
-        ConfigError: ``approvals_key_missing``, or keys that cannot be used.
+        ConfigError: a key is not where the configuration says, or is none.
     """
     return Toolbox(hosts, sealer_of(config), policy)
 
@@ -171,12 +157,7 @@ def sealer_of(config: settings.Config, environ: Mapping[str, str] = os.environ) 
     if text is None and config.store.path is not None:
         text = _own_key(config.store.path)
     if text is None:
-        if uses_tools(config):
-            raise settings.ConfigError(
-                "approvals_key_missing",
-                "approvals: all nodes of one store need the same key, and none is named",
-                "write 32 random bytes as text into a file and name it with approvals.key_file",
-            )
+        # There are no tools: nothing is ever sealed.
         text = secrets.token_urlsafe(32)
     keys: dict[str, bytes] = {}
     for line in text.split():

@@ -28,7 +28,7 @@ from stateline.api import Options, create_app
 from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
-from stateline.core.ids import Entropy
+from stateline.core.ids import Entropy, SessionRef
 from stateline.core.limits import LISTEN_BACKLOG, PRICES_LOOK_S, SHUTDOWN_GRACE_S
 from stateline.engine import Engine
 from stateline.engine.meter import Meter
@@ -272,13 +272,14 @@ class House:
         self.tls: ssl.SSLContext | None = None
         self._catalogue = Catalogue(self.deployments)
         self._warming: asyncio.Task[None] | None = None
+        self._forgetting: asyncio.Task[None] | None = None
         self.engine = self._engine(config, store, self._engine(config, self.memory, durable=False))
         self.reloader = Reloader(config, load, self._prepare)
         self.operator = ServerOperator(
             store.maintenance,
             self.reloader,
             self.clock,
-            forget=self.engine.forget,
+            forget=self._forget,
             ready=lambda: self.engine.ready,
         )
 
@@ -300,6 +301,12 @@ class House:
             agents=self.agents,
             toolbox=self._toolbox,
         )
+
+    def _forget(self, erased: tuple[SessionRef, ...]) -> None:
+        """Keep nothing of sessions that are erased."""
+        self.engine.forget(erased)
+        if erased:
+            self._forgetting = asyncio.get_running_loop().create_task(self.hosts.forget(erased))
 
     async def _prepare(self, config: settings.Config) -> Apply:
         """Check what a reload brings, secrets and certificates included, before any of it counts."""

@@ -46,6 +46,7 @@ def check(config: Config, source: Source) -> None:
     check_tools(config, source)
     _check_limits(config, source)
     _check_agents(config, source)
+    _check_approvals(config, source)
 
 
 def _check_server(config: Config, source: Source) -> None:
@@ -297,6 +298,17 @@ def _check_agents(config: Config, source: Source) -> None:
         labels = [each.server for each in agent.tools]
         if len(set(labels)) < len(labels):
             raise ConfigError("config_invalid", f"{source.at(f'{at}.tools')}: a server stands there twice")
+
+
+def _check_approvals(config: Config, source: Source) -> None:
+    tools, approvals = config.tools, config.approvals
+    used = bool(config.mcp_servers or tools.allow_hosts or tools.functions or config.sandbox.enabled)
+    if config.store.path is None and used and approvals.key_env is None and approvals.key_file is None:
+        raise ConfigError(
+            "approvals_key_missing",
+            f"{source.at('approvals')}: all servers of one store need the same key, and none is named",
+            "write 32 random characters or more into a file and name it with approvals.key_file",
+        )
 
 
 def _check_limits(config: Config, source: Source) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from stateline.config.schema import Approvals, ConfigError, Deployment, Store, Vault
+from stateline.config.schema import Agent, Approvals, ConfigError, Deployment, Store, Vault
+from stateline.core.limits import INSTRUCTIONS_BYTES_MAX
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -101,3 +102,22 @@ def split_url(url: str, where: str) -> SplitResult:
             "take the user and password out of the URL and name it with url_env or api_key_env",
         )
     return parts
+
+
+def instructions_of(agent: Agent) -> str:
+    """What an agent is told, read where it is named.
+
+    Raises:
+        ConfigError: the file cannot be read, or is too long.
+    """
+    if agent.instructions_file is None:
+        return agent.instructions or ""
+    path = Path(agent.instructions_file)
+    try:
+        raw = path.read_bytes()
+        if len(raw) > INSTRUCTIONS_BYTES_MAX:
+            raise ValueError(f"it has more than {INSTRUCTIONS_BYTES_MAX} bytes")
+        return raw.decode()
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError("agent_unreadable", f"the instructions of the agent {agent.name} in {path}: {why}") from None
