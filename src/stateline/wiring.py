@@ -587,7 +587,7 @@ async def _serve(config: settings.Config, load: Load) -> None:
             admin = admin_file(path, url, token) if path is not None else contextlib.nullcontext()
             with admin, reloading(house.reloader):
                 models = ", ".join(engine.models()) or "none: add [[deployments]], or install stateline[local]"
-                if house.policy is None:
+                if house.policy is None and config.uses_tools:
                     log.info("no [policy] is set: nothing but its host stands between a tool and a call of it")
                 log.info("Stateline %s on %s, store %s, models: %s", __version__, url, config.store.url, models)
                 if sys.stderr.isatty():

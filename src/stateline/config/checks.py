@@ -301,9 +301,8 @@ def _check_agents(config: Config, source: Source) -> None:
 
 
 def _check_approvals(config: Config, source: Source) -> None:
-    tools, approvals = config.tools, config.approvals
-    used = bool(config.mcp_servers or tools.allow_hosts or tools.functions or config.sandbox.enabled)
-    if config.store.path is None and used and approvals.key_env is None and approvals.key_file is None:
+    approvals = config.approvals
+    if config.store.path is None and config.uses_tools and approvals.key_env is None and approvals.key_file is None:
         raise ConfigError(
             "approvals_key_missing",
             f"{source.at('approvals')}: all servers of one store need the same key, and none is named",

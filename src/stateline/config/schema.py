@@ -329,6 +329,12 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     agents: tuple[Agent, ...] = ()
     approvals: Approvals = msgspec.field(default_factory=Approvals)
 
+    @property
+    def uses_tools(self) -> bool:
+        """Whether any tool can be called: there is a host of the operator's, or requests may name one."""
+        tools = self.tools
+        return bool(self.mcp_servers or tools.allow_hosts or tools.functions or self.sandbox.enabled)
+
 
 SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "server": Server,
