@@ -3,7 +3,7 @@
 
 SHELL := /usr/bin/env bash
 UV := ./scripts/uv
-RUN := $(UV) run --locked --extra local --extra postgres
+RUN := $(UV) run --locked --extra local --extra postgres --extra otel
 ARGS ?=
 SEEDS ?= 200
 

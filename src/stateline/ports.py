@@ -21,6 +21,7 @@ from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
 from stateline.core.origin import origin
 from stateline.core.placing import CallFacts, Ruling
+from stateline.core.session import Session
 from stateline.core.tools import McpTool, PolicyRequest, PolicyRuling, Tool, ToolCall, ToolResult
 
 # -- the store ---------------------------------------------------------------------------------
@@ -568,6 +569,12 @@ class Policy(Protocol):
     """What tool calls may do."""
 
     def rule(self, request: PolicyRequest) -> PolicyRuling: ...
+
+
+class Observe(Protocol):
+    """Told of what a session has recorded; it must return at once, and raises nothing."""
+
+    def __call__(self, before: Session, events: Sequence[Event]) -> None: ...
 
 
 class Clock(Protocol):

@@ -42,6 +42,7 @@ from stateline.models.facts.places import knows_region
 from stateline.money.budgets import balance_name
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
+from stateline.ops.telemetry import tracing_of
 from stateline.ports import Balance, Clock, Deployment, KeptStore, LogPage, Product, Store
 from stateline.stores.clock import SystemClock
 from stateline.stores.logs import Wanted
@@ -411,10 +412,13 @@ async def running(config: settings.Config, load: Load) -> AsyncGenerator[House]:
     # Before the store is opened: a mistake in them leaves nothing behind.
     found = deployments(config)
     rules = contract_rules(config, found)
+    tracing = tracing_of(config.telemetry, os.environ, __version__)
     placing = (found, rules, pricing.meter_of(config, found, clock.now_ms(), _contracts(rules)))
     house = House(config, placing, await open_store(config.store, clock), clock, Clients(), load=load)
     loop = asyncio.get_running_loop()
     keeping = [loop.create_task(house.operator.keep()), loop.create_task(house.keep_prices())]
+    if tracing is not None:
+        keeping.append(loop.create_task(tracing.keep(house.engine)))
     try:
         await house.start()
         yield house
@@ -422,6 +426,8 @@ async def running(config: settings.Config, load: Load) -> AsyncGenerator[House]:
         for task in keeping:
             task.cancel()
         await house.close()
+        if tracing is not None:
+            await tracing.close()
 
 
 def certificates(context: ssl.SSLContext, server: settings.Server) -> None:
@@ -571,9 +577,8 @@ async def _serve(config: settings.Config, load: Load) -> None:
             auth = await authenticator(config, keys, engine.clock, token)
             options = Options(cors_origins=server.cors_origins, trusted_proxies=server.trusted_proxies)
             vault = vault_of(config, engine.store, engine.clock)
-            app = create_app(engine, auth, options, keys, house.operator, vault=vault)
             uvicorn_config = server_config(
-                app,
+                create_app(engine, auth, options, keys, house.operator, vault=vault),
                 lifespan="on",
                 ssl_certfile=server.tls_cert,
                 ssl_keyfile=server.tls_key,
@@ -583,8 +588,7 @@ async def _serve(config: settings.Config, load: Load) -> None:
             house.tls = uvicorn_config.ssl
             calm_collector()
             # On PostgreSQL the command line goes to the database itself, as every other node does.
-            path = config.store.path
-            admin = admin_file(path, url, token) if path is not None else contextlib.nullcontext()
+            admin = contextlib.nullcontext() if (path := config.store.path) is None else admin_file(path, url, token)
             with admin, reloading(house.reloader):
                 models = ", ".join(engine.models()) or "none: add [[deployments]], or install stateline[local]"
                 if house.policy is None and config.uses_tools:

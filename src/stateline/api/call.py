@@ -21,6 +21,7 @@ from stateline.api.exchange import Exchange
 from stateline.core.errors import BadRequest, StatelineError
 from stateline.core.limits import BODY_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX
 from stateline.core.response import Dialect
+from stateline.core.spans import traced
 
 _JSON: Header = (b"content-type", b"application/json")
 _DIALECTS: dict[bytes | None, Dialect] = {
@@ -159,6 +160,11 @@ class Call:
                 param="Idempotency-Key",
             )
         return key
+
+    def traceparent(self) -> str:
+        """The caller's trace; empty where it names none, or what is none (W3C: then it is as if it were not there)."""
+        raw = self.headers.get(b"traceparent")
+        return "" if raw is None or traced(text := raw.decode("latin-1")) is None else text
 
     def is_retry(self) -> bool:
         """The official SDKs count their own retries in a header."""

@@ -26,6 +26,7 @@ from stateline.config.schema import (
     Prices,
     Server,
     Store,
+    Telemetry,
     is_loopback,
 )
 from stateline.config.schema_tools import McpServer, Tools
@@ -50,6 +51,7 @@ __all__ = [
     "Retention",
     "Server",
     "Store",
+    "Telemetry",
     "Tools",
     "api_key",
     "approval_keys",

@@ -227,6 +227,15 @@ class Approvals(msgspec.Struct, frozen=True, kw_only=True):
     key_file: str | None = None
 
 
+class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
+    """Where traces go. Without `endpoint` there are none."""
+
+    endpoint: Annotated[str, Meta(pattern="^https?://")] | None = None
+    headers_env: dict[str, str] = {}
+    service_name: Annotated[str, Meta(min_length=1, max_length=128)] = "stateline"
+    content: bool = False
+
+
 class CurrencyRate(msgspec.Struct, frozen=True, kw_only=True, rename={"have": "from", "want": "to"}):
     """What one unit of a currency is in another, from a day on (UTC)."""
 
@@ -328,6 +337,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     retention: Retention = msgspec.field(default_factory=Retention)
     agents: tuple[Agent, ...] = ()
     approvals: Approvals = msgspec.field(default_factory=Approvals)
+    telemetry: Telemetry = msgspec.field(default_factory=Telemetry)
 
     @property
     def uses_tools(self) -> bool:
@@ -356,6 +366,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "retention": Retention,
     "agents": Agent,
     "approvals": Approvals,
+    "telemetry": Telemetry,
 }
 
 LISTS = frozenset({"agents", "budgets", "deployments", "mcp_servers", "products", "rate_limits"})
@@ -381,7 +392,7 @@ RATE_SCOPES = ("tenant", "key", "model")
 RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
 # Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS = frozenset({"telemetry"})
+LATER_SECTIONS: frozenset[str] = frozenset()
 LATER_KEYS: Mapping[str, frozenset[str]] = {}
 LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {}
 

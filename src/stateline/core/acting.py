@@ -79,7 +79,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     """One tool call of the running turn.
 
     Attributes:
-        step, effect: once it is dispatched.
+        step, effect, at_ms: once it is dispatched (Unix time).
         approval: the request that a person has approved.
         first: the call whose outcome is not known, where a person wants it made anew.
         asked: what that person was asked: the call is made for whom it says.
@@ -96,6 +96,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     asked: Asked | None = None
     by: str = ""
     tries: int = 0
+    at_ms: int = 0
 
     @property
     def again(self) -> bool:

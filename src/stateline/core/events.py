@@ -92,7 +92,7 @@ class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_onl
     """A turn begins. ``turn`` counts from 1 in the session, a fork's prefix included.
 
     ``from_session``: what it goes on from is kept in a session, though it is not itself. ``agent``: as it is
-    configured now. ``answers``: to what earlier turns asked a person.
+    configured now. ``answers``: to what earlier turns asked a person. ``traceparent``: of the caller's trace (W3C).
     """
 
     response_id: str
@@ -105,6 +105,7 @@ class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_onl
     from_session: bool = False
     agent: Agent | None = None
     answers: tuple[Answer, ...] = ()
+    traceparent: str = ""
 
     @property
     def model(self) -> str:

@@ -388,6 +388,14 @@ RATE_WAIT_MS_MAX = 30_000
 NO_DEPLOYMENT_WAIT_MS_MAX = 10_000
 """A request that would wait longer than this for a deployment is refused with 503; background ones wait."""
 
+# -- traces ---------------------------------------------------------------------------------------
+TELEMETRY_SPANS_MAX = 20_000
+"""Spans that wait to be sent; past it they are dropped, and counted."""
+TELEMETRY_BATCH_MAX = 512
+TELEMETRY_EVERY_S = 2.0
+TELEMETRY_TIMEOUT_S = 5.0
+"""Wait for a collector."""
+
 # -- tools ----------------------------------------------------------------------------------------
 TOOL_CALL_TIMEOUT_S = 60.0
 """One call of a tool, and one listing of a server's tools."""

@@ -47,6 +47,7 @@ class Call(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     reserved: Reserved | None = None
     counted: tuple[Counted, ...] = ()
+    at_ms: int = 0
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,6 +95,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     hosting: Hosting | None = None
     acts: tuple[Act, ...] = ()
     tool_calls: int = 0
+    traceparent: str = ""
 
     @property
     def model(self) -> str:
@@ -342,6 +344,7 @@ def _begin_turn(session: Session, event: e.Event, body: e.TurnRequested) -> Sess
         principal=body.principal,
         stateful=body.stateful,
         agent=body.agent,
+        traceparent=body.traceparent,
     )
     if body.answers or session.pending:
         return _answered(session, event, started, body.answers)
@@ -380,7 +383,9 @@ def _fold_effect(session: Session, event: e.Event, turn: Turn, state: TurnState,
         changes |= _shown(turn, body.number, len(body.items) * acting.LIST_EVENTS, len(body.items))
         return _with(session, event, servers=servers, turn=msgspec.structs.replace(turn, **changes))
     if type(body) is e.EffectDispatched:
-        acts = acting.begun(turn.acts, body.call, status="dispatched", step=body.step, effect=body.effect)
+        acts = acting.begun(
+            turn.acts, body.call, status="dispatched", step=body.step, effect=body.effect, at_ms=event.at_ms
+        )
         changes |= {"acts": acts, "steps": body.step, "tool_calls": turn.tool_calls + 1}
         changes |= {"output": (*turn.output, acting.dispatched_item(body))}
         changes |= _shown(turn, body.number, acting.DISPATCH_EVENTS, 1)
@@ -445,6 +450,7 @@ def _call(event: e.Event, body: e.ModelCallStarted) -> Call:
         stream=body.stream,
         reserved=body.reserved,
         counted=body.counted,
+        at_ms=event.at_ms,
     )
 
 

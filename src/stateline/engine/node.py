@@ -44,6 +44,7 @@ from stateline.ports import (
     Fenced,
     HeadMoved,
     ModelClient,
+    Observe,
     Ownership,
     Posted,
     Rules,
@@ -98,6 +99,7 @@ class Node:
         self.rules = rules
         self.meter = meter
         self.toolbox = toolbox
+        self.observe: Observe | None = None
         self.agents: Mapping[str, Agent] = agents or {}
         self.owner = self._new_owner()
         self.ledger = Ledger(self)
@@ -524,8 +526,16 @@ class Node:
         """Recorded events by the name of their type."""
         return {kind.__name__: count for kind, count in self._recorded.items()}
 
-    def count(self, events: Iterable[e.Event]) -> None:
-        """Count recorded events, for /metrics."""
+    def trace(self, observe: Observe) -> None:
+        """Have it told of what sessions record from now on."""
+        self.observe = observe
+        if self.volatile is not None:
+            self.volatile.trace(observe)
+
+    def count(self, before: Session, events: Sequence[e.Event]) -> None:
+        """Count recorded events, for /metrics, and tell whoever observes them."""
+        if self.observe is not None:
+            self.observe(before, events)
         recorded, meter = self._recorded, self.meter
         for event in events:
             body = event.body

@@ -293,6 +293,7 @@ def _turn(node: Node, s: Submission, session: Session, *, after: int) -> e.TurnR
         from_session=s.from_session,
         agent=_agent(node, s),
         answers=_answers(node, s, session),
+        traceparent=s.traceparent,
     )
 
 

@@ -30,6 +30,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         from_session: it goes on from a kept session, without being kept itself.
         secrets: what servers that the request names are to be told: headers, by the server's label. Kept nowhere.
         asked_elsewhere: calls that wait for a person in other sessions, and that ``input`` answers; by id.
+        traceparent: the caller's trace, as W3C writes it.
         may_approve: whoever answers may let go what the policy wants a person to approve.
         answered_by: the principal whose answers are among ``input``, where that is not ``principal``.
     """
@@ -47,6 +48,7 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     secrets: Mapping[str, Mapping[str, str]] = {}
     answered_by: str | None = None
     may_approve: bool = False
+    traceparent: str = ""
     asked_elsewhere: Mapping[str, Pending] = {}
 
 

@@ -92,7 +92,7 @@ class Home(Protocol):
         """
         ...
 
-    def count(self, events: Iterable[e.Event]) -> None: ...
+    def count(self, before: Session, events: Sequence[e.Event]) -> None: ...
 
 
 class Worker:
@@ -329,11 +329,11 @@ class Worker:
                 tries += 1
                 self._purse.found_short(error, tries, BUDGET_TRIES_MAX)
         self._dedup = ()
-        self.session = session
+        before, self.session = self.session, session
         home.live.recorded(session.ref, events)
         self._story.tell(events)
         self._begin()
-        home.count(events)
+        home.count(before, events)
         if stop is not None and self._call is not None:
             await self._call.stop(stop.reason)
         if self._tools is not None or self._to_do is not None:

@@ -249,6 +249,7 @@ EVERY_BODY: tuple[e.Body, ...] = (
         request=e.TurnRequest(model="agent/clerk", servers=(SERVER,)),
         input=HOSTED,
         agent=AGENT,
+        traceparent="00-0123456789abcdef0123456789abcdef-0123456789abcdef-01",
         answers=(Answer(id="mcpr_1", decision="approve", by="key_2", call=PLANNED, asked=ASKED),),
     ),
     e.ToolsListed(

@@ -58,7 +58,13 @@ async def create(service: Service, call: Call) -> None:
     request = parsed.request
     show_rates(service, call, request.model)
     accepted = await submit(
-        service, call.principal, parsed, body, idempotency_key=call.idempotency_key(), retry=call.is_retry()
+        service,
+        call.principal,
+        parsed,
+        body,
+        idempotency_key=call.idempotency_key(),
+        retry=call.is_retry(),
+        traceparent=call.traceparent(),
     )
     call.durable = request.store
     if request.stream:
@@ -77,6 +83,7 @@ async def submit(
     *,
     idempotency_key: str | None = None,
     retry: bool = False,
+    traceparent: str = "",
 ) -> Accepted:
     """Post a turn, however it came. See ``Engine.submit`` for what else it raises.
 
@@ -96,6 +103,7 @@ async def submit(
             retry=retry,
             secrets=parsed.secrets,
             may_approve=principal.allows(APPROVE),
+            traceparent=traceparent,
         )
     )
 
