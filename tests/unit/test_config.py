@@ -212,7 +212,6 @@ def test_variables_override_the_file(tmp_path: Path) -> None:
         ("STATELINE_SERVER__PORT", "abc", "STATELINE_SERVER__PORT: expected `int`"),
         ("STATELINE_DEPLOYMENTS__MODEL", "x", "cannot be set by a variable"),
         ("STATELINE_BUDGETS__MODE", "hard", "cannot be set by a variable"),
-        ("STATELINE_TELEMETRY__NAME", "hard", "this version does not support"),
     ],
 )
 def test_a_variable_that_is_wrong_is_named(tmp_path: Path, variable: str, value: str, expected: str) -> None:
@@ -266,7 +265,6 @@ REFUSALS = [
     ("[server]\nprot = 1\n", "config_unknown_key", "stateline.toml: server.prot: unknown key `prot`; did you mean"),
     ("[server]\nzzz = 1\n", "config_unknown_key", "known are host, port"),
     ("[sever]\n", "config_unknown_key", "did you mean `server`?"),
-    ("[telemetry]\n", "config_unsupported", "does not support `telemetry`"),
     ("server = 1\n", "config_invalid", "server: expected a table"),
     ("deployments = 1\n", "config_invalid", "deployments: expected a list"),
     ("deployments = [1]\n", "config_invalid", "deployments[0]: expected a table"),

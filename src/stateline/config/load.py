@@ -19,9 +19,6 @@ from stateline.config.schema import (
     CLOUD_DEFAULTS,
     ENVIRON_PREFIX,
     FILE_NAME,
-    LATER_KEYS,
-    LATER_SECTIONS,
-    LATER_VALUES,
     LISTS,
     LOCAL_MODEL,
     LOCAL_VENDOR,
@@ -115,7 +112,7 @@ def _apply_environ(tables: Tables, environ: Mapping[str, str]) -> dict[str, str]
                 f"write them in {FILE_NAME}",
             )
         if section not in SECTIONS:
-            _refuse_unknown(variable, section, [*SECTIONS], "section", section in LATER_SECTIONS)
+            _refuse_unknown(variable, section, [*SECTIONS], "section")
         table = tables.setdefault(section, {})
         if isinstance(table, dict):
             cast("Tables", table)[key] = _parse_variable(section, key, environ[variable])
@@ -139,7 +136,7 @@ def _parse_variable(section: str, key: str, text: str) -> object:
 def _check_keys(tables: Tables, source: Source) -> None:
     for section, table in tables.items():
         if section not in SECTIONS:
-            _refuse_unknown(source.at(section), section, [*SECTIONS], "section", section in LATER_SECTIONS)
+            _refuse_unknown(source.at(section), section, [*SECTIONS], "section")
         if section in LISTS and isinstance(table, list):
             for index, entry in enumerate(cast("list[object]", table)):
                 _check_table(section, entry, f"{section}[{index}]", source)
@@ -155,13 +152,7 @@ def _check_table(section: str, table: object, at: str, source: Source) -> None:
         where = source.at(f"{at}.{key}")
         if key not in known:
             _refuse_secret(where, section, key)
-            _refuse_unknown(where, key, known, "key", key in LATER_KEYS.get(section, ()))
-        if isinstance(value, str) and value in LATER_VALUES.get((section, key), ()):
-            raise ConfigError(
-                "config_unsupported",
-                f'{where}: this version does not support "{value}"',
-                f"it supports {choices_of(section, key)}",
-            )
+            _refuse_unknown(where, key, known, "key")
         if (section, key) in BY_NAME and isinstance(value, dict):
             for name, entry in cast("Tables", value).items():
                 _check_within(TABLES[section, key], entry, f"{at}.{key}.{name}", source)
@@ -178,7 +169,7 @@ def _check_within(struct: type[msgspec.Struct], value: object, at: str, source: 
         known = list(struct.__struct_encode_fields__)
         for key, inner in cast("Tables", value).items():
             if key not in known:
-                _refuse_unknown(source.at(f"{at}.{key}"), key, known, "key", later=False)
+                _refuse_unknown(source.at(f"{at}.{key}"), key, known, "key")
             if (struct, key) in WITHIN:
                 _check_within(WITHIN[struct, key], inner, f"{at}.{key}", source)
 
@@ -193,9 +184,7 @@ def _refuse_secret(where: str, section: str, key: str) -> None:
         )
 
 
-def _refuse_unknown(where: str, name: str, known: list[str], what: str, later: bool) -> None:
-    if later:
-        raise ConfigError("config_unsupported", f"{where}: this version does not support `{name}`")
+def _refuse_unknown(where: str, name: str, known: list[str], what: str) -> None:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean `{close[0]}`?" if close else f"known are {', '.join(known)}"
     raise ConfigError("config_unknown_key", f"{where}: unknown {what} `{name}`", hint)

@@ -391,11 +391,6 @@ BUDGET_SCOPES = ("tenant", "key", "agent", "session", "model")
 RATE_SCOPES = ("tenant", "key", "model")
 RATES = ("requests_per_minute", "tokens_per_minute", "max_concurrency")
 
-# Settled names of later versions. Saying "later" beats saying "unknown, did you mean".
-LATER_SECTIONS: frozenset[str] = frozenset()
-LATER_KEYS: Mapping[str, frozenset[str]] = {}
-LATER_VALUES: Mapping[tuple[str, str], frozenset[str]] = {}
-
 CLOUD_DEFAULTS: Mapping[str, Mapping[str, str]] = {
     "openai": {"format": "openai-responses", "base_url": "https://api.openai.com/v1"},
     "azure": {"format": "openai-responses"},

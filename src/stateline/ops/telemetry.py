@@ -137,7 +137,7 @@ def tracing_of(telemetry: Telemetry, environ: Mapping[str, str], version: str) -
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     except ImportError:
         raise ConfigError(
-            "telemetry_missing", "telemetry: OpenTelemetry is missing", "install stateline[otel]"
+            "config_invalid", "telemetry.endpoint is set, and OpenTelemetry is not installed", "install stateline[otel]"
         ) from None
     headers = {
         name: from_environ(environ, variable, "telemetry", "headers_env")
