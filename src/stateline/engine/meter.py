@@ -5,7 +5,7 @@ Nothing here is shared between nodes; what is shared are the balances that an ap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Literal, NamedTuple
 
@@ -34,25 +34,53 @@ class Quote(NamedTuple):
 
     Attributes:
         reserved: for the log; None where no price is known.
-        holds: for the append that records it.
+        covers: the budgets that set it aside.
         counted: for the log; what the call's end gives back to rate limits.
+        counting: how it moves the balances of rate limits.
     """
 
     reserved: Reserved | None
-    holds: tuple[Hold, ...] = ()
+    covers: Covers | None = None
     counted: tuple[Counted, ...] = ()
+    counting: Sequence[Hold] = ()
+
+    @property
+    def holds(self) -> list[Hold]:
+        """For the append that records it."""
+        reserved, covers = self.reserved, self.covers
+        mine = [] if reserved is None or covers is None else covers.holds(reserved.amount)
+        return [*mine, *self.counting]
 
 
 UNPRICED = Quote(None)
 
 
-class Cover(NamedTuple):
-    """A budget that covers a call: its balance, what that may come to, and what one unit of the price's currency is."""
+class Covers:
+    """The budgets that cover calls of one payer, currency and month. There is one of it for all of them.
 
-    name: str
-    limit: Decimal | None
-    rate: Decimal
-    budget: Budget
+    Attributes:
+        budgets, limits: limits by budget, None where it only warns.
+        held: the balances of the same budgets, for the log.
+        bound: a limit is among them.
+    """
+
+    __slots__ = ("bound", "budgets", "held", "limits")
+
+    def __init__(self, budgets: Sequence[Budget], held: Iterable[Held]) -> None:
+        self.budgets = budgets
+        self.held = tuple(held)
+        self.limits = tuple(each.limit if each.mode == "hard" else None for each in budgets)
+        self.bound = any(limit is not None for limit in self.limits)
+
+    def holds(self, amount: Decimal) -> list[Hold]:
+        """How their balances move where a call sets that aside, or many do together."""
+        return [
+            Hold(budget=each.budget, held=each.of(amount), limit=limit)
+            for each, limit in zip(self.held, self.limits, strict=True)
+        ]
+
+
+NO_COVERS = Covers((), ())
 
 
 class _Account:
@@ -65,7 +93,7 @@ class _Account:
         self.limits = limits
         self.hard = any(each.mode == "hard" for each in budgets)
         self.month = ""
-        self.covers: dict[str, tuple[Cover, ...]] = {}
+        self.covers: dict[str, Covers] = {}
         """By currency, in that month."""
 
 
@@ -132,7 +160,7 @@ class Meter:
         """The rate limits that a call is held to."""
         return self._account(payer).limits
 
-    def covers(self, account: _Account, currency: str, at_ms: int) -> tuple[Cover, ...]:
+    def covers(self, account: _Account, currency: str, at_ms: int) -> Covers:
         """The balances that a call at a price of that currency draws on."""
         month = self.month(at_ms)
         if account.month != month:
@@ -140,17 +168,17 @@ class Meter:
             account.covers.clear()
         found = account.covers.get(currency)
         if found is None:
-            found = tuple(self._cover(each, currency, month) for each in account.budgets)
+            found = Covers(account.budgets, [self._held(each, currency, month) for each in account.budgets])
             account.covers[currency] = found
         return found
 
-    def _cover(self, budget: Budget, currency: str, month: str) -> Cover:
+    def _held(self, budget: Budget, currency: str, month: str) -> Held:
         try:
             rate = converted(ONE, currency, budget.currency, self.rates)
         except NoRate as missing:
             # The configuration is refused without it, so this is a defect.
             raise AssertionError(str(missing)) from missing
-        return Cover(balance_name(budget, month), budget.limit if budget.mode == "hard" else None, rate, budget)
+        return Held(balance_name(budget, month), rate)
 
     def tariff(self, deployment: str, service_tier: str | None) -> Tariff | None:
         """By what a call there is charged; None where no price is known."""
@@ -246,12 +274,13 @@ def settling(
     """
     holds: list[Hold] = []
     if reserved is not None and charge is not None:
-        spent = charge.amount
-        holds = [
-            Hold(budget=each.budget, held=-each.amount, spent=spent if each.rate == ONE else spent * each.rate)
-            for each in reserved.held
-        ]
+        holds = settled(reserved.held, reserved.amount, charge.amount)
     return holds + ended(counted, usage, unsent=unsent) if counted else holds
+
+
+def settled(held: Iterable[Held], amount: Decimal, spent: Decimal) -> list[Hold]:
+    """How budgets' balances move where a call that set ``amount`` aside has cost ``spent``, or many have together."""
+    return [Hold(budget=each.budget, held=-each.of(amount), spent=each.of(spent)) for each in held]
 
 
 class Purse:
@@ -334,7 +363,7 @@ class Purse:
         self._counts = counts(limits, self._payer, at_ms)
         counted, holds = counting(self._counts, request)
         self._wanted = {hold.budget: hold.spent or hold.held for hold in holds}
-        return Quote(quote.reserved, (*quote.holds, *holds), counted)
+        return Quote(quote.reserved, quote.covers, counted, holds)
 
     def _reserve(self, deployment: Deployment, request: Callable[[], ModelRequest], at_ms: int) -> Quote:
         """What the call reserves there.
@@ -350,8 +379,8 @@ class Purse:
             return UNPRICED
         price = tariff.price
         account = self._account
-        covers = self._meter.covers(account, price.currency, at_ms) if account.budgets else ()
-        if not covers and _free(tariff):
+        covers = self._meter.covers(account, price.currency, at_ms) if account.budgets else NO_COVERS
+        if covers is NO_COVERS and _free(tariff):
             return Quote(Reserved(tariff=tariff.id, amount=ZERO, currency=price.currency))
         asked = request()
         input_tokens = most_tokens(asked)
@@ -360,36 +389,28 @@ class Purse:
         if self.short:
             output_tokens = self._affordable(covers, price, input_tokens, output_tokens)
         amount = worst_case(price, input_tokens, output_tokens)
-        held: list[Held] = []
-        holds: list[Hold] = []
-        bound = False
-        for name, most, rate, _ in covers:
-            part = amount if rate is ONE else amount * rate
-            held.append(Held(name, part, rate))
-            holds.append(Hold(budget=name, held=part, limit=most))
-            bound = bound or most is not None
         reserved = Reserved(
             tariff=tariff.id,
             amount=amount,
             currency=price.currency,
-            held=tuple(held),
-            output_tokens=output_tokens if bound and asked.embed is None and output_tokens != limit else None,
+            held=covers.held,
+            output_tokens=output_tokens if covers.bound and asked.embed is None and output_tokens != limit else None,
         )
-        return Quote(reserved, tuple(holds))
+        return Quote(reserved, covers)
 
-    def _affordable(self, covers: Sequence[Cover], price: Price, input_tokens: int, output_tokens: int) -> int:
+    def _affordable(self, covers: Covers, price: Price, input_tokens: int, output_tokens: int) -> int:
         """How much of the output the budgets still pay for.
 
         Raises:
             BudgetExceeded: less than OUTPUT_TOKENS_PAID_MIN, and than the call asks for.
         """
         least = min(OUTPUT_TOKENS_PAID_MIN, output_tokens)
-        for cover in covers:
-            left = self.short.get(cover.name)
-            if left is not None and cover.limit is not None:
-                affordable = output_affordable(price, input_tokens, left / cover.rate)
+        for budget, held, most in zip(covers.budgets, covers.held, covers.limits, strict=True):
+            left = self.short.get(held.budget)
+            if left is not None and most is not None:
+                affordable = output_affordable(price, input_tokens, left / held.rate)
                 if affordable < least:
-                    raise too_little(cover.budget, left)
+                    raise too_little(budget, left)
                 output_tokens = min(output_tokens, affordable)
         return output_tokens
 

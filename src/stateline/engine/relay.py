@@ -23,7 +23,7 @@ from stateline.core.turn import backoff_ms
 from stateline.engine.failover import not_carried
 from stateline.engine.health import Permit, movable
 from stateline.engine.ledger import Ledger
-from stateline.engine.meter import Meter, Quote, costs
+from stateline.engine.meter import NO_COVERS, Meter, Quote, costs
 from stateline.engine.node import Node
 from stateline.engine.paying import paid
 from stateline.engine.perform import unbilled
@@ -207,7 +207,9 @@ class _Tries:
             priced=placement.priced,
             counted=quote.counted,
         )
-        await node.ledger.start(started, quote.holds, wait=costs(quote.reserved) or may_fail(quote.holds))
+        counting = quote.counting
+        wait = costs(quote.reserved) or may_fail(counting)
+        await node.ledger.start(started, counting, quote.covers or NO_COVERS, wait=wait)
         return _Entry(node.ledger, started.id, node.meter, quote.reserved)
 
     async def wait(self, placement: Placement) -> None:
