@@ -12,7 +12,9 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from stateline.core import events as e
 from stateline.core.billing import EXACT, ZERO, Charge, Held, Reserved, Tariff
@@ -46,7 +48,7 @@ class Owner(Protocol):
     entropy: Callable[[int], bytes]
 
 
-class _Entry(NamedTuple):
+class _Entry(msgspec.Struct):
     """What is to be written, and who waits until it is.
 
     Attributes:
@@ -147,7 +149,8 @@ class Ledger:
         body = e.StatelessCallEnded(id=id_, usage=usage, code=code, charge=charge)
         moves = ended(counted, usage, unsent=not sent) if counted else ()
         book.put(_Entry(body, None, NO_COVERS, reserved, moves))
-        book.look()
+        if book.retired:
+            book.look()
         return charge
 
     def _forget(self, id_: str) -> None:
@@ -267,6 +270,7 @@ class _Book:
         open: how many calls are under way.
         queue: what is to be written.
         over: another book is to be begun.
+        retired: no further call is put into it.
         announced: done once the book and the tariffs in its beginning are durable.
     """
 
@@ -287,7 +291,7 @@ class _Book:
         self._hurry = asyncio.Event()
         self._all_here = asyncio.Event()
         self._beginning = 0
-        self._retired = False
+        self.retired = False
         self._fenced = False
         if self.queue:
             self._hurry.set()
@@ -317,12 +321,12 @@ class _Book:
 
     def look(self) -> None:
         """A call is no longer under way."""
-        if self._retired and not self.open:
+        if self.retired and not self.open:
             self._queue_put.set()
             self._hurry.set()
 
     def retire(self) -> None:
-        self._retired = self.over = True
+        self.retired = self.over = True
         self.look()
 
     async def _run(self) -> None:
@@ -350,7 +354,7 @@ class _Book:
                 written_s = loop.time()
                 if not self.announced.done():
                     self.announced.set_result(None)
-                if self._retired and not self.open and not self.queue:
+                if self.retired and not self.open and not self.queue:
                     if self._made:
                         await self._store.release(self.own, 0)
                     return
@@ -497,9 +501,10 @@ def _together(batch: Iterable[_Entry]) -> list[Hold]:
     ends: list[Hold] = []
     beginnings: list[Hold] = []
     # Calls of one payer are under the same budgets, the same object: their amounts add up before they are converted.
-    for body, _, covers, reserved, holds in batch:
+    for entry in batch:
+        body, holds = entry.body, entry.holds
         if type(body) is e.StatelessCallEnded:
-            charge = body.charge
+            charge, reserved = body.charge, entry.reserved
             if reserved is not None and charge is not None and (held := reserved.held):
                 known = given.get(id(held))
                 if known is None:
@@ -509,6 +514,7 @@ def _together(batch: Iterable[_Entry]) -> list[Hold]:
             if holds:
                 ends += holds
         elif type(body) is e.StatelessCallStarted:
+            covers = entry.covers
             if covers is not NO_COVERS and body.reserved is not None:
                 before = taken.get(id(covers))
                 amount = body.reserved.amount

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -21,38 +21,12 @@ from stateline.core.tokens import most_tokens
 from stateline.engine.rates import counting, ended
 from stateline.money.budgets import Budget, NoRate, Payer, balance_name, converted, covering, month_of
 from stateline.money.effective import Effective
-from stateline.money.meter import cost_of, output_affordable, worst_case
+from stateline.money.meter import Exact, output_affordable
 from stateline.money.rates import Count, RateLimit, counts, limiting, refusal
 from stateline.ports import BudgetExceeded, Deployment, Hold
 
 Unpriced = Literal["unbudgeted", "allow", "refuse"]
 """Which calls a deployment without a price takes: those that no hard budget covers, all, or none."""
-
-
-class Quote(NamedTuple):
-    """What a call reserves.
-
-    Attributes:
-        reserved: for the log; None where no price is known.
-        covers: the budgets that set it aside.
-        counted: for the log; what the call's end gives back to rate limits.
-        counting: how it moves the balances of rate limits.
-    """
-
-    reserved: Reserved | None
-    covers: Covers | None = None
-    counted: tuple[Counted, ...] = ()
-    counting: Sequence[Hold] = ()
-
-    @property
-    def holds(self) -> list[Hold]:
-        """For the append that records it."""
-        reserved, covers = self.reserved, self.covers
-        mine = [] if reserved is None or covers is None else covers.holds(reserved.amount)
-        return [*mine, *self.counting]
-
-
-UNPRICED = Quote(None)
 
 
 class Covers:
@@ -83,12 +57,61 @@ class Covers:
 NO_COVERS = Covers((), ())
 
 
+class Quote(msgspec.Struct, frozen=True):
+    """What a call reserves.
+
+    Attributes:
+        reserved: for the log; None where no price is known.
+        covers: the budgets that set it aside.
+        counted: for the log; what the call's end gives back to rate limits.
+        counting: how it moves the balances of rate limits.
+    """
+
+    reserved: Reserved | None
+    covers: Covers = NO_COVERS
+    counted: tuple[Counted, ...] = ()
+    counting: Sequence[Hold] = ()
+
+    @property
+    def holds(self) -> list[Hold]:
+        """For the append that records it."""
+        reserved = self.reserved
+        return [*(() if reserved is None else self.covers.holds(reserved.amount)), *self.counting]
+
+
+UNPRICED = Quote(None)
+
+
+class Terms:
+    """A tariff, and what each call at it needs of it. ``tiers``: those of its deployment, by service tier."""
+
+    __slots__ = ("currency", "exact", "free", "id", "tariff", "tier", "tiers")
+
+    def __init__(self, tariff: Tariff, tiers: Mapping[str, Terms]) -> None:
+        self.tariff = tariff
+        self.tiers = tiers
+        self.id = tariff.id
+        self.currency = tariff.price.currency
+        self.tier = tariff.price.service_tier
+        self.exact = Exact(tariff.price)
+        self.free = _free(tariff)
+
+
+def _terms(tiers: Mapping[str, Tariff]) -> Mapping[str, Terms]:
+    found: dict[str, Terms] = {}
+    for tier, tariff in tiers.items():
+        found[tier] = Terms(tariff, found)
+    return found
+
+
 class _Account:
     """What is the same for all calls of one payer."""
 
-    __slots__ = ("budgets", "covers", "hard", "limits", "month")
+    __slots__ = ("budgets", "covers", "hard", "limits", "month", "payer")
 
-    def __init__(self, budgets: Sequence[Budget], limits: tuple[RateLimit, ...]) -> None:
+    def __init__(self, payer: Payer, budgets: Sequence[Budget], limits: tuple[RateLimit, ...]) -> None:
+        self.payer = payer
+        """But for its session, which may be any."""
         self.budgets = budgets
         self.limits = limits
         self.hard = any(each.mode == "hard" for each in budgets)
@@ -126,13 +149,16 @@ class Meter:
         self.rates = rates or {}
         self.ranks = ranks or {}
         self.unpriced: Unpriced = unpriced
-        self._by_id: dict[str, tuple[Tariff, Mapping[str, Tariff]]] = {} if before is None else dict(before._by_id)
-        for tiers in tariffs.values():
-            for tariff in tiers.values():
-                self._by_id[tariff.id] = (tariff, tiers)
+        self._terms = {name: _terms(tiers) for name, tiers in tariffs.items()}
+        self._by_id: dict[str, Terms] = {} if before is None else dict(before._by_id)
+        for tiers in self._terms.values():
+            for terms in tiers.values():
+                self._by_id[terms.id] = terms
         self._by_session = any(each.session is not None for each in self.budgets)
-        self._accounts: dict[Payer, _Account] = {}
-        self._month = ("", 0, 0)
+        self._accounts: dict[tuple[str, str, str, str, str], _Account] = {}
+        self._month = ""
+        self._hour = (0, 0)
+        """Within which ``_month`` is the month."""
         self._charged: dict[tuple[str, bool], Decimal] = {} if before is None else before._charged
 
     def same_as(self, other: Meter) -> bool:
@@ -144,16 +170,18 @@ class Meter:
         """All that calls may be charged by from now on."""
         return [tariff for tiers in self._tariffs.values() for tariff in tiers.values()]
 
-    def _account(self, payer: Payer) -> _Account:
-        if payer.session and not self._by_session:
+    def _account(self, payer: tuple[str, str, str, str, str]) -> _Account:
+        """Of a payer, whose fields may come as a plain tuple."""
+        if payer[3] and not self._by_session:
             # One answer does for all sessions.
-            payer = Payer(payer.tenant, payer.key, payer.model, "", payer.agent)
+            payer = (payer[0], payer[1], payer[2], "", payer[4])
         found = self._accounts.get(payer)
         if found is None:
+            payer = Payer(*payer)
             if len(self._accounts) >= METER_PAYERS_MAX:
                 self._accounts.clear()
             limits = limiting(self.rate_limits, payer)
-            found = self._accounts[payer] = _Account(covering(self.budgets, payer), limits)
+            found = self._accounts[payer] = _Account(payer, covering(self.budgets, payer), limits)
         return found
 
     def limiting(self, payer: Payer) -> tuple[RateLimit, ...]:
@@ -162,13 +190,15 @@ class Meter:
 
     def covers(self, account: _Account, currency: str, at_ms: int) -> Covers:
         """The balances that a call at a price of that currency draws on."""
-        month = self.month(at_ms)
-        if account.month != month:
-            account.month = month
-            account.covers.clear()
+        since_ms, until_ms = self._hour
+        if not since_ms <= at_ms < until_ms or account.month != self._month:
+            month = self.month(at_ms)
+            if account.month != month:
+                account.month = month
+                account.covers.clear()
         found = account.covers.get(currency)
         if found is None:
-            found = Covers(account.budgets, [self._held(each, currency, month) for each in account.budgets])
+            found = Covers(account.budgets, [self._held(each, currency, account.month) for each in account.budgets])
             account.covers[currency] = found
         return found
 
@@ -180,29 +210,28 @@ class Meter:
             raise AssertionError(str(missing)) from missing
         return Held(balance_name(budget, month), rate)
 
-    def tariff(self, deployment: str, service_tier: str | None) -> Tariff | None:
+    def terms(self, deployment: str, service_tier: str | None) -> Terms | None:
         """By what a call there is charged; None where no price is known."""
-        tiers = self._tariffs.get(deployment)
+        tiers = self._terms.get(deployment)
         return None if tiers is None else tiers.get(tier_of(service_tier))
 
-    def purse(self, payer: Payer, service_tier: str | None) -> Purse:
-        """Who pays for a call; ``service_tier`` as its request names it."""
-        return Purse(self, payer, self._account(payer), asked_tier(service_tier))
+    def purse(self, payer: tuple[str, str, str, str, str], service_tier: str | None) -> Purse:
+        """Who pays for a call: the fields of a ``Payer``; ``service_tier`` as its request names it."""
+        return Purse(self, self._account(payer), asked_tier(service_tier))
 
     def takes(self, deployment: Deployment, service_tier: str | None) -> bool:
         """Whether any call may go to a deployment, as far as a price must be known; else it depends on its payer."""
         tier = asked_tier(service_tier) or deployment.service_tier
-        return self.unpriced == "allow" or self.tariff(deployment.name, tier) is not None
+        return self.unpriced == "allow" or self.terms(deployment.name, tier) is not None
 
     def month(self, at_ms: int) -> str:
         """``month_of``, which hardly ever changes."""
-        name, since_ms, until_ms = self._month
+        since_ms, until_ms = self._hour
         if not since_ms <= at_ms < until_ms:
             # Within one hour of UTC the month is one.
             since_ms = at_ms - at_ms % 3_600_000
-            name = month_of(since_ms)
-            self._month = (name, since_ms, since_ms + 3_600_000)
-        return name
+            self._month, self._hour = month_of(since_ms), (since_ms, since_ms + 3_600_000)
+        return self._month
 
     def count(self, charge: Charge | None) -> None:
         """Count a recorded charge, for /metrics."""
@@ -226,17 +255,15 @@ class Meter:
         """
         if reserved is None:
             return None
-        found = self._by_id.get(reserved.tariff)
-        if found is None or usage is None:
+        terms = self._by_id.get(reserved.tariff)
+        if terms is None or usage is None:
             return whole(reserved)
-        tariff, tiers = found
-        if service_tier is not None and tier_of(service_tier) != tariff.price.service_tier:
-            served = tiers.get(tier_of(service_tier))
-            if served is None or served.price.currency != reserved.currency:
+        if service_tier is not None and tier_of(service_tier) != terms.tier:
+            served = terms.tiers.get(tier_of(service_tier))
+            if served is None or served.currency != reserved.currency:
                 return whole(reserved)
-            tariff = served
-        amount = cost_of(tariff.price, usage)
-        return Charge(tariff=tariff.id, amount=amount, currency=tariff.price.currency)
+            terms = served
+        return Charge(tariff=terms.id, amount=terms.exact.cost(usage), currency=terms.currency)
 
 
 def costs(reserved: Reserved | None) -> bool:
@@ -297,25 +324,23 @@ class Purse:
         "_counts",
         "_meter",
         "_named",
-        "_payer",
-        "_tariff_named",
+        "_terms_named",
         "_tier",
         "_wanted",
         "limited",
         "short",
     )
 
-    def __init__(self, meter: Meter, payer: Payer, account: _Account, service_tier: str | None) -> None:
+    def __init__(self, meter: Meter, account: _Account, service_tier: str | None) -> None:
         self._meter = meter
-        self._payer = payer
         self._account = account
         self._tier = service_tier
         self._named = ""
-        self._tariff_named: Tariff | None = None
+        self._terms_named: Terms | None = None
         self._counts: Sequence[Count] = ()
         self._wanted: Mapping[str, Decimal] = _NONE
         self._at_ms = 0
-        self.short: dict[str, Decimal] = {}
+        self.short = _NONE
         self.limited: RateLimited | None = None
 
     @property
@@ -338,16 +363,16 @@ class Purse:
     def takes(self, deployment: Deployment) -> bool:
         """Whether the call may go to a deployment, as far as a price must be known."""
         unpriced: Unpriced = self._meter.unpriced
-        if unpriced == "allow" or self._tariff(deployment) is not None:
+        if unpriced == "allow" or self._terms(deployment) is not None:
             return True
         return unpriced == "unbudgeted" and not self._account.hard
 
-    def _tariff(self, deployment: Deployment) -> Tariff | None:
+    def _terms(self, deployment: Deployment) -> Terms | None:
         # It is asked for twice: whether the call may go there, and then what it reserves.
         if self._named != deployment.name:
             self._named = deployment.name
-            self._tariff_named = self._meter.tariff(deployment.name, self._tier or deployment.service_tier)
-        return self._tariff_named
+            self._terms_named = self._meter.terms(deployment.name, self._tier or deployment.service_tier)
+        return self._terms_named
 
     def quote(self, deployment: Deployment, request: Callable[[], ModelRequest], at_ms: int) -> Quote:
         """What the call reserves there, and what it counts for.
@@ -360,7 +385,7 @@ class Purse:
             return self._reserve(deployment, request, at_ms)
         quote = self._reserve(deployment, request, at_ms)
         self._at_ms = at_ms
-        self._counts = counts(limits, self._payer, at_ms)
+        self._counts = counts(limits, self._account.payer, at_ms)
         counted, holds = counting(self._counts, request)
         self._wanted = {hold.budget: hold.spent or hold.held for hold in holds}
         return Quote(quote.reserved, quote.covers, counted, holds)
@@ -374,25 +399,24 @@ class Purse:
         Raises:
             BudgetExceeded: a budget does not pay for its input and OUTPUT_TOKENS_PAID_MIN of output.
         """
-        tariff = self._tariff(deployment)
-        if tariff is None:
+        terms = self._terms(deployment)
+        if terms is None:
             return UNPRICED
-        price = tariff.price
         account = self._account
-        covers = self._meter.covers(account, price.currency, at_ms) if account.budgets else NO_COVERS
-        if covers is NO_COVERS and _free(tariff):
-            return Quote(Reserved(tariff=tariff.id, amount=ZERO, currency=price.currency))
+        covers = self._meter.covers(account, terms.currency, at_ms) if account.budgets else NO_COVERS
+        if covers is NO_COVERS and terms.free:
+            return Quote(Reserved(tariff=terms.id, amount=ZERO, currency=terms.currency))
         asked = request()
         input_tokens = most_tokens(asked)
         limit = asked.params.max_output_tokens
         output_tokens = 0 if asked.embed is not None else _output_tokens(limit, deployment)
         if self.short:
-            output_tokens = self._affordable(covers, price, input_tokens, output_tokens)
-        amount = worst_case(price, input_tokens, output_tokens)
+            output_tokens = self._affordable(covers, terms.tariff.price, input_tokens, output_tokens)
+        amount = terms.exact.worst(input_tokens, output_tokens)
         reserved = Reserved(
-            tariff=tariff.id,
+            tariff=terms.id,
             amount=amount,
-            currency=price.currency,
+            currency=terms.currency,
             held=covers.held,
             output_tokens=output_tokens if covers.bound and asked.embed is None and output_tokens != limit else None,
         )
@@ -420,7 +444,7 @@ class Purse:
         if count is not None:
             self.limited = refusal(count, error.left, int(self._wanted[count.balance]), self._at_ms)
             return
-        self.short[error.budget] = error.left if tries < tries_max else Decimal(-1)
+        self.short = {**self.short, error.budget: error.left if tries < tries_max else Decimal(-1)}
 
 
 _NONE: Mapping[str, Decimal] = {}
