@@ -217,7 +217,8 @@ class Meter:
 
     def purse(self, payer: tuple[str, str, str, str, str], service_tier: str | None) -> Purse:
         """Who pays for a call: the fields of a ``Payer``; ``service_tier`` as its request names it."""
-        return Purse(self, self._account(payer), asked_tier(service_tier))
+        account = self._accounts.get(payer) or self._account(payer)
+        return Purse(self, account, None if service_tier is None else asked_tier(service_tier))
 
     def takes(self, deployment: Deployment, service_tier: str | None) -> bool:
         """Whether any call may go to a deployment, as far as a price must be known; else it depends on its payer."""
@@ -310,6 +311,9 @@ def settled(held: Iterable[Held], amount: Decimal, spent: Decimal) -> list[Hold]
     return [Hold(budget=each.budget, held=-each.of(amount), spent=each.of(spent)) for each in held]
 
 
+_NONE: Mapping[str, Decimal] = {}
+
+
 class Purse:
     """Who pays for one call, at one meter.
 
@@ -318,30 +322,20 @@ class Purse:
         limited: the rate limit that this call has reached.
     """
 
-    __slots__ = (
-        "_account",
-        "_at_ms",
-        "_counts",
-        "_meter",
-        "_named",
-        "_terms_named",
-        "_tier",
-        "_wanted",
-        "limited",
-        "short",
-    )
+    # Most calls set none of these.
+    short: Mapping[str, Decimal] = _NONE
+    limited: RateLimited | None = None
+    _deployment: Deployment | None = None
+    _terms: Terms | None = None
+    """Of that deployment."""
+    _counts: Sequence[Count] = ()
+    _wanted: Mapping[str, Decimal] = _NONE
+    _at_ms = 0
 
     def __init__(self, meter: Meter, account: _Account, service_tier: str | None) -> None:
         self._meter = meter
         self._account = account
         self._tier = service_tier
-        self._named = ""
-        self._terms_named: Terms | None = None
-        self._counts: Sequence[Count] = ()
-        self._wanted: Mapping[str, Decimal] = _NONE
-        self._at_ms = 0
-        self.short = _NONE
-        self.limited: RateLimited | None = None
 
     @property
     def by_price(self) -> bool:
@@ -363,16 +357,16 @@ class Purse:
     def takes(self, deployment: Deployment) -> bool:
         """Whether the call may go to a deployment, as far as a price must be known."""
         unpriced: Unpriced = self._meter.unpriced
-        if unpriced == "allow" or self._terms(deployment) is not None:
+        if unpriced == "allow" or self._terms_at(deployment) is not None:
             return True
         return unpriced == "unbudgeted" and not self._account.hard
 
-    def _terms(self, deployment: Deployment) -> Terms | None:
+    def _terms_at(self, deployment: Deployment) -> Terms | None:
         # It is asked for twice: whether the call may go there, and then what it reserves.
-        if self._named != deployment.name:
-            self._named = deployment.name
-            self._terms_named = self._meter.terms(deployment.name, self._tier or deployment.service_tier)
-        return self._terms_named
+        if self._deployment is not deployment:
+            self._deployment = deployment
+            self._terms = self._meter.terms(deployment.name, self._tier or deployment.service_tier)
+        return self._terms
 
     def quote(self, deployment: Deployment, request: Callable[[], ModelRequest], at_ms: int) -> Quote:
         """What the call reserves there, and what it counts for.
@@ -399,7 +393,7 @@ class Purse:
         Raises:
             BudgetExceeded: a budget does not pay for its input and OUTPUT_TOKENS_PAID_MIN of output.
         """
-        terms = self._terms(deployment)
+        terms = self._terms_at(deployment)
         if terms is None:
             return UNPRICED
         account = self._account
@@ -447,7 +441,6 @@ class Purse:
         self.short = {**self.short, error.budget: error.left if tries < tries_max else Decimal(-1)}
 
 
-_NONE: Mapping[str, Decimal] = {}
 _LAST = (True, Decimal("Infinity"), ZERO)
 
 

@@ -212,9 +212,8 @@ class _Tries:
             priced=placement.priced,
             counted=quote.counted,
         )
-        counting = quote.counting
-        wait = costs(quote.reserved) or may_fail(counting)
-        await node.ledger.start(started, counting, quote.covers, wait=wait)
+        wait = costs(quote.reserved) or may_fail(quote.counting)
+        await node.ledger.start(started, quote.counting, quote.covers, wait=wait)
         return _Entry(node.ledger, started.id, node.meter, quote.reserved)
 
     async def wait(self, placement: Placement) -> None:
