@@ -210,7 +210,7 @@ def test_money_that_is_wrong_is_found() -> None:
     from stateline.core.billing import Charge, Held, Reserved
 
     one = Decimal(1)
-    reserved = Reserved(tariff="t", amount=2 * one, currency="USD", held=(Held("b", 2 * one),))
+    reserved = Reserved(tariff="t", amount=2 * one, currency="USD", held=(Held("b"),))
     started = e.ModelCallStarted(turn=1, step=1, deployment="d", origin="o", model="m", reserved=reserved)
     cost = Charge(tariff="t", amount=one, currency="USD")
     finished = e.ModelCallFinished(turn=1, step=1, finish_reason="stop", next_number=2, charge=cost)

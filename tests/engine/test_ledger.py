@@ -44,7 +44,7 @@ async def node(tmp_path: Path) -> AsyncGenerator[Node]:
 
 
 def started(id_: str, amount: str = "1") -> e.StatelessCallStarted:
-    reserved = Reserved(tariff="trf", amount=Decimal(amount), currency="USD", held=(Held(BUDGET, Decimal(amount)),))
+    reserved = Reserved(tariff="trf", amount=Decimal(amount), currency="USD", held=(Held(BUDGET),))
     return e.StatelessCallStarted(
         id=id_, tenant="t", principal="k", interface="chat", deployment="d", model="m", reserved=reserved
     )

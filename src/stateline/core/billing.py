@@ -17,7 +17,7 @@ from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX
 ZERO = Decimal(0)
 ONE = Decimal(1)
 EXACT = Context(prec=160, traps=[Inexact, InvalidOperation, Overflow])
-"""Adds amounts without ever rounding one (``EXACT.add``)."""
+"""Adds amounts, and converts them, without ever rounding one (``EXACT.add``)."""
 DEFAULT_TIER = "default"
 SERVICES = {
     "openai": "OpenAI API",
@@ -116,7 +116,7 @@ class Tariff(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
 
 
 class Held(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What one budget has set aside for a call, in the budget's currency.
+    """One budget that has set a call's amount aside, in its own currency (``of``).
 
     Attributes:
         budget: the balance's name.
@@ -124,8 +124,11 @@ class Held(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """
 
     budget: str
-    amount: Decimal
     rate: Decimal = ONE
+
+    def of(self, amount: Decimal) -> Decimal:
+        """An amount of the tariff's currency in the budget's, exactly: so sums may be converted as their parts are."""
+        return amount if self.rate == ONE else EXACT.multiply(amount, self.rate)
 
 
 class Reserved(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
@@ -134,7 +137,7 @@ class Reserved(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_default
     Attributes:
         tariff: by which it was computed.
         amount: in the tariff's currency.
-        held: by each budget that covers the call.
+        held: the budgets that cover the call. Each has set all of ``amount`` aside.
         output_tokens: the output limit that it can pay for, where the call is held to it; None: its own.
     """
 

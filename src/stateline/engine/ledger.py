@@ -11,10 +11,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from decimal import Decimal
+from typing import Protocol
+
+import msgspec
 
 from stateline.core import events as e
-from stateline.core.billing import EXACT, ZERO, Charge, Tariff
+from stateline.core.billing import EXACT, ZERO, Charge, Held, Reserved, Tariff
 from stateline.core.calls import Usage
 from stateline.core.errors import Overloaded, StatelineError, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT, SessionRef, effect_key, session_id
@@ -27,8 +30,8 @@ from stateline.core.limits import (
     LEDGER_WAITING_MAX,
 )
 from stateline.core.session import Session
-from stateline.engine.meter import costs, nothing, settling, whole
-from stateline.engine.rates import may_fail
+from stateline.engine.meter import NO_COVERS, Covers, costs, nothing, settled, whole
+from stateline.engine.rates import ended, may_fail
 from stateline.ports import BudgetExceeded, Clock, Fenced, HeadMoved, Hold, Ownership, SessionMissing, Store
 
 log = logging.getLogger("stateline.engine")
@@ -45,12 +48,20 @@ class Owner(Protocol):
     entropy: Callable[[int], bytes]
 
 
-class _Entry(NamedTuple):
-    """What is to be written, and who waits until it is."""
+class _Entry(msgspec.Struct):
+    """What is to be written, and who waits until it is.
+
+    Attributes:
+        covers: of a beginning, the budgets that set aside what it reserves.
+        reserved: of an end, what it reserved; what budgets have set aside of it is settled by the end's charge.
+        holds: how it moves other balances.
+    """
 
     body: e.StatelessCallStarted | e.StatelessCallEnded | e.TariffRecorded
-    holds: Sequence[Hold]
-    done: asyncio.Future[None] | None
+    done: asyncio.Future[None] | None = None
+    covers: Covers = NO_COVERS
+    reserved: Reserved | None = None
+    holds: Sequence[Hold] = ()
 
 
 class Ledger:
@@ -59,8 +70,8 @@ class Ledger:
     def __init__(self, node: Owner) -> None:
         self._node = node
         self._book: _Book | None = None
-        self._books: dict[str, _Book] = {}
-        """By the id of each call that is under way: the book that its end belongs into."""
+        self._open: dict[str, tuple[_Book, e.StatelessCallStarted]] = {}
+        """By the id of each call that is under way: its beginning, and the book that its end belongs into."""
         self._closing: set[_Book] = set()
         self._tariffs: Sequence[Tariff] = ()
 
@@ -75,8 +86,18 @@ class Ledger:
 
     # -- calls ------------------------------------------------------------------------------------------
 
-    async def start(self, body: e.StatelessCallStarted, holds: Sequence[Hold], *, wait: bool = True) -> None:
+    async def start(
+        self,
+        body: e.StatelessCallStarted,
+        holds: Sequence[Hold] = (),
+        covers: Covers = NO_COVERS,
+        *,
+        wait: bool = True,
+    ) -> None:
         """A call is about to be sent. On return it may be, unless nobody is to wait (``wait``).
+
+        Args:
+            covers: the budgets that set aside what it reserves; ``holds``: how it moves other balances.
 
         Raises:
             BudgetExceeded: a budget has too little left; nothing was recorded.
@@ -88,13 +109,13 @@ class Ledger:
             book = self._next()
         if len(book.queue) >= LEDGER_WAITING_MAX:
             raise Overloaded("calls cannot be recorded fast enough now; try again", retry_after_s=1.0)
-        self._books[body.id] = book
-        book.open[body.id] = body
+        self._open[body.id] = (book, body)
+        book.open += 1
         if not wait:
-            book.put(_Entry(body, holds, None))
+            book.put(_Entry(body, None, covers, None, holds))
             return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        book.put_first(_Entry(body, holds, done))
+        done = book.loop.create_future()
+        book.put_first(_Entry(body, done, covers, None, holds))
         try:
             await done
         except (BudgetExceeded, StatelineError):
@@ -117,23 +138,26 @@ class Ledger:
         Args:
             charge: None: all that it reserved, or nothing where it was not ``sent``.
         """
-        book = self._books.pop(id_, None)
-        if book is None:
+        found = self._open.pop(id_, None)
+        if found is None:
             return None
-        started = book.open.pop(id_)
-        reserved = started.reserved
+        book, started = found
+        book.open -= 1
+        reserved, counted = started.reserved, started.counted
         if charge is None and reserved is not None:
             charge = whole(reserved) if sent else nothing(reserved)
         body = e.StatelessCallEnded(id=id_, usage=usage, code=code, charge=charge)
-        book.put(_Entry(body, settling(reserved, charge, started.counted, usage, unsent=not sent), None))
-        book.look()
+        moves = ended(counted, usage, unsent=not sent) if counted else ()
+        book.put(_Entry(body, None, NO_COVERS, reserved, moves))
+        if book.retired:
+            book.look()
         return charge
 
     def _forget(self, id_: str) -> None:
-        book = self._books.pop(id_, None)
-        if book is not None:
-            book.open.pop(id_, None)
-            book.look()
+        found = self._open.pop(id_, None)
+        if found is not None:
+            found[0].open -= 1
+            found[0].look()
 
     async def keep(self, session: Session, events: Sequence[e.Event], holds: Sequence[Hold], *, metered: bool) -> None:
         """What a session that is kept in memory records of its calls (``store: false``).
@@ -196,7 +220,7 @@ class Ledger:
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Write what waits, and give the books back. Calls under way are charged as if they were lost."""
-        for id_ in list(self._books):
+        for id_ in list(self._open):
             self.end(id_, None, "node_stopped")
         if self._book is not None:
             self._retire(self._book)
@@ -220,8 +244,8 @@ class Ledger:
             if type(body) is e.StatelessCalls:
                 for started in body.started:
                     under_way[started.id] = started
-                for ended in body.ended:
-                    under_way.pop(ended.id, None)
+                for over in body.ended:
+                    under_way.pop(over.id, None)
         lost = list(under_way.values())
         if lost:
             log.info("a node was lost with %d stateless calls under way; they are charged in full", len(lost))
@@ -243,16 +267,17 @@ class _Book:
     """One system session, and the task that writes it.
 
     Attributes:
-        open: the beginning of each call that is under way, by its id.
+        open: how many calls are under way.
         queue: what is to be written.
         over: another book is to be begun.
+        retired: no further call is put into it.
         announced: done once the book and the tariffs in its beginning are durable.
     """
 
     def __init__(self, store: Store, clock: Clock, own: Ownership, tariffs: Iterable[Tariff]) -> None:
         self.own = own
-        self.open: dict[str, e.StatelessCallStarted] = {}
-        loop = asyncio.get_running_loop()
+        self.open = 0
+        loop = self.loop = asyncio.get_running_loop()
         self.announced: asyncio.Future[None] = loop.create_future()
         self._store = store
         self._clock = clock
@@ -261,12 +286,12 @@ class _Book:
         self._made = False
         self._doubt = False
         self.over = False
-        self.queue: deque[_Entry] = deque(_Entry(e.TariffRecorded(tariff=each), (), None) for each in tariffs)
+        self.queue: deque[_Entry] = deque(_Entry(e.TariffRecorded(tariff=each)) for each in tariffs)
         self._queue_put = asyncio.Event()
         self._hurry = asyncio.Event()
         self._all_here = asyncio.Event()
         self._beginning = 0
-        self._retired = False
+        self.retired = False
         self._fenced = False
         if self.queue:
             self._hurry.set()
@@ -291,17 +316,17 @@ class _Book:
         if not self._beginning:
             self._hurry.set()
         self._beginning += 1
-        if len(self.open) <= self._beginning:
+        if self.open <= self._beginning:
             self._all_here.set()
 
     def look(self) -> None:
         """A call is no longer under way."""
-        if self._retired and not self.open:
+        if self.retired and not self.open:
             self._queue_put.set()
             self._hurry.set()
 
     def retire(self) -> None:
-        self._retired = self.over = True
+        self.retired = self.over = True
         self.look()
 
     async def _run(self) -> None:
@@ -329,7 +354,7 @@ class _Book:
                 written_s = loop.time()
                 if not self.announced.done():
                     self.announced.set_result(None)
-                if self._retired and not self.open and not self.queue:
+                if self.retired and not self.open and not self.queue:
                     if self._made:
                         await self._store.release(self.own, 0)
                     return
@@ -359,7 +384,7 @@ class _Book:
         A call that ends is often followed by another. So it is over as soon as no call is under way but those that
         wait here, and after LEDGER_GATHER_S.
         """
-        if len(self.open) > self._beginning:
+        if self.open > self._beginning:
             self._all_here.clear()
             timer = loop.call_later(LEDGER_GATHER_S, self._all_here.set)
             await self._all_here.wait()
@@ -450,18 +475,18 @@ def _bodies(batch: Sequence[_Entry]) -> list[e.Body]:
     out: list[e.Body] = []
     for at in range(0, len(batch), LEDGER_CALLS_MAX):
         started: list[e.StatelessCallStarted] = []
-        ended: list[e.StatelessCallEnded] = []
+        over: list[e.StatelessCallEnded] = []
         for entry in batch[at : at + LEDGER_CALLS_MAX]:
             body = entry.body
             if type(body) is e.StatelessCallStarted:
                 started.append(body)
             elif type(body) is e.StatelessCallEnded:
-                ended.append(body)
+                over.append(body)
             else:
                 assert type(body) is e.TariffRecorded
                 out.append(body)
-        if started or ended:
-            out.append(e.StatelessCalls(started=tuple(started), ended=tuple(ended)))
+        if started or over:
+            out.append(e.StatelessCalls(started=tuple(started), ended=tuple(over)))
     return out
 
 
@@ -471,42 +496,73 @@ def _together(batch: Iterable[_Entry]) -> list[Hold]:
     Where these fit, those of each entry do.
     """
     add = EXACT.add
-    given: dict[str, list[Any]] = {}
-    taken: dict[str, list[Any]] = {}
+    given: dict[int, tuple[Sequence[Held], Decimal, Decimal]] = {}
+    taken: dict[int, tuple[Covers, Decimal]] = {}
+    ends: list[Hold] = []
+    beginnings: list[Hold] = []
+    # Calls of one payer are under the same budgets, the same object: their amounts add up before they are converted.
     for entry in batch:
-        sums = given if type(entry.body) is e.StatelessCallEnded else taken
-        for hold in entry.holds:
-            so_far = sums.get(hold.budget)
-            held, spent, limit = hold.held, hold.spent, hold.limit
-            if so_far is None:
-                sums[hold.budget] = [held, spent, limit, hold.expires_ms]
-                continue
-            if held:
-                so_far[0] = add(so_far[0], held)
-            if spent:
-                so_far[1] = add(so_far[1], spent)
-            least = so_far[2]
-            if limit is not least and limit is not None and (least is None or limit < least):
-                so_far[2] = limit
-    return [
-        Hold(budget=name, held=held, spent=spent, limit=limit, expires_ms=expires_ms)
-        for sums in (given, taken)
-        for name, (held, spent, limit, expires_ms) in sums.items()
-    ]
+        body, holds = entry.body, entry.holds
+        if type(body) is e.StatelessCallEnded:
+            charge, reserved = body.charge, entry.reserved
+            if reserved is not None and charge is not None and (held := reserved.held):
+                known = given.get(id(held))
+                if known is None:
+                    given[id(held)] = (held, reserved.amount, charge.amount)
+                else:
+                    given[id(held)] = (held, add(known[1], reserved.amount), add(known[2], charge.amount))
+            if holds:
+                ends += holds
+        elif type(body) is e.StatelessCallStarted:
+            covers = entry.covers
+            if covers is not NO_COVERS and body.reserved is not None:
+                before = taken.get(id(covers))
+                amount = body.reserved.amount
+                taken[id(covers)] = (covers, amount if before is None else add(before[1], amount))
+            if holds:
+                beginnings += holds
+    for held, amount, spent in given.values():
+        ends += settled(held, amount, spent)
+    for covers, amount in taken.values():
+        beginnings += covers.holds(amount)
+    return [*_summed(ends), *_summed(beginnings)]
+
+
+def _summed(holds: Sequence[Hold]) -> Iterable[Hold]:
+    """One hold of each balance."""
+    add = EXACT.add
+    sums: dict[str, Hold] = {}
+    for hold in holds:
+        name = hold.budget
+        so_far = sums.get(name)
+        if so_far is None:
+            sums[name] = hold
+            continue
+        limit = so_far.limit
+        if hold.limit is not None and (limit is None or hold.limit < limit):
+            limit = hold.limit
+        held, spent = add(so_far.held, hold.held), add(so_far.spent, hold.spent)
+        sums[name] = Hold(budget=name, held=held, spent=spent, limit=limit, expires_ms=so_far.expires_ms)
+    return sums.values()
+
+
+def _moved(entry: _Entry) -> list[Hold]:
+    """How one entry moves balances."""
+    return _together((entry,))
 
 
 def _lost(started: e.StatelessCallStarted) -> _Entry:
     """The end of a call whose node was lost: it may have been sent."""
     charge = None if started.reserved is None else whole(started.reserved)
     end = e.StatelessCallEnded(id=started.id, code="node_lost", charge=charge)
-    return _Entry(end, settling(started.reserved, charge, started.counted, None, unsent=False), None)
+    return _Entry(end, reserved=started.reserved, holds=ended(started.counted, None, unsent=False))
 
 
 def _unsent(started: e.StatelessCallStarted) -> _Entry:
     """The end of a call that was recorded, and never sent."""
     charge = None if started.reserved is None else nothing(started.reserved)
     end = e.StatelessCallEnded(id=started.id, code="not_sent", charge=charge)
-    return _Entry(end, settling(started.reserved, charge, started.counted, None, unsent=True), None)
+    return _Entry(end, reserved=started.reserved, holds=ended(started.counted, None, unsent=True))
 
 
 def _fitting(batch: list[_Entry], error: BudgetExceeded) -> list[_Entry]:
@@ -515,7 +571,7 @@ def _fitting(batch: list[_Entry], error: BudgetExceeded) -> list[_Entry]:
     kept: list[_Entry] = []
     refused: list[_Entry] = []
     for entry in batch:
-        wanted = sum((hold.held + hold.spent for hold in entry.holds if hold.budget == error.budget), ZERO)
+        wanted = sum((hold.held + hold.spent for hold in _moved(entry) if hold.budget == error.budget), ZERO)
         if wanted > left and _limited(entry, error.budget):
             refused.append(entry)
         else:
@@ -532,7 +588,7 @@ def _fitting(batch: list[_Entry], error: BudgetExceeded) -> list[_Entry]:
 
 
 def _limited(entry: _Entry, budget: str) -> bool:
-    return any(hold.budget == budget and hold.limit is not None for hold in entry.holds)
+    return any(hold.budget == budget and hold.limit is not None for hold in _moved(entry))
 
 
 def _name(body: e.StatelessCallStarted | e.StatelessCallEnded | e.TariffRecorded) -> str:

@@ -5,9 +5,9 @@ Nothing here is shared between nodes; what is shared are the balances that an ap
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import msgspec
 
@@ -21,7 +21,7 @@ from stateline.core.tokens import most_tokens
 from stateline.engine.rates import counting, ended
 from stateline.money.budgets import Budget, NoRate, Payer, balance_name, converted, covering, month_of
 from stateline.money.effective import Effective
-from stateline.money.meter import cost_of, output_affordable, worst_case
+from stateline.money.meter import Exact, output_affordable
 from stateline.money.rates import Count, RateLimit, counts, limiting, refusal
 from stateline.ports import BudgetExceeded, Deployment, Hold
 
@@ -29,43 +29,94 @@ Unpriced = Literal["unbudgeted", "allow", "refuse"]
 """Which calls a deployment without a price takes: those that no hard budget covers, all, or none."""
 
 
-class Quote(NamedTuple):
+class Covers:
+    """The budgets that cover calls of one payer, currency and month. There is one of it for all of them.
+
+    Attributes:
+        budgets, limits: limits by budget, None where it only warns.
+        held: the balances of the same budgets, for the log.
+        bound: a limit is among them.
+    """
+
+    __slots__ = ("bound", "budgets", "held", "limits")
+
+    def __init__(self, budgets: Sequence[Budget], held: Iterable[Held]) -> None:
+        self.budgets = budgets
+        self.held = tuple(held)
+        self.limits = tuple(each.limit if each.mode == "hard" else None for each in budgets)
+        self.bound = any(limit is not None for limit in self.limits)
+
+    def holds(self, amount: Decimal) -> list[Hold]:
+        """How their balances move where a call sets that aside, or many do together."""
+        return [
+            Hold(budget=each.budget, held=each.of(amount), limit=limit)
+            for each, limit in zip(self.held, self.limits, strict=True)
+        ]
+
+
+NO_COVERS = Covers((), ())
+
+
+class Quote(msgspec.Struct, frozen=True):
     """What a call reserves.
 
     Attributes:
         reserved: for the log; None where no price is known.
-        holds: for the append that records it.
+        covers: the budgets that set it aside.
         counted: for the log; what the call's end gives back to rate limits.
+        counting: how it moves the balances of rate limits.
     """
 
     reserved: Reserved | None
-    holds: tuple[Hold, ...] = ()
+    covers: Covers = NO_COVERS
     counted: tuple[Counted, ...] = ()
+    counting: Sequence[Hold] = ()
+
+    @property
+    def holds(self) -> list[Hold]:
+        """For the append that records it."""
+        reserved = self.reserved
+        return [*(() if reserved is None else self.covers.holds(reserved.amount)), *self.counting]
 
 
 UNPRICED = Quote(None)
 
 
-class Cover(NamedTuple):
-    """A budget that covers a call: its balance, what that may come to, and what one unit of the price's currency is."""
+class Terms:
+    """A tariff, and what each call at it needs of it. ``tiers``: those of its deployment, by service tier."""
 
-    name: str
-    limit: Decimal | None
-    rate: Decimal
-    budget: Budget
+    __slots__ = ("currency", "exact", "free", "id", "tariff", "tier", "tiers")
+
+    def __init__(self, tariff: Tariff, tiers: Mapping[str, Terms]) -> None:
+        self.tariff = tariff
+        self.tiers = tiers
+        self.id = tariff.id
+        self.currency = tariff.price.currency
+        self.tier = tariff.price.service_tier
+        self.exact = Exact(tariff.price)
+        self.free = _free(tariff)
+
+
+def _terms(tiers: Mapping[str, Tariff]) -> Mapping[str, Terms]:
+    found: dict[str, Terms] = {}
+    for tier, tariff in tiers.items():
+        found[tier] = Terms(tariff, found)
+    return found
 
 
 class _Account:
     """What is the same for all calls of one payer."""
 
-    __slots__ = ("budgets", "covers", "hard", "limits", "month")
+    __slots__ = ("budgets", "covers", "hard", "limits", "month", "payer")
 
-    def __init__(self, budgets: Sequence[Budget], limits: tuple[RateLimit, ...]) -> None:
+    def __init__(self, payer: Payer, budgets: Sequence[Budget], limits: tuple[RateLimit, ...]) -> None:
+        self.payer = payer
+        """But for its session, which may be any."""
         self.budgets = budgets
         self.limits = limits
         self.hard = any(each.mode == "hard" for each in budgets)
         self.month = ""
-        self.covers: dict[str, tuple[Cover, ...]] = {}
+        self.covers: dict[str, Covers] = {}
         """By currency, in that month."""
 
 
@@ -98,13 +149,16 @@ class Meter:
         self.rates = rates or {}
         self.ranks = ranks or {}
         self.unpriced: Unpriced = unpriced
-        self._by_id: dict[str, tuple[Tariff, Mapping[str, Tariff]]] = {} if before is None else dict(before._by_id)
-        for tiers in tariffs.values():
-            for tariff in tiers.values():
-                self._by_id[tariff.id] = (tariff, tiers)
+        self._terms = {name: _terms(tiers) for name, tiers in tariffs.items()}
+        self._by_id: dict[str, Terms] = {} if before is None else dict(before._by_id)
+        for tiers in self._terms.values():
+            for terms in tiers.values():
+                self._by_id[terms.id] = terms
         self._by_session = any(each.session is not None for each in self.budgets)
-        self._accounts: dict[Payer, _Account] = {}
-        self._month = ("", 0, 0)
+        self._accounts: dict[tuple[str, str, str, str, str], _Account] = {}
+        self._month = ""
+        self._hour = (0, 0)
+        """Within which ``_month`` is the month."""
         self._charged: dict[tuple[str, bool], Decimal] = {} if before is None else before._charged
 
     def same_as(self, other: Meter) -> bool:
@@ -116,65 +170,69 @@ class Meter:
         """All that calls may be charged by from now on."""
         return [tariff for tiers in self._tariffs.values() for tariff in tiers.values()]
 
-    def _account(self, payer: Payer) -> _Account:
-        if payer.session and not self._by_session:
+    def _account(self, payer: tuple[str, str, str, str, str]) -> _Account:
+        """Of a payer, whose fields may come as a plain tuple."""
+        if payer[3] and not self._by_session:
             # One answer does for all sessions.
-            payer = Payer(payer.tenant, payer.key, payer.model, "", payer.agent)
+            payer = (payer[0], payer[1], payer[2], "", payer[4])
         found = self._accounts.get(payer)
         if found is None:
+            payer = Payer(*payer)
             if len(self._accounts) >= METER_PAYERS_MAX:
                 self._accounts.clear()
             limits = limiting(self.rate_limits, payer)
-            found = self._accounts[payer] = _Account(covering(self.budgets, payer), limits)
+            found = self._accounts[payer] = _Account(payer, covering(self.budgets, payer), limits)
         return found
 
     def limiting(self, payer: Payer) -> tuple[RateLimit, ...]:
         """The rate limits that a call is held to."""
         return self._account(payer).limits
 
-    def covers(self, account: _Account, currency: str, at_ms: int) -> tuple[Cover, ...]:
+    def covers(self, account: _Account, currency: str, at_ms: int) -> Covers:
         """The balances that a call at a price of that currency draws on."""
-        month = self.month(at_ms)
-        if account.month != month:
-            account.month = month
-            account.covers.clear()
+        since_ms, until_ms = self._hour
+        if not since_ms <= at_ms < until_ms or account.month != self._month:
+            month = self.month(at_ms)
+            if account.month != month:
+                account.month = month
+                account.covers.clear()
         found = account.covers.get(currency)
         if found is None:
-            found = tuple(self._cover(each, currency, month) for each in account.budgets)
+            found = Covers(account.budgets, [self._held(each, currency, account.month) for each in account.budgets])
             account.covers[currency] = found
         return found
 
-    def _cover(self, budget: Budget, currency: str, month: str) -> Cover:
+    def _held(self, budget: Budget, currency: str, month: str) -> Held:
         try:
             rate = converted(ONE, currency, budget.currency, self.rates)
         except NoRate as missing:
             # The configuration is refused without it, so this is a defect.
             raise AssertionError(str(missing)) from missing
-        return Cover(balance_name(budget, month), budget.limit if budget.mode == "hard" else None, rate, budget)
+        return Held(balance_name(budget, month), rate)
 
-    def tariff(self, deployment: str, service_tier: str | None) -> Tariff | None:
+    def terms(self, deployment: str, service_tier: str | None) -> Terms | None:
         """By what a call there is charged; None where no price is known."""
-        tiers = self._tariffs.get(deployment)
+        tiers = self._terms.get(deployment)
         return None if tiers is None else tiers.get(tier_of(service_tier))
 
-    def purse(self, payer: Payer, service_tier: str | None) -> Purse:
-        """Who pays for a call; ``service_tier`` as its request names it."""
-        return Purse(self, payer, self._account(payer), asked_tier(service_tier))
+    def purse(self, payer: tuple[str, str, str, str, str], service_tier: str | None) -> Purse:
+        """Who pays for a call: the fields of a ``Payer``; ``service_tier`` as its request names it."""
+        account = self._accounts.get(payer) or self._account(payer)
+        return Purse(self, account, None if service_tier is None else asked_tier(service_tier))
 
     def takes(self, deployment: Deployment, service_tier: str | None) -> bool:
         """Whether any call may go to a deployment, as far as a price must be known; else it depends on its payer."""
         tier = asked_tier(service_tier) or deployment.service_tier
-        return self.unpriced == "allow" or self.tariff(deployment.name, tier) is not None
+        return self.unpriced == "allow" or self.terms(deployment.name, tier) is not None
 
     def month(self, at_ms: int) -> str:
         """``month_of``, which hardly ever changes."""
-        name, since_ms, until_ms = self._month
+        since_ms, until_ms = self._hour
         if not since_ms <= at_ms < until_ms:
             # Within one hour of UTC the month is one.
             since_ms = at_ms - at_ms % 3_600_000
-            name = month_of(since_ms)
-            self._month = (name, since_ms, since_ms + 3_600_000)
-        return name
+            self._month, self._hour = month_of(since_ms), (since_ms, since_ms + 3_600_000)
+        return self._month
 
     def count(self, charge: Charge | None) -> None:
         """Count a recorded charge, for /metrics."""
@@ -198,17 +256,15 @@ class Meter:
         """
         if reserved is None:
             return None
-        found = self._by_id.get(reserved.tariff)
-        if found is None or usage is None:
+        terms = self._by_id.get(reserved.tariff)
+        if terms is None or usage is None:
             return whole(reserved)
-        tariff, tiers = found
-        if service_tier is not None and tier_of(service_tier) != tariff.price.service_tier:
-            served = tiers.get(tier_of(service_tier))
-            if served is None or served.price.currency != reserved.currency:
+        if service_tier is not None and tier_of(service_tier) != terms.tier:
+            served = terms.tiers.get(tier_of(service_tier))
+            if served is None or served.currency != reserved.currency:
                 return whole(reserved)
-            tariff = served
-        amount = cost_of(tariff.price, usage)
-        return Charge(tariff=tariff.id, amount=amount, currency=tariff.price.currency)
+            terms = served
+        return Charge(tariff=terms.id, amount=terms.exact.cost(usage), currency=terms.currency)
 
 
 def costs(reserved: Reserved | None) -> bool:
@@ -246,12 +302,16 @@ def settling(
     """
     holds: list[Hold] = []
     if reserved is not None and charge is not None:
-        spent = charge.amount
-        holds = [
-            Hold(budget=each.budget, held=-each.amount, spent=spent if each.rate == ONE else spent * each.rate)
-            for each in reserved.held
-        ]
+        holds = settled(reserved.held, reserved.amount, charge.amount)
     return holds + ended(counted, usage, unsent=unsent) if counted else holds
+
+
+def settled(held: Iterable[Held], amount: Decimal, spent: Decimal) -> list[Hold]:
+    """How budgets' balances move where a call that set ``amount`` aside has cost ``spent``, or many have together."""
+    return [Hold(budget=each.budget, held=-each.of(amount), spent=each.of(spent)) for each in held]
+
+
+_NONE: Mapping[str, Decimal] = {}
 
 
 class Purse:
@@ -262,32 +322,20 @@ class Purse:
         limited: the rate limit that this call has reached.
     """
 
-    __slots__ = (
-        "_account",
-        "_at_ms",
-        "_counts",
-        "_meter",
-        "_named",
-        "_payer",
-        "_tariff_named",
-        "_tier",
-        "_wanted",
-        "limited",
-        "short",
-    )
+    # Most calls set none of these.
+    short: Mapping[str, Decimal] = _NONE
+    limited: RateLimited | None = None
+    _deployment: Deployment | None = None
+    _terms: Terms | None = None
+    """Of that deployment."""
+    _counts: Sequence[Count] = ()
+    _wanted: Mapping[str, Decimal] = _NONE
+    _at_ms = 0
 
-    def __init__(self, meter: Meter, payer: Payer, account: _Account, service_tier: str | None) -> None:
+    def __init__(self, meter: Meter, account: _Account, service_tier: str | None) -> None:
         self._meter = meter
-        self._payer = payer
         self._account = account
         self._tier = service_tier
-        self._named = ""
-        self._tariff_named: Tariff | None = None
-        self._counts: Sequence[Count] = ()
-        self._wanted: Mapping[str, Decimal] = _NONE
-        self._at_ms = 0
-        self.short: dict[str, Decimal] = {}
-        self.limited: RateLimited | None = None
 
     @property
     def by_price(self) -> bool:
@@ -309,16 +357,16 @@ class Purse:
     def takes(self, deployment: Deployment) -> bool:
         """Whether the call may go to a deployment, as far as a price must be known."""
         unpriced: Unpriced = self._meter.unpriced
-        if unpriced == "allow" or self._tariff(deployment) is not None:
+        if unpriced == "allow" or self._terms_at(deployment) is not None:
             return True
         return unpriced == "unbudgeted" and not self._account.hard
 
-    def _tariff(self, deployment: Deployment) -> Tariff | None:
+    def _terms_at(self, deployment: Deployment) -> Terms | None:
         # It is asked for twice: whether the call may go there, and then what it reserves.
-        if self._named != deployment.name:
-            self._named = deployment.name
-            self._tariff_named = self._meter.tariff(deployment.name, self._tier or deployment.service_tier)
-        return self._tariff_named
+        if self._deployment is not deployment:
+            self._deployment = deployment
+            self._terms = self._meter.terms(deployment.name, self._tier or deployment.service_tier)
+        return self._terms
 
     def quote(self, deployment: Deployment, request: Callable[[], ModelRequest], at_ms: int) -> Quote:
         """What the call reserves there, and what it counts for.
@@ -331,10 +379,10 @@ class Purse:
             return self._reserve(deployment, request, at_ms)
         quote = self._reserve(deployment, request, at_ms)
         self._at_ms = at_ms
-        self._counts = counts(limits, self._payer, at_ms)
+        self._counts = counts(limits, self._account.payer, at_ms)
         counted, holds = counting(self._counts, request)
         self._wanted = {hold.budget: hold.spent or hold.held for hold in holds}
-        return Quote(quote.reserved, (*quote.holds, *holds), counted)
+        return Quote(quote.reserved, quote.covers, counted, holds)
 
     def _reserve(self, deployment: Deployment, request: Callable[[], ModelRequest], at_ms: int) -> Quote:
         """What the call reserves there.
@@ -345,51 +393,42 @@ class Purse:
         Raises:
             BudgetExceeded: a budget does not pay for its input and OUTPUT_TOKENS_PAID_MIN of output.
         """
-        tariff = self._tariff(deployment)
-        if tariff is None:
+        terms = self._terms_at(deployment)
+        if terms is None:
             return UNPRICED
-        price = tariff.price
         account = self._account
-        covers = self._meter.covers(account, price.currency, at_ms) if account.budgets else ()
-        if not covers and _free(tariff):
-            return Quote(Reserved(tariff=tariff.id, amount=ZERO, currency=price.currency))
+        covers = self._meter.covers(account, terms.currency, at_ms) if account.budgets else NO_COVERS
+        if covers is NO_COVERS and terms.free:
+            return Quote(Reserved(tariff=terms.id, amount=ZERO, currency=terms.currency))
         asked = request()
         input_tokens = most_tokens(asked)
         limit = asked.params.max_output_tokens
         output_tokens = 0 if asked.embed is not None else _output_tokens(limit, deployment)
         if self.short:
-            output_tokens = self._affordable(covers, price, input_tokens, output_tokens)
-        amount = worst_case(price, input_tokens, output_tokens)
-        held: list[Held] = []
-        holds: list[Hold] = []
-        bound = False
-        for name, most, rate, _ in covers:
-            part = amount if rate is ONE else amount * rate
-            held.append(Held(name, part, rate))
-            holds.append(Hold(budget=name, held=part, limit=most))
-            bound = bound or most is not None
+            output_tokens = self._affordable(covers, terms.tariff.price, input_tokens, output_tokens)
+        amount = terms.exact.worst(input_tokens, output_tokens)
         reserved = Reserved(
-            tariff=tariff.id,
+            tariff=terms.id,
             amount=amount,
-            currency=price.currency,
-            held=tuple(held),
-            output_tokens=output_tokens if bound and asked.embed is None and output_tokens != limit else None,
+            currency=terms.currency,
+            held=covers.held,
+            output_tokens=output_tokens if covers.bound and asked.embed is None and output_tokens != limit else None,
         )
-        return Quote(reserved, tuple(holds))
+        return Quote(reserved, covers)
 
-    def _affordable(self, covers: Sequence[Cover], price: Price, input_tokens: int, output_tokens: int) -> int:
+    def _affordable(self, covers: Covers, price: Price, input_tokens: int, output_tokens: int) -> int:
         """How much of the output the budgets still pay for.
 
         Raises:
             BudgetExceeded: less than OUTPUT_TOKENS_PAID_MIN, and than the call asks for.
         """
         least = min(OUTPUT_TOKENS_PAID_MIN, output_tokens)
-        for cover in covers:
-            left = self.short.get(cover.name)
-            if left is not None and cover.limit is not None:
-                affordable = output_affordable(price, input_tokens, left / cover.rate)
+        for budget, held, most in zip(covers.budgets, covers.held, covers.limits, strict=True):
+            left = self.short.get(held.budget)
+            if left is not None and most is not None:
+                affordable = output_affordable(price, input_tokens, left / held.rate)
                 if affordable < least:
-                    raise too_little(cover.budget, left)
+                    raise too_little(budget, left)
                 output_tokens = min(output_tokens, affordable)
         return output_tokens
 
@@ -399,10 +438,9 @@ class Purse:
         if count is not None:
             self.limited = refusal(count, error.left, int(self._wanted[count.balance]), self._at_ms)
             return
-        self.short[error.budget] = error.left if tries < tries_max else Decimal(-1)
+        self.short = {**self.short, error.budget: error.left if tries < tries_max else Decimal(-1)}
 
 
-_NONE: Mapping[str, Decimal] = {}
 _LAST = (True, Decimal("Infinity"), ZERO)
 
 

@@ -29,7 +29,6 @@ from stateline.engine.paying import paid
 from stateline.engine.perform import unbilled
 from stateline.engine.place import Placement, fitted, place, standings
 from stateline.engine.rates import may_fail
-from stateline.money.budgets import Payer
 from stateline.ports import BudgetExceeded, Judge
 
 
@@ -102,9 +101,11 @@ class _Entry:
 
     def finished(self, finish: Finish) -> None:
         """The answer is whole, whether or not its caller stays to hear it."""
-        meter = self._meter
-        charge = meter.charged(self.reserved, finish.usage, finish.service_tier) if meter is not None else None
-        self._end(charge, None, finish.usage)
+        ledger, meter = self._ledger, self._meter
+        if ledger is not None and meter is not None:
+            self._ledger = None
+            charge = meter.charged(self.reserved, finish.usage, finish.service_tier)
+            meter.count(ledger.end(self._id, charge, None, finish.usage))
 
     def failed(self, failure: ModelError, *, said: bool) -> None:
         self._end(None, failure.code, failure.usage, sent=said or not unbilled(failure))
@@ -163,20 +164,24 @@ class _Tries:
         node, request, facts = self._node, self._request, self._facts
         purse = None
         if node.meter is not None:
-            payer = Payer(facts.tenant, facts.user, request.params.model)
+            payer = (facts.tenant, facts.user, request.params.model, "", "")
             purse = node.meter.purse(payer, request.params.service_tier)
+
+        def asked() -> ModelRequest:
+            return request
+
         look = partial(
             place,
             node.catalogue,
             node.monitor,
             request.params.model,
             affinity=request.params.prompt_cache_key or request.key,
-            request=lambda: request,
+            request=asked,
             tried=self._tried,
             judge=self._judge(),
         )
         for tries in range(BUDGET_TRIES_MAX + 1):
-            placement, quote = paid(look, purse, lambda: request, node.clock.now_ms())
+            placement, quote = paid(look, purse, asked, node.clock.now_ms())
             try:
                 return placement, await self._record(placement, quote)
             except BudgetExceeded as error:
@@ -207,7 +212,8 @@ class _Tries:
             priced=placement.priced,
             counted=quote.counted,
         )
-        await node.ledger.start(started, quote.holds, wait=costs(quote.reserved) or may_fail(quote.holds))
+        wait = costs(quote.reserved) or may_fail(quote.counting)
+        await node.ledger.start(started, quote.counting, quote.covers, wait=wait)
         return _Entry(node.ledger, started.id, node.meter, quote.reserved)
 
     async def wait(self, placement: Placement) -> None:

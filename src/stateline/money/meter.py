@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact, InvalidOperation
+from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from stateline.core.billing import ZERO, Price, Rates
 from stateline.core.calls import Usage
 
 _MILLION = Decimal(1_000_000)
+_WHOLE = Context(prec=100, traps=[Inexact, InvalidOperation])
 OUTPUT_UNLIMITED = 2**31
 """More tokens than any model says in a call."""
 
@@ -84,6 +87,46 @@ def worst_case(price: Price, input_tokens: int, output_tokens: int) -> Decimal:
         dearest_output = max(_dearest_output(each) for each in reached)
     amount = (input_tokens * dearest_input + output_tokens * dearest_output) / _MILLION
     return amount + price.per_call if price.per_call else amount
+
+
+class Exact:
+    """A price in whole numbers: what ``cost_of`` and ``worst_case`` give, for the price of every call's arithmetic.
+
+    Only calls with two kinds of token, at a price without bands, are computed here; all others are there.
+    """
+
+    __slots__ = ("_call", "_dearest_input", "_dearest_output", "_input", "_one", "_output", "price")
+
+    def __init__(self, price: Price) -> None:
+        self.price = price
+        self._one = None
+        if len(price.rates) == 1:
+            rates = price.rates[0]
+            dearest = _dearest_input(rates), _dearest_output(rates)
+            amounts = [Fraction(each) for each in (rates.input, rates.output, *dearest)]
+            call = Fraction(price.per_call) * 1_000_000
+            # The denominators are of twos and fives alone, so one of them, or their product, does for all.
+            scale = math.lcm(*(each.denominator for each in (*amounts, call)))
+            self._input, self._output, self._dearest_input, self._dearest_output = (
+                int(each * scale) for each in amounts
+            )
+            self._call = int(call * scale)
+            self._one = Decimal(scale) * _MILLION
+
+    def cost(self, usage: Usage) -> Decimal:
+        """``cost_of``."""
+        one = self._one
+        if one is None or usage.cached_tokens or usage.cache_write_tokens or usage.reasoning_tokens:
+            return cost_of(self.price, usage)
+        return _WHOLE.divide(usage.input_tokens * self._input + usage.output_tokens * self._output + self._call, one)
+
+    def worst(self, input_tokens: int, output_tokens: int) -> Decimal:
+        """``worst_case``."""
+        one = self._one
+        if one is None:
+            return worst_case(self.price, input_tokens, output_tokens)
+        dearest = input_tokens * self._dearest_input + output_tokens * self._dearest_output
+        return _WHOLE.divide(dearest + self._call, one)
 
 
 def output_affordable(price: Price, input_tokens: int, amount: Decimal) -> int:

@@ -87,7 +87,7 @@ RESERVED = Reserved(
     tariff="trf_0",
     amount=Decimal("0.5"),
     currency="EUR",
-    held=(Held("budget/all/2026-11", Decimal("0.55"), Decimal("1.1")),),
+    held=(Held("budget/all/2026-11", Decimal("1.1")),),
     output_tokens=4_096,
 )
 COUNTED = (
