@@ -29,7 +29,7 @@ crash: ## Kill the server 100 times under load; writes bench/results/crash.json
 	$(RUN) pytest tests/crash/test_crash.py -m slow -s $(ARGS)
 
 tool-crash: ## Kill the server 200 times in the middle of tool calls; writes bench/results/tool-crash.json
-	$(RUN) pytest tests/crash/test_tool_crash.py -m slow -s $(ARGS)
+	$(RUN) pytest tests/crash/test_tool_crash.py tests/crash/test_tool_nodes.py -m slow -s $(ARGS)
 
 sim: ## Simulate nodes that die, stall and lose the store: make sim SEEDS=2000; writes bench/results/sim.json
 	$(RUN) python -m stateline.testing.sim --seeds $(SEEDS) --out bench/results/sim.json $(ARGS)

@@ -169,7 +169,7 @@ def wrong(ran: Sequence[Ran], ledger: Ledger) -> dict[str, list[str]]:
     unsafe = {wish for tool, wish in times if KINDS[tool] == "unsafe"}
     return {
         "unsafe_twice": [
-            f"{wish}: {count} times" for (tool, wish), count in times.items() if wish in unsafe and count > 1
+            f"{wish}: {count} times" for (_, wish), count in times.items() if wish in unsafe and count > 1
         ],
         "keys_changed": [f"{wish}: {sorted(each)}" for wish, each in keys.items() if each != {ledger.keys.get(wish)}],
         "keys_shared": [f"{key}: {sorted(each)}" for key, each in wishes.items() if len(each) > 1],
