@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-plan bench-policy bench-prices bench-routing bench-shared failover interleavings mcp-conformance soak
+.PHONY: help demo test test-all crash tool-crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-plan bench-policy bench-prices bench-routing bench-shared failover interleavings mcp-conformance soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ test-all: ## Run every test, the crash soaks included
 
 crash: ## Kill the server 100 times under load; writes bench/results/crash.json
 	$(RUN) pytest tests/crash/test_crash.py -m slow -s $(ARGS)
+
+tool-crash: ## Kill the server 200 times in the middle of tool calls; writes bench/results/tool-crash.json
+	$(RUN) pytest tests/crash/test_tool_crash.py tests/crash/test_tool_nodes.py -m slow -s $(ARGS)
 
 sim: ## Simulate nodes that die, stall and lose the store: make sim SEEDS=2000; writes bench/results/sim.json
 	$(RUN) python -m stateline.testing.sim --seeds $(SEEDS) --out bench/results/sim.json $(ARGS)

@@ -1,0 +1,174 @@
+"""Secrets that are planted where secrets go, and looked for everywhere else: in every file, answer and event."""
+
+from __future__ import annotations
+
+import base64
+import json
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from signal import SIGTERM
+from typing import Any
+
+import aiohttp
+import pytest
+from tests.crash.harness import Server
+from tests.tools.mcp_servers import Seen, shop
+
+from stateline.core import events as e
+from stateline.identity.admin_file import read_admin_file
+from stateline.testing import ScriptedCall, ScriptedUpstream
+from stateline.testing.scripted import Answer, Asked
+
+VAULT = "vault-planted-7f3a9c51"
+HEADER = "header-planted-91be20d4"
+BEARER = "bearer-planted-5cc07e12"
+OUTPUT = "output-planted-e4418a6b"
+"""What a tool answers: it is the session's own, and nobody else's."""
+CONFIG = """
+[tools]
+allow_hosts = ["{host}"]
+
+[vault]
+key_file = "master.key"
+"""
+
+
+def model(asked: Asked, _: int) -> Answer:
+    """Calls the tool that the user names, with what the user says."""
+    if asked.tool_output is not None:
+        return Answer(text="That is all.")
+    name, _, arguments = asked.user_text.partition(" ")
+    return Answer(calls=(ScriptedCall(name=f"shop-{name}", arguments=arguments or "{}"),))
+
+
+def forms(secret: str) -> list[bytes]:
+    """As it is, and as those write it who encode it first."""
+    raw = secret.encode()
+    return [raw, raw.hex().encode(), base64.b64encode(raw), base64.b64encode(b"Bearer " + raw)]
+
+
+def holds(data: bytes, secret: str) -> bool:
+    return any(form in data for form in forms(secret))
+
+
+def recorded(database: Path) -> dict[str, bytes]:
+    """What is in the events of each session, decoded; and in all other tables, by their name."""
+    out: dict[str, bytes] = {}
+    with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as db:
+        rows = db.execute("SELECT s.id, e.body FROM events e JOIN sessions s ON s.n = e.session").fetchall()
+        for name, raw in rows:
+            out[name] = out.get(name, b"") + repr(e.decode_body(raw)).encode() + raw
+        tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            if table not in ("events", "chunks", "snapshots"):
+                out[table] = b"".join(
+                    [bytes(value) if isinstance(value, bytes) else str(value).encode() for row in
+                     db.execute(f"SELECT * FROM {table}") for value in row]
+                )  # fmt: skip
+    return out
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+class Run:
+    """A server, and everything that it answers."""
+
+    def __init__(self, server: Server, http: aiohttp.ClientSession, url: str) -> None:
+        self.server = server
+        self.http = http
+        self.url = url
+        self.said: list[tuple[str, bytes]] = []
+        admin = read_admin_file(server.database)
+        assert admin is not None
+        self._headers = {"authorization": f"Bearer {admin.token}"}
+
+    async def __call__(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        headers = self._headers if path.startswith("/v1/admin") else {}
+        async with self.http.request(method, self.server.root + path, json=body, headers=headers) as reply:
+            raw = await reply.read()
+            self.said.append((f"{method} {path} {reply.status}", raw))
+            kind = reply.content_type
+            return reply.status, json.loads(raw) if kind == "application/json" else raw
+
+    async def turn(self, text: str, **tool: object) -> Any:
+        used = {
+            "type": "mcp",
+            "server_label": "shop",
+            "server_url": self.url,
+            "authorization": BEARER,
+            "headers": {"X-Secret": HEADER},
+            "require_approval": "never",
+        }
+        return await self("POST", "/v1/responses", {"model": "scripted", "input": text, "tools": [used | tool]})
+
+
+async def put_into_the_vault(run: Run) -> None:
+    """Well, and in every wrong way."""
+    good = {"tenant": "default", "name": "github", "value": VAULT}
+    assert (await run("POST", "/v1/admin/secrets", good))[0] == 200
+    assert (await run("POST", "/v1/admin/secrets", good | {"name": "gone"}))[0] == 200
+    for wrong in ({"name": "no/name"}, {"value": [VAULT]}, {"value": VAULT * 10_000}, {"more": VAULT}, {"tenant": ""}):
+        status, _ = await run("POST", "/v1/admin/secrets", good | wrong)
+        assert status == 400, wrong
+    assert (await run("DELETE", "/v1/admin/secrets/default/gone"))[0] == 200
+    assert (await run("POST", "/v1/admin/secrets/rotate"))[0] == 200
+    assert (await run("GET", "/v1/admin/secrets"))[0] == 200
+
+
+async def call_tools(run: Run, seen: Seen) -> list[str]:
+    """Turns whose tool gets the headers, and answers, repeats them, fails or cannot be reached; those that answer."""
+    answered: list[str] = []
+    for _ in range(2):
+        status, made = await run.turn(f'put {{"value": "{OUTPUT}"}}')
+        assert (status, made["status"]) == (200, "completed")
+        answered.append(made["id"][5:29])
+    status, made = await run.turn('refund {"cents": 5}')
+    assert (status, made["status"]) == (200, "completed")
+    assert seen.headers[-1]["x-secret"] == HEADER
+    assert seen.headers[-1]["authorization"] == f"Bearer {BEARER}"
+    for text in ("fails", "no_such_tool", 'refund {"cents": "x"}', "exits_not"):
+        assert (await run.turn(text))[0] == 200
+    for wrong in ({"server_url": "http://127.0.0.1:9/mcp"}, {"server_url": run.url + "/nowhere"}):
+        assert (await run.turn("fails", **wrong))[1]["status"] == "failed"
+    for wrong in ({"headers": [HEADER]}, {"headers": {"X-Secret": HEADER + "\n"}}, {"authorization": [BEARER]}):
+        assert (await run.turn("fails", **wrong))[0] == 400
+    return answered
+
+
+@pytest.mark.timeout(120)
+async def test_a_planted_secret_is_found_nowhere(tmp_path: Path) -> None:
+    seen = Seen()
+    (tmp_path / "master.key").write_text(base64.b64encode(bytes(range(32))).decode() + "\n")
+    async with ScriptedUpstream(model) as upstream, shop(seen) as url, aiohttp.ClientSession() as http:
+        host = url.removeprefix("http://").partition("/")[0]
+        server = Server(tmp_path, upstream, settings=CONFIG.format(host=host))
+        try:
+            await server.start()
+            run = Run(server, http, url)
+            await put_into_the_vault(run)
+            sessions = await call_tools(run, seen)
+            own = len(run.said)
+            for path in ("/metrics", "/v1/effects", "/v1/approvals", "/v1/placements", "/v1/usage", "/v1/admin/status"):
+                assert (await run("GET", path))[0] == 200
+            # What a kill leaves, and what a gentle end does.
+            await server.kill()
+            files = {f"killed {name}": data for name, data in files_of(tmp_path).items()}
+            await server.start()
+            await server.end(SIGTERM)
+            files |= files_of(tmp_path)
+        finally:
+            await server.close()
+    records = recorded(server.database)
+    everywhere = [*files.items(), *run.said, *records.items()]
+    found = [(where, secret) for secret in (VAULT, HEADER, BEARER) for where, data in everywhere if holds(data, secret)]
+    assert found == []
+    # A tool's answer is in its session's own events, and in no other place but the answers to who asked.
+    assert {name for name, data in records.items() if holds(data, OUTPUT)} == set(sessions)
+    assert [name for name, data in files.items() if holds(data, OUTPUT) and ".db" not in name] == []
+    listed = [where for where, data in run.said[own:] if holds(data, OUTPUT) and "/v1/effects" not in where]
+    assert listed == []
+    # The search finds what is there.
+    assert sum(holds(data, OUTPUT) for _, data in run.said[:own]) == len(sessions)
