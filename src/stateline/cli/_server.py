@@ -21,6 +21,7 @@ from stateline.ops.asking import ask_as_client, local
 Shown = dict[str, Any]
 
 KEY_ENV = "STATELINE_API_KEY"
+_MISSING = {"approval": "approval_not_found", "effect": "effect_not_found"}
 
 UrlOption = Annotated[
     str | None, typer.Option("--url", help="The server. Default: the one that runs on the configured store.")
@@ -82,7 +83,7 @@ class Server(NamedTuple):
             for each in self.listed(path, {**query, "session": session}, sys.maxsize)["data"]:
                 if each["id"] == id_:
                     return each
-        raise NotFound(f"there is no {what} {id_[:128]!r} in this tenant", code=f"{what}_not_found")
+        raise NotFound(f"there is no {what} {id_[:128]!r} in this tenant", code=_MISSING[what])
 
 
 def find_server(config: Path | None, url: str | None, key_env: str) -> Server:
@@ -126,7 +127,7 @@ def find_server(config: Path | None, url: str | None, key_env: str) -> Server:
 def checked_id(id_: str, what: str) -> str:
     """Raises NotFound where it cannot be the id of an item, before anybody is asked."""
     if item_session(id_) is None:
-        raise NotFound(f"{id_[:128]!r} is not the id of an {what}", code=f"{what}_not_found")
+        raise NotFound(f"{id_[:128]!r} is not the id of an {what}", code=_MISSING[what])
     return id_
 
 
