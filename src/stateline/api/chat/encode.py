@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from stateline.api.agent_turns import AgentTurnField, Told
 from stateline.core.calls import (
     AnnotationDelta,
     CallDelta,
@@ -105,6 +106,7 @@ class ChatCompletion(msgspec.Struct, frozen=True, kw_only=True):
     choices: tuple[Choice, ...]
     usage: CompletionUsage | msgspec.UnsetType = msgspec.UNSET
     service_tier: str | msgspec.UnsetType = msgspec.UNSET
+    stateline: AgentTurnField | msgspec.UnsetType = msgspec.UNSET
 
 
 def usage_field(usage: Usage) -> CompletionUsage:
@@ -128,9 +130,10 @@ def _annotation(note: UrlCitation) -> ChatAnnotation:
 class ChatAnswer:
     """Gathers the deltas of one call into a chat completion."""
 
-    __slots__ = ("_annotations", "_calls", "_finish", "_logprobs", "_reasoning", "_refusal", "_text")
+    __slots__ = ("_annotations", "_calls", "_finish", "_logprobs", "_reasoning", "_refusal", "_text", "_told")
 
-    def __init__(self) -> None:
+    def __init__(self, told: Told | None = None) -> None:
+        self._told = told
         self._text: list[str] = []
         self._refusal: list[str] = []
         self._reasoning: list[str] = []
@@ -187,6 +190,7 @@ class ChatAnswer:
             ),
             usage=usage_field(usage) if usage else msgspec.UNSET,
             service_tier=(finish.service_tier if finish else None) or msgspec.UNSET,
+            stateline=msgspec.UNSET if self._told is None else self._told.field,
         )
 
 
@@ -196,13 +200,16 @@ class ChatAnswer:
 class ChatChunks:
     """Turns deltas into ``data:`` lines, one chunk a delta."""
 
-    def __init__(self, completion_id: str, created: int, model: str, *, include_usage: bool) -> None:
+    def __init__(
+        self, completion_id: str, created: int, model: str, *, include_usage: bool, told: Told | None = None
+    ) -> None:
         head = {"id": completion_id, "object": "chat.completion.chunk", "created": created, "model": model}
         self._head = b"data: " + _encode(head)[:-1]
         self._choice = self._head + b',"choices":[{"index":0,"delta":'
         self._usage_null = b',"usage":null' if include_usage else b""
         self._tail = b',"logprobs":null,"finish_reason":null}]' + self._usage_null + b"}\n\n"
         self._include_usage = include_usage
+        self._told = told
         self._begun = False
         self._numbers: dict[int, int] = {}
 
@@ -257,6 +264,8 @@ class ChatChunks:
         out += self._usage_null
         if finish.service_tier is not None:
             out += b',"service_tier":' + _encode(finish.service_tier)
+        if self._told is not None and self._told.field is not msgspec.UNSET:
+            out += b',"stateline":' + _encode(self._told.field)
         out += b"}\n\n"
         if self._include_usage and finish.usage is not None:
             out += self._head + b',"choices":[],"usage":' + _encode(usage_field(finish.usage)) + b"}\n\n"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from stateline.api.agent_turns import AgentTurnField, Told
 from stateline.core.calls import (
     AnnotationDelta,
     CallDelta,
@@ -76,6 +77,7 @@ class AnthropicMessage(msgspec.Struct, frozen=True, kw_only=True):
     stop_details: None = None
     container: None = None
     usage: MessageUsage
+    stateline: AgentTurnField | msgspec.UnsetType = msgspec.UNSET
 
 
 def usage_field(usage: Usage | None) -> MessageUsage:
@@ -206,8 +208,9 @@ class _Blocks:
 class MessageAnswer(_Blocks):
     """Gathers the deltas of one call into a message."""
 
-    def __init__(self) -> None:
+    def __init__(self, told: Told | None = None) -> None:
         super().__init__()
+        self._told = told
         self._content: list[Json] = []
         self._pieces: list[str] = []
         self._finish: Finish | None = None
@@ -250,6 +253,7 @@ class MessageAnswer(_Blocks):
             model=model,
             stop_reason=self.stop_reason(finish),
             usage=usage_field(finish.usage),
+            stateline=msgspec.UNSET if self._told is None else self._told.field,
         )
 
 
@@ -264,8 +268,9 @@ def _arguments(text: str) -> Json:
 class MessageEvents(_Blocks):
     """Turns deltas into the events of a stream."""
 
-    def __init__(self, message_id: str, model: str) -> None:
+    def __init__(self, message_id: str, model: str, told: Told | None = None) -> None:
         super().__init__()
+        self._told = told
         message = AnthropicMessage(id=message_id, content=[], model=model, stop_reason=None, usage=usage_field(None))
         self._out = bytearray()
         self._event("message_start", {"message": message})
@@ -312,7 +317,8 @@ class MessageEvents(_Blocks):
         usage = msgspec.to_builtins(usage_field(finish.usage))
         shown = ("input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens")
         totals: Json = {name: usage[name] for name in shown} | {"server_tool_use": None}
-        self._event("message_delta", {"delta": delta, "usage": totals})
+        about: Json = {} if self._told is None or self._told.field is msgspec.UNSET else {"stateline": self._told.field}
+        self._event("message_delta", {"delta": delta, "usage": totals, **about})
 
     def _event(self, kind: str, fields: Json) -> None:
         self._out += b"event: %b\ndata: %b\n\n" % (kind.encode(), _encode({"type": kind} | fields))

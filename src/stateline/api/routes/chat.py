@@ -1,4 +1,4 @@
-"""``/v1/chat/completions``: the stateless plane. Nothing of it is kept."""
+"""``/v1/chat/completions``: the stateless plane, of which nothing is kept; and agents, which are stored turns."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from time import time
 
+from stateline.api.agent_turns import Told, agent_deltas, is_agent
 from stateline.api.auth import require_agent
 from stateline.api.call import Call
 from stateline.api.chat.encode import ChatAnswer, ChatChunks
@@ -18,28 +19,32 @@ from stateline.core.calls import ModelDelta
 
 
 async def create(service: Service, call: Call) -> None:
-    """One bare model call; it ends when the client hangs up."""
-    parsed = parse_chat(await call.body())
+    """One bare model call, which ends when the client hangs up; or a turn of an agent."""
+    body, told = await call.body(), Told()
+    parsed = parse_chat(body)
     request = parsed.request
     require_agent(call.principal, request.params.model)
     show_rates(service, call, request.params.model)
-    deltas = service.engine.relay(call.tenant, call.principal.id, request)
+    if is_agent(request.params.model):
+        deltas = agent_deltas(service, call, request, body, told, one_text=True)
+    else:
+        deltas = service.engine.relay(call.tenant, call.principal.id, request)
     async with aclosing(deltas):
         if request.stream:
-            await _stream(call, parsed, deltas)
+            await _stream(call, parsed, deltas, told)
         else:
-            await _whole(call, parsed, deltas)
+            await _whole(call, parsed, deltas, told)
 
 
-async def _whole(call: Call, parsed: ParsedChat, deltas: AsyncIterator[list[ModelDelta]]) -> None:
-    answer = ChatAnswer()
+async def _whole(call: Call, parsed: ParsedChat, deltas: AsyncIterator[list[ModelDelta]], told: Told) -> None:
+    answer = ChatAnswer(told)
     await gather(call, deltas, answer.add)
     await call.reply_json(answer.completion(_completion_id(), int(time()), parsed.request.params.model))
 
 
-async def _stream(call: Call, parsed: ParsedChat, deltas: AsyncIterator[list[ModelDelta]]) -> None:
+async def _stream(call: Call, parsed: ParsedChat, deltas: AsyncIterator[list[ModelDelta]], told: Told) -> None:
     model = parsed.request.params.model
-    chunks = ChatChunks(_completion_id(), int(time()), model, include_usage=parsed.include_usage)
+    chunks = ChatChunks(_completion_id(), int(time()), model, include_usage=parsed.include_usage, told=told)
     await send_relayed(call, deltas, chunks.encode, end=DONE, failed=lambda error: b"data: %b\n\n" % error)
 
 

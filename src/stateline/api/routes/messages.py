@@ -1,4 +1,4 @@
-"""``/v1/messages``: the stateless plane for clients of Anthropic's API. Nothing of it is kept."""
+"""``/v1/messages``, for clients of Anthropic's API: the stateless plane, of which nothing is kept; and agents."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import aclosing
 
 import msgspec
 
+from stateline.api.agent_turns import Told, agent_deltas, is_agent
 from stateline.api.auth import require_agent
 from stateline.api.call import Call
 from stateline.api.messages.encode import STOP, MessageAnswer, MessageEvents, error_bytes
@@ -21,16 +22,22 @@ class MessageTokens(msgspec.Struct, frozen=True):
 
 
 async def create(service: Service, call: Call) -> None:
-    """One bare model call; it ends when the client hangs up."""
-    request = parse_message(await call.body())
+    """One bare model call, which ends when the client hangs up; or a turn of an agent."""
+    body, told = await call.body(), Told()
+    request = parse_message(body)
     message_id, model = new_name("msg_", 14), request.params.model
     require_agent(call.principal, model)
     show_rates(service, call, model)
-    async with aclosing(service.engine.relay(call.tenant, call.principal.id, request, "messages")) as deltas:
+    if is_agent(model):
+        deltas = agent_deltas(service, call, request, body, told, one_text=False)
+    else:
+        deltas = service.engine.relay(call.tenant, call.principal.id, request, "messages")
+    async with aclosing(deltas):
         if request.stream:
-            await send_relayed(call, deltas, MessageEvents(message_id, model).encode, end=STOP, failed=error_bytes)
+            events = MessageEvents(message_id, model, told)
+            await send_relayed(call, deltas, events.encode, end=STOP, failed=error_bytes)
             return
-        answer = MessageAnswer()
+        answer = MessageAnswer(told)
         await gather(call, deltas, answer.add)
         await call.reply_json(answer.message(message_id, model))
 
