@@ -18,8 +18,10 @@ from stateline.core.carrying import Dropped
 from stateline.core.ids import SessionRef
 from stateline.core.items import InputContent, Item, McpListTools, ModelItem, Sidecar
 from stateline.core.limits import TurnLimits
+from stateline.core.links import Anchor, Record
 from stateline.core.ops import ItemMarks, Op
 from stateline.core.placing import Passed, Priced, Refused, Ruling
+from stateline.core.stateless import StatelessCallEnded, StatelessCallStarted
 from stateline.core.tools import Agent, Answer, Asked, EffectClass, McpTool, PlannedCall, PolicyRuling, ServerTools
 
 READER_VERSION = 1
@@ -386,36 +388,6 @@ class TariffRecorded(_Body, tag="tariff_recorded/1", frozen=True, gc=False, kw_o
     tariff: Tariff
 
 
-class StatelessCallStarted(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """A call that is kept in no session was placed; without content. ``id`` is its own in the whole store.
-
-    ``interface`` as in ``CallFacts``; ``passed``, ``verdict``, ``refused``, ``reserved``, ``priced`` and ``counted``
-    as in ModelCallStarted.
-    """
-
-    id: str
-    tenant: str
-    principal: str
-    interface: str
-    deployment: str
-    model: str
-    passed: tuple[Passed, ...] = ()
-    verdict: Ruling | None = None
-    refused: tuple[Refused, ...] = ()
-    reserved: Reserved | None = None
-    priced: tuple[Priced, ...] = ()
-    counted: tuple[Counted, ...] = ()
-
-
-class StatelessCallEnded(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
-    """It ended, well where there is no ``code``. The code ``node_lost``: its node was lost during the call."""
-
-    id: str
-    usage: Usage | None = None
-    code: str | None = None
-    charge: Charge | None = None
-
-
 class StatelessCalls(_Body, tag="stateless_calls/1", frozen=True, gc=False, kw_only=True):
     """Calls that are kept in no session: those that one append lets begin, and then those that have ended.
 
@@ -474,6 +446,27 @@ class SecretRemoved(_Body, tag="secret_removed/1", frozen=True, gc=False, kw_onl
     name: str
 
 
+# -- the audit --------------------------------------------------------------------------------------------
+
+
+class AuditSalted(_Body, tag="audit_salted/1", frozen=True, gc=False, kw_only=True):
+    """The salt of a session's audit records; kept apart, so that it can be destroyed with the session."""
+
+    tenant: str
+    session: str
+    salt: bytes
+
+
+class AuditKept(_Body, tag="audit_kept/1", frozen=True, gc=False, kw_only=True):
+    """A session's chain was signed. ``records``: where the session is erased, those since the last such event."""
+
+    tenant: str
+    session: str
+    anchor: Anchor
+    records: tuple[Record, ...] = ()
+    erased: bool = False
+
+
 Body = (
     SessionCreated
     | SessionUpdated
@@ -511,6 +504,8 @@ Body = (
     | KeyRevoked
     | SecretStored
     | SecretRemoved
+    | AuditSalted
+    | AuditKept
 )
 
 TERMINAL = (TurnCompleted, TurnIncomplete, TurnFailed, TurnCancelled)

@@ -44,6 +44,7 @@ from stateline.core.items import (
     UrlCitation,
 )
 from stateline.core.limits import TurnLimits
+from stateline.core.links import Anchor, Record
 from stateline.core.ops import AddAnnotation, AddItem, AddPart, Delta, EndItem, EndPart, ItemMarks, PartMarks
 from stateline.core.placing import Drew, Passed, Priced, Refused, Ruling, Said
 from stateline.core.tools import Agent, Answer, Asked, McpTool, PlannedCall, PolicyRuling, ServerTools, Tool
@@ -242,6 +243,8 @@ HOSTED: tuple[Item, ...] = (
     EffectResolution(id="efr_1", call_id=PLANNED.id, decision="committed", output="done"),
 )
 
+ANCHOR = Anchor(count=1, link=b"\x01link", at_ms=5, key=b"\x02key", signature=b"\x03signature")
+LINK = Record(session="0123456789abcdefghjkmnpq", seq=2, at_ms=4, kind="prompt", leaf=b"\x04leaf", link=b"\x01link")
 EVERY_BODY: tuple[e.Body, ...] = (
     e.TurnRequested(
         response_id=RESPONSE,
@@ -416,4 +419,7 @@ EVERY_BODY: tuple[e.Body, ...] = (
         tenant="acme", name="github", key_id="0123456789abcdef", wrapped=b"\x00w", sealed=b"\xffs", written_at_ms=7
     ),
     e.SecretRemoved(tenant="acme", name="github"),
+    e.AuditSalted(tenant="acme", session="0123456789abcdefghjkmnpq", salt=b"\x00salt"),
+    e.AuditKept(tenant="acme", session="0123456789abcdefghjkmnpq", anchor=ANCHOR),
+    e.AuditKept(tenant="acme", session="0123456789abcdefghjkmnpq", anchor=ANCHOR, records=(LINK,), erased=True),
 )
