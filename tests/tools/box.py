@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from stateline.core.limits import SandboxLimits
+from stateline.core.limits_tools import SandboxLimits
 from stateline.core.tools import ToolCall, ToolResult
 from stateline.tools.sandbox import Sandbox, Unavailable, try_out
 

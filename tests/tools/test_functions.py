@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from stateline.core.limits import FUNCTION_OUTPUT_BYTES_MAX, TOOL_FUNCTIONS_MAX
+from stateline.core.limits_tools import FUNCTION_OUTPUT_BYTES_MAX, TOOL_FUNCTIONS_MAX
 from stateline.core.tools import Tool, ToolCall, ToolError, ToolResult
 from stateline.tools import Context, ToolFailure, tool
 from stateline.tools.authoring import offer_of

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.tools.box import call, needs_sandbox, none_with, python, sandbox, shell, until
 
-from stateline.core.limits import SANDBOX_CODE_BYTES_MAX, SANDBOX_RESULTS_KEPT
+from stateline.core.limits_tools import SANDBOX_CODE_BYTES_MAX, SANDBOX_RESULTS_KEPT
 from stateline.core.tools import ToolError
 from stateline.tools import sandbox as module
 from stateline.tools.sandbox import Sandbox, Unavailable

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from tests.tools.box import needs_sandbox, none_with, python, sandbox, shell
 
-from stateline.core.limits import SANDBOX_FILES_OPEN_MAX
+from stateline.core.limits_tools import SANDBOX_FILES_OPEN_MAX
 from stateline.tools.sandbox import Sandbox
 
 pytestmark = needs_sandbox

@@ -24,9 +24,9 @@ from stateline.core.limits import (
     UPSTREAM_FIRST_BYTE_S,
     UPSTREAM_STALL_S,
     Retention,
-    SandboxLimits,
     TurnLimits,
 )
+from stateline.core.limits_tools import SandboxLimits
 
 FILE_NAME = "stateline.toml"
 ENVIRON_PREFIX = "STATELINE_"

@@ -7,15 +7,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from stateline.core.limits import (
-    MCP_NAME_CHARS_MAX,
-    TOOL_CALL_S,
-    TOOL_CONNECT_S,
-    TOOL_FUNCTION_S,
-    TOOL_FUNCTIONS_AT_ONCE,
-    TOOL_FUNCTIONS_MAX,
-    TOOLS_MAX,
-)
+from stateline.core.limits import MCP_NAME_CHARS_MAX, TOOL_CALL_S, TOOL_CONNECT_S, TOOLS_MAX
+from stateline.core.limits_tools import TOOL_FUNCTION_S, TOOL_FUNCTIONS_AT_ONCE, TOOL_FUNCTIONS_MAX
 from stateline.core.tools import EffectClass
 
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]

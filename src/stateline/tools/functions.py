@@ -21,7 +21,7 @@ from typing import Any, cast
 import msgspec
 
 from stateline.core.errors import Blame, StatelineError
-from stateline.core.limits import FUNCTION_OUTPUT_BYTES_MAX, TOOL_FUNCTIONS_MAX
+from stateline.core.limits_tools import FUNCTION_OUTPUT_BYTES_MAX, TOOL_FUNCTIONS_MAX
 from stateline.core.tools import Tool, ToolCall, ToolError, ToolResult
 from stateline.tools.authoring import Context, Offer, ToolFailure, offer_of
 

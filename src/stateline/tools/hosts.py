@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from stateline.core.limits import SandboxLimits
+from stateline.core.limits_tools import SandboxLimits
 from stateline.ports import ToolHost
 
 

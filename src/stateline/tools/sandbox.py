@@ -30,7 +30,7 @@ from typing import Any, BinaryIO, Literal
 
 import msgspec
 
-from stateline.core.limits import (
+from stateline.core.limits_tools import (
     SANDBOX_CODE_BYTES_MAX,
     SANDBOX_FILES_OPEN_MAX,
     SANDBOX_GRACE_S,
