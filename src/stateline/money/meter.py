@@ -111,7 +111,7 @@ class Exact:
                 int(each * scale) for each in amounts
             )
             self._call = int(call * scale)
-            self._one = Decimal(scale) * _MILLION
+            self._one = Decimal(scale * 1_000_000)
 
     def cost(self, usage: Usage) -> Decimal:
         """``cost_of``."""

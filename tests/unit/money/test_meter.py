@@ -8,10 +8,11 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stateline.core.billing import Price, Rates, tier_of
+from stateline.core.billing import Held, Price, Rates, plain, tier_of
 from stateline.core.calls import Usage
 from stateline.money.meter import (
     OUTPUT_UNLIMITED,
+    Exact,
     Line,
     cost_of,
     lines_of,
@@ -28,8 +29,8 @@ TOKENS = st.integers(0, 2_000_000)
 
 
 @st.composite
-def prices(draw: st.DrawFn) -> Price:
-    bands = [0, *sorted(draw(st.sets(st.integers(1, 1_000_000), max_size=2)))]
+def prices(draw: st.DrawFn, bands_max: int = 3) -> Price:
+    bands = [0, *sorted(draw(st.sets(st.integers(1, 1_000_000), max_size=bands_max - 1)))]
     rates = tuple(
         Rates(
             input=draw(AMOUNTS),
@@ -82,6 +83,12 @@ def test_each_kind_of_token_has_its_own_price() -> None:
 def test_what_has_no_price_of_its_own_costs_what_the_whole_does() -> None:
     usage = Usage(input_tokens=1000, cached_tokens=400, cache_write_tokens=100, output_tokens=200, reasoning_tokens=150)
     assert cost_of(price(Rates(input=D(2), output=D(8))), usage) == D("0.0036")
+
+
+def test_what_a_budget_sets_aside_in_its_own_currency_is_not_rounded() -> None:
+    amount, rate = D("12345678901234.123456789012345678901"), D("0.913456789012345")
+    assert Fraction(Held("b", rate).of(amount)) == Fraction(amount) * Fraction(rate)
+    assert Held("b").of(amount) is amount
 
 
 def test_a_cached_token_may_cost_nothing() -> None:
@@ -150,6 +157,26 @@ def test_a_call_costs_what_its_lines_add_up_to_in_exact_arithmetic(price: Price,
 def test_no_call_costs_more_than_its_worst_case(price: Price, usage: Usage, more: int, longer: int) -> None:
     most = worst_case(price, usage.input_tokens + more, usage.output_tokens + longer)
     assert cost_of(price, usage) <= most
+
+
+@given(prices(bands_max=1) | prices(), usages())
+def test_whole_numbers_come_to_the_same_without_trailing_zeros(price: Price, usage: Usage) -> None:
+    exact = Exact(price)
+    assert exact.cost(usage) == cost_of(price, usage)
+    most = worst_case(price, usage.input_tokens, usage.output_tokens)
+    assert exact.worst(usage.input_tokens, usage.output_tokens) == most
+    two_kinds = Usage(input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+    assert exact.cost(two_kinds) == cost_of(price, two_kinds)
+    if len(price.rates) == 1:
+        assert str(exact.cost(two_kinds)) == str(plain(cost_of(price, two_kinds)))
+
+
+def test_whole_numbers_round_nothing_of_the_longest_prices() -> None:
+    dear = price(Rates(input=D("999999999.999999999999999"), output=D("0.000000000000001")), per_call="0.3")
+    usage = Usage(input_tokens=2**31, output_tokens=7)
+    exact = (2**31 * Fraction("999999999.999999999999999") + 7 * Fraction("0.000000000000001")) / 1_000_000
+    assert Fraction(Exact(dear).cost(usage)) == exact + Fraction("0.3")
+    assert Exact(dear).cost(usage) == Exact(dear).worst(2**31, 7)
 
 
 @given(prices(), TOKENS, AMOUNTS)
