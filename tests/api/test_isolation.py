@@ -330,3 +330,12 @@ async def test_another_tenants_ids_lead_nowhere_on_sqlite(tmp_path: Path) -> Non
 async def test_another_tenants_ids_lead_nowhere_on_postgresql(tmp_path: Path, postgres: PostgresServer) -> None:
     (tmp_path / "url").write_text(await new_database(postgres))
     await walk(tmp_path, 'url_file = "url"')
+
+
+def test_a_route_without_a_rule_is_found() -> None:
+    route = next(each for each in ROUTES if each.path.endswith("/input_items"))
+    ids = dict.fromkeys(["response", "session", "item", "placement"], "x")
+    assert len(list(tries(route, ids))) > 1
+    for wrong in ({"path": "/v1/things/{thing_id}"}, {"query": ("thing",)}, {"body": Try}):
+        with pytest.raises(AssertionError, match=r"say wh|needs"):
+            list(tries(msgspec.structs.replace(route, **wrong), ids))
