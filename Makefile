@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash tool-crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-plan bench-policy bench-prices bench-routing bench-shared failover interleavings mcp-conformance soak
+.PHONY: help demo test test-all crash tool-crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-plan bench-policy bench-prices bench-routing bench-shared bench-tools failover interleavings mcp-conformance soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,9 @@ mcp-conformance: ## The MCP conformance suite for clients (npm, network); writes
 
 bench-shared: ## Nodes over one PostgreSQL: against a bare loop, two nodes, renewals, readers, streams, one budget
 	$(RUN) python -m bench.shared $(ARGS)
+
+bench-tools: ## CPU of a tool call; 10,000 calls that wait for a person; writes bench/results/tools.json
+	$(RUN) python -m bench.tool_calls $(ARGS)
 
 bench-plan: ## Plans against brute force and greedy ones; writes bench/results/plan.json
 	$(RUN) python -m bench.plan $(ARGS)

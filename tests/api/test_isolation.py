@@ -127,15 +127,15 @@ class Try(NamedTuple):
 
 def tries(route: Route, ids: dict[str, str]) -> Iterator[Try]:
     """What is sent to a route: its paths, then each id in each query parameter, then in each field of its body."""
-    path, owned = route.path, False
+    path, owned, body = route.path, False, route.body
     for part in [each.strip("{}") for each in path.split("/") if each.startswith("{")]:
         name = part.partition(":")[0]
         assert name in PATHS or name in FREE, f"{route.path}: say whose {name!r} is"
         owned |= name in PATHS
         path = path.replace(f"{{{part}}}", ids[PATHS[name]] if name in PATHS else FREE[name])
     base = None
-    if route.body is not None:
-        name = route.body.__name__
+    if body is not None:
+        name = body.__name__
         assert name in BODIES, f"{route.path}: say what {name!r} needs"
         base = BODIES[name]
     yield Try(route.method, path, {}, base, owned, route.scope)
@@ -146,9 +146,9 @@ def tries(route: Route, ids: dict[str, str]) -> Iterator[Try]:
         if name in OTHER_QUERIES:
             query = {name: OTHER_QUERIES[name]} | ({"stream": "true"} if name == "starting_after" else {})
             yield Try(route.method, path, query, base, owned, route.scope)
-    if base is not None and route.body.__name__ not in NO_IDS:
-        more = list(MORE.get(route.body.__name__, ()))
-        for field in msgspec.structs.fields(route.body):
+    if body is not None and base is not None and body.__name__ not in NO_IDS:
+        more = list(MORE.get(body.__name__, ()))
+        for field in msgspec.structs.fields(body):
             assert field.name in FIELDS or field.name in PLAIN, f"{route.path}: say whether {field.name!r} takes an id"
             if field.name in FIELDS:
                 more.append(dict([FIELDS[field.name]]))
@@ -186,7 +186,7 @@ class Caller:
             return reply.status, await reply.text()
 
     async def json(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        status, text = await self(method, path, body, **headers)
+        status, text = await self(method, path, body, None, **headers)
         assert status == 200, f"{method} {path}: {status} {text}"
         return json.loads(text)
 
@@ -330,3 +330,12 @@ async def test_another_tenants_ids_lead_nowhere_on_sqlite(tmp_path: Path) -> Non
 async def test_another_tenants_ids_lead_nowhere_on_postgresql(tmp_path: Path, postgres: PostgresServer) -> None:
     (tmp_path / "url").write_text(await new_database(postgres))
     await walk(tmp_path, 'url_file = "url"')
+
+
+def test_a_route_without_a_rule_is_found() -> None:
+    route = next(each for each in ROUTES if each.path.endswith("/input_items"))
+    ids = dict.fromkeys(["response", "session", "item", "placement"], "x")
+    assert len(list(tries(route, ids))) > 1
+    for wrong in ({"path": "/v1/things/{thing_id}"}, {"query": ("thing",)}, {"body": Try}):
+        with pytest.raises(AssertionError, match=r"say wh|needs"):
+            list(tries(msgspec.structs.replace(route, **wrong), ids))

@@ -38,7 +38,7 @@ def model(asked: Asked, _: int) -> Answer:
     """Calls the tool that the user names, with what the user says."""
     if asked.tool_output is not None:
         return Answer(text="That is all.")
-    name, _, arguments = asked.user_text.partition(" ")
+    name, _blank, arguments = asked.user_text.partition(" ")
     return Answer(calls=(ScriptedCall(name=f"shop-{name}", arguments=arguments or "{}"),))
 
 
