@@ -124,6 +124,28 @@ def test_tools_and_their_choice() -> None:
     assert parse_create(_body(tools=[tool], tool_choice="required")).request.tool_choice == "required"
 
 
+def test_a_servers_tool_is_chosen_by_the_name_that_models_know_it_by() -> None:
+    shop = {"type": "mcp", "server_label": "shop", "allowed_tools": ["refund"]}
+    choice = {"type": "mcp", "server_label": "shop", "name": "refund"}
+    own = {"type": "function", "name": "f"}
+    assert parse_create(_body(tools=[shop], tool_choice=choice)).request.tool_choice == FunctionChoice(
+        name="shop-refund"
+    )
+    allowed = {"type": "allowed_tools", "tools": [choice, own], "mode": "required"}
+    chosen = parse_create(_body(tools=[shop, own], tool_choice=allowed)).request.tool_choice
+    names = (FunctionChoice(name="shop-refund"), FunctionChoice(name="f"))
+    assert chosen == AllowedTools(tools=names, mode="required")
+    for odd, param in (
+        ({**choice, "server_label": "other"}, "tool_choice.server_label"),
+        ({**choice, "name": "other"}, "tool_choice.name"),
+        (own, "tool_choice.name"),
+        ({"type": "mcp", "server_label": "shop"}, "tool_choice.name"),
+    ):
+        with pytest.raises(BadRequest) as refused:
+            parse_create(_body(tools=[shop], tool_choice=odd))
+        assert refused.value.param == param
+
+
 def test_text_formats() -> None:
     schema = {"type": "json_schema", "name": "n", "schema": {"type": "object"}, "strict": True}
     assert parse_create(_body(text={"format": schema})).request.text.format == JsonSchema(

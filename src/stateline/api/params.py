@@ -115,8 +115,15 @@ class FunctionChoiceParam(_Tagged, tag="function", frozen=True, kw_only=True):
     name: FunctionName
 
 
+class McpChoiceParam(_Tagged, tag="mcp", frozen=True, kw_only=True):
+    """``ToolChoiceMCP``; which tool must be said."""
+
+    server_label: ServerLabel
+    name: HostedToolName
+
+
 class AllowedToolsParam(_Tagged, tag="allowed_tools", frozen=True, kw_only=True):
-    tools: Annotated[list[FunctionChoiceParam], Meta(min_length=1, max_length=TOOLS_MAX)]
+    tools: Annotated[list[FunctionChoiceParam | McpChoiceParam], Meta(min_length=1, max_length=TOOLS_MAX)]
     mode: ToolMode = "auto"
 
 
@@ -169,7 +176,7 @@ class _ContextBody(Body, frozen=True, kw_only=True):
     previous_response_id: Id | None = None
     conversation: Id | ConversationIdParam | None = None
     tools: Annotated[list[FunctionToolParam | McpToolParam], Meta(max_length=TOOLS_MAX)] | None = None
-    tool_choice: ToolMode | FunctionChoiceParam | AllowedToolsParam | None = None
+    tool_choice: ToolMode | FunctionChoiceParam | McpChoiceParam | AllowedToolsParam | None = None
     parallel_tool_calls: bool | None = None
     text: TextParam | None = None
     reasoning: ReasoningConfigParam | None = None

@@ -25,6 +25,7 @@ from stateline.core.calls import (
 )
 from stateline.core.errors import BadRequest, NotFound
 from stateline.core.events import TurnRequest
+from stateline.core.hosted import tool_name
 from stateline.core.ids import parse_conversation_id
 from stateline.core.items import Item
 from stateline.core.tools import McpTool
@@ -310,18 +311,32 @@ def _secrets(tools: Tools | None) -> dict[str, dict[str, str]]:
     return out
 
 
-def _tool_choice(choice: str | p.FunctionChoiceParam | p.AllowedToolsParam | None, tools: Tools | None) -> ToolChoice:
+def _tool_choice(
+    choice: str | p.FunctionChoiceParam | p.McpChoiceParam | p.AllowedToolsParam | None, tools: Tools | None
+) -> ToolChoice:
     if choice is None:
         return "auto"
-    names = {tool.name if type(tool) is p.FunctionToolParam else "" for tool in tools or ()}
-    if isinstance(choice, p.FunctionChoiceParam):
-        require_tool(choice.name, names, "tool_choice.name")
-        return FunctionChoice(name=choice.name)
+    offered = tools or ()
+    if isinstance(choice, p.FunctionChoiceParam | p.McpChoiceParam):
+        return _chosen(choice, offered, "tool_choice")
     if isinstance(choice, p.AllowedToolsParam):
-        for at, tool in enumerate(choice.tools):
-            require_tool(tool.name, names, f"tool_choice.tools[{at}].name")
-        return AllowedTools(tools=tuple(FunctionChoice(name=tool.name) for tool in choice.tools), mode=choice.mode)
+        chosen = [_chosen(tool, offered, f"tool_choice.tools[{at}]") for at, tool in enumerate(choice.tools)]
+        return AllowedTools(tools=tuple(chosen), mode=choice.mode)
+    names = {tool.name if type(tool) is p.FunctionToolParam else "" for tool in offered}
     return require_tools(choice, names)
+
+
+def _chosen(choice: p.FunctionChoiceParam | p.McpChoiceParam, offered: Tools, at: str) -> FunctionChoice:
+    """A tool as models know it: a server's by the name that it has there."""
+    if isinstance(choice, p.FunctionChoiceParam):
+        require_tool(choice.name, {tool.name for tool in offered if type(tool) is p.FunctionToolParam}, f"{at}.name")
+        return FunctionChoice(name=choice.name)
+    servers = {tool.server_label: tool for tool in offered if type(tool) is p.McpToolParam}
+    require_tool(choice.server_label, set(servers), f"{at}.server_label")
+    allowed = _tool_names(servers[choice.server_label].allowed_tools)
+    if allowed is not None:
+        require_tool(choice.name, set(allowed), f"{at}.name")
+    return FunctionChoice(name=tool_name(choice.server_label, choice.name))
 
 
 def require_tool(name: str, names: set[str], param: str) -> None:

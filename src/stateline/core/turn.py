@@ -14,7 +14,7 @@ import msgspec
 from stateline.core import acting, carrying
 from stateline.core import events as e
 from stateline.core.acting import settled
-from stateline.core.calls import FinishReason, ModelParams, ModelRequest
+from stateline.core.calls import AllowedTools, FinishReason, ModelParams, ModelRequest, ToolChoice
 from stateline.core.carrying import Dropped
 from stateline.core.hosted import for_model, function_of
 from stateline.core.ids import digest, effect_key, item_id
@@ -339,9 +339,17 @@ def asked(turn: Turn) -> ModelParams:
         changes |= {"model": agent.model, "instructions": "\n\n".join(told) or None}
         if request.max_output_tokens is None:
             changes["max_output_tokens"] = agent.max_output_tokens
+    if (turn.tool_calls or turn.acts) and request.tool_choice not in ("auto", "none"):
+        # What had to be called was; a choice that went on would have the model call it for ever.
+        changes["tool_choice"] = _at_will(request.tool_choice)
     if hosting is not None and hosting.tools:
         changes["tools"] = (*request.tools, *[function_of(each) for each in hosting.tools.values()])
     return msgspec.structs.replace(request, **changes) if changes else request
+
+
+def _at_will(choice: ToolChoice) -> ToolChoice:
+    """The choice without what it demands."""
+    return msgspec.structs.replace(choice, mode="auto") if type(choice) is AllowedTools else "auto"
 
 
 def model_request(session: Session, effect: CallModel, *, stream: bool) -> ModelRequest:

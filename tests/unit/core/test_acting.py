@@ -14,7 +14,17 @@ from tests.unit.core.tool_driver import ASKED, REFUND, TOOL_REQUEST, Ruled, Tool
 from stateline.core import acting
 from stateline.core import events as e
 from stateline.core.acting import Act, Pending
-from stateline.core.calls import CallDelta, CallStart, Finish, FunctionTool, SidecarDelta, TextDelta
+from stateline.core.calls import (
+    AllowedTools,
+    CallDelta,
+    CallStart,
+    Finish,
+    FunctionChoice,
+    FunctionTool,
+    SidecarDelta,
+    TextDelta,
+    ToolChoice,
+)
 from stateline.core.context import item_bytes
 from stateline.core.errors import IllegalTransition, ModelError
 from stateline.core.hosted import NOT_MADE, HostedTool, Hosting
@@ -352,6 +362,25 @@ def test_an_agent_says_what_its_models_calls_ask() -> None:
     plain = begun(ToolDriver(), e.TurnRequest(model="m")).session.turn
     assert plain is not None
     assert asked(plain) is plain.request
+
+
+@pytest.mark.parametrize(
+    ("choice", "after"),
+    [
+        ("required", "auto"),
+        ("none", "none"),
+        (FunctionChoice(name="a-refund"), "auto"),
+        (
+            AllowedTools(tools=(FunctionChoice(name="a-refund"),), mode="required"),
+            AllowedTools(tools=(FunctionChoice(name="a-refund"),), mode="auto"),
+        ),
+    ],
+)
+def test_a_call_that_had_to_be_made_need_not_be_made_again(choice: ToolChoice, after: ToolChoice) -> None:
+    turn = begun(ToolDriver(), e.TurnRequest(model="m", tool_choice=choice)).session.turn
+    assert turn is not None
+    assert asked(turn).tool_choice == choice
+    assert asked(msgspec.structs.replace(turn, tool_calls=1)).tool_choice == after
 
 
 def test_a_model_is_given_the_calls_of_earlier_turns_and_the_tools_of_this_one() -> None:
