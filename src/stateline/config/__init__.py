@@ -29,7 +29,7 @@ from stateline.config.schema import (
     is_loopback,
 )
 from stateline.config.schema_tools import McpServer, Tools
-from stateline.config.secrets import api_key, approval_keys, store_url, vault_keys
+from stateline.config.secrets import api_key, approval_keys, audit_keys, store_url, vault_keys
 from stateline.core.limits import Retention
 
 __all__ = [
@@ -53,6 +53,7 @@ __all__ = [
     "Tools",
     "api_key",
     "approval_keys",
+    "audit_keys",
     "is_loopback",
     "load",
     "store_url",
