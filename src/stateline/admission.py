@@ -12,6 +12,7 @@ from stateline.identity.keys import Keys, OpenAuthenticator
 from stateline.ports import Clock, Store
 
 if TYPE_CHECKING:
+    from stateline.identity.audit import Auditor
     from stateline.identity.oidc import OidcAuthenticator
     from stateline.identity.vault import Vault
 
@@ -42,3 +43,16 @@ def vault_of(config: settings.Config, store: Store, clock: Clock) -> Vault | Non
     from stateline.identity.vault import Vault, master_keys
 
     return Vault(store, clock, os.urandom, master_keys(settings.vault_keys(config.vault, os.environ)))
+
+
+def auditor_of(config: settings.Config, store: Store, clock: Clock) -> Auditor | None:
+    """Who signs sessions' audit chains; None where no key is configured.
+
+    Raises:
+        ConfigError, BadRequest: the keys are not there, or are none.
+    """
+    if config.audit is None:
+        return None
+    from stateline.identity.audit import Auditor, audit_keys
+
+    return Auditor(store, clock, os.urandom, audit_keys(settings.audit_keys(config.audit, os.environ)))

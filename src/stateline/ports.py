@@ -370,10 +370,22 @@ class LogPage(NamedTuple):
     newer: int
 
 
+class Witness(Protocol):
+    """Who must see sessions before a retention erases them. What it raises ends the walk."""
+
+    async def keep(self, refs: Sequence[SessionRef]) -> None:
+        """These are about to be erased, all together where nothing happens in them meanwhile."""
+        ...
+
+    async def forget(self, refs: Sequence[SessionRef]) -> None:
+        """These are erased."""
+        ...
+
+
 class Maintenance(Protocol):
     """What an operator asks of a store. No part of ``Store``: the engine never needs it."""
 
-    async def prune(self, keep: Retention, *, dry_run: bool = False) -> Pruned:
+    async def prune(self, keep: Retention, *, dry_run: bool = False, witness: Witness | None = None) -> Pruned:
         """Take away what is no longer to be kept, in bounded batches; with ``dry_run`` only count it."""
         ...
 

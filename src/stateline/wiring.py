@@ -23,7 +23,7 @@ import uvicorn
 
 from stateline import __version__, pricing
 from stateline import config as settings
-from stateline.admission import authenticator, vault_of
+from stateline.admission import auditor_of, authenticator, vault_of
 from stateline.api import Options, create_app
 from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
@@ -282,6 +282,7 @@ class House:
             self.clock,
             forget=self._forget,
             ready=lambda: self.engine.ready,
+            auditor=auditor_of(config, store, clock),
         )
 
     def _engine(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from stateline.config.schema import Config, Oidc, Vault
+from stateline.config.schema import Audit, Config, Oidc, Vault
 from stateline.ops.reload import FIXED, differences, kept
 
-CHANGED = {"oidc": Oidc(issuer="https://a.example", audience=("x",), tenant="acme"), "vault": Vault(key_env="A")}
+CHANGED = {
+    "oidc": Oidc(issuer="https://a.example", audience=("x",), tenant="acme"),
+    "vault": Vault(key_env="A"),
+    "audit": Audit(key_env="A"),
+}
 
 
 @pytest.mark.parametrize("section", CHANGED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -206,4 +207,34 @@ async def test_a_dry_run_counts_the_chunks_that_go(postgres: PostgresServer, clo
     days = 3 * CHUNK_PART_S // (24 * 3600)
     policy = msgspec.structs.replace(keep(), chunks_s=max(days, 1) * 24 * 3600 // 2)
     assert await counted(store, policy) == (2, 0, 0)
+    await store.close()
+
+
+async def test_whoever_must_see_a_session_before_it_goes_sees_it_whole(
+    postgres: PostgresServer, clock: ManualClock
+) -> None:
+    _, store = await opened(postgres, clock)
+    writing = Writing(store)
+    seen: list[tuple[str, list[SessionRef], int]] = []
+
+    class Seeing:
+        async def keep(self, refs: Sequence[SessionRef]) -> None:
+            events = sum([len([event async for event in store.read(ref)]) for ref in refs])
+            seen.append(("keep", list(refs), events))
+
+        async def forget(self, refs: Sequence[SessionRef]) -> None:
+            for ref in refs:
+                with pytest.raises(SessionMissing):
+                    [event async for event in store.read(ref)]
+            seen.append(("forget", list(refs), 0))
+
+    ref = await writing.create("gone")
+    await writing.turn(ref, START_MS)
+    await writing.append(ref, START_MS, e.SessionDeleted())
+    assert (await store.maintenance.prune(keep(deleted=0), dry_run=True, witness=Seeing())).sessions == 1
+    assert seen == []
+    assert (await store.maintenance.prune(keep(deleted=0), witness=Seeing())).erased == (ref,)
+    assert [what for what, *_ in seen] == ["keep", "forget"]
+    assert all(refs == [ref] for _, refs, _ in seen)
+    assert seen[0][2] > 0
     await store.close()

@@ -294,6 +294,7 @@ REFUSALS = [
     (OIDC.replace('["stateline"]', "[]"), "config_invalid", "oidc.audience"),
     (f'{OIDC}scope_map = {{ops = ["admin"]}}\n', "config_invalid", "set scope_claim"),
     (f'{OIDC}scope_claim = "scope"\nscope_map = {{ops = ["root"]}}\n', "config_invalid", '"ops" gives "root"'),
+    ("[audit]\n", "config_invalid", "set one of key_file and key_env"),
     ("[vault]\n", "config_invalid", "set one of key_file and key_env"),
     ('[vault]\nkey_file = "a"\nkey_env = "A"\n', "config_invalid", "set one of key_file and key_env"),
     ('[vault]\nkey_env = "hunter2 hunter2"\n', "config_secret", "must be the name of an environment variable"),

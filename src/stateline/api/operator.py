@@ -59,6 +59,14 @@ class Operator(Protocol):
 
     def backup_state(self) -> BackupState: ...
 
+    async def audit(self, tenant: str, session: str) -> list[str]:
+        """A session's audit chain, as lines of an export.
+
+        Raises:
+            NotFound: ``audit_off``, ``session_not_found``.
+        """
+        ...
+
     async def reload(self) -> Reloaded:
         """Read the configuration anew.
 

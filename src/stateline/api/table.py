@@ -25,6 +25,7 @@ from stateline.api.params import (
 from stateline.api.query import ItemList
 from stateline.api.routes import (
     agents,
+    audit,
     budgets,
     chat,
     conversations,
@@ -323,6 +324,15 @@ ROUTES: tuple[Route, ...] = (
         answer=effects.EffectList,
     ),
     Route(
+        method="GET",
+        path="/v1/audit",
+        scope=AUDIT,
+        handler=audit.show,
+        summary="Give a session's audit chain, as signed lines that can be checked offline",
+        query=("session",),
+        answer=audit.AuditChain,
+    ),
+    Route(
         method="POST",
         path="/v1/effects/{effect_id}",
         scope=APPROVE,
@@ -422,6 +432,15 @@ ROUTES: tuple[Route, ...] = (
         summary="Bring the vault under the first of its master keys",
         scope=SCOPE_ADMIN,
         answer=secrets.Rotated,
+    ),
+    Route(
+        method="POST",
+        path="/v1/admin/audit",
+        handler=audit.export,
+        summary="Give any session's audit chain",
+        scope=SCOPE_ADMIN,
+        body=audit.ShowAudit,
+        answer=audit.AuditChain,
     ),
     Route(
         method="GET",

@@ -51,7 +51,11 @@ def prune(
     if asked is None:
 
         async def directly(store: KeptStore) -> Shown:
-            done = await store.maintenance.prune(settings.retention, dry_run=dry_run)
+            from stateline.admission import auditor_of
+            from stateline.stores.clock import SystemClock
+
+            witness = auditor_of(settings, store, SystemClock())
+            done = await store.maintenance.prune(settings.retention, dry_run=dry_run, witness=witness)
             counts = {"chunks": done.chunks, "sessions": done.sessions, "snapshots": done.snapshots}
             return {"object": "prune", "dry_run": dry_run, **counts}
 

@@ -30,7 +30,7 @@ from stateline.config.schema import (
     is_loopback,
 )
 from stateline.config.schema_tools import McpServer, Tools
-from stateline.config.secrets import api_key, approval_keys, instructions_of, store_url, vault_keys
+from stateline.config.secrets import api_key, approval_keys, audit_keys, instructions_of, store_url, vault_keys
 from stateline.core.limits import Retention
 
 __all__ = [
@@ -55,6 +55,7 @@ __all__ = [
     "Tools",
     "api_key",
     "approval_keys",
+    "audit_keys",
     "instructions_of",
     "is_loopback",
     "load",

@@ -1,4 +1,4 @@
-"""The rules of `[oidc]` and `[vault]`."""
+"""The rules of `[oidc]`, `[vault]` and `[audit]`."""
 
 from __future__ import annotations
 
@@ -44,16 +44,16 @@ def check_oidc(config: Config, source: Source) -> None:
 
 
 def check_vault(config: Config, source: Source) -> None:
-    """The master key is named, in one place."""
-    vault = config.vault
-    if vault is None:
-        return
-    if (vault.key_file is None) == (vault.key_env is None):
-        raise ConfigError(
-            "config_invalid", f"{source.at('vault')}: where is the master key?", "set one of key_file and key_env"
-        )
-    if vault.key_env is not None and not VARIABLE.fullmatch(vault.key_env):
-        from_environ({}, vault.key_env, source.at("vault"), "key_env")
+    """The master key is named, in one place; and so is the one that signs audits."""
+    for name, section, what in (("vault", config.vault, "master key"), ("audit", config.audit, "signing key")):
+        if section is None:
+            continue
+        if (section.key_file is None) == (section.key_env is None):
+            raise ConfigError(
+                "config_invalid", f"{source.at(name)}: where is the {what}?", "set one of key_file and key_env"
+            )
+        if section.key_env is not None and not VARIABLE.fullmatch(section.key_env):
+            from_environ({}, section.key_env, source.at(name), "key_env")
 
 
 def _is_name(tenant: str) -> bool:

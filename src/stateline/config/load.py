@@ -68,6 +68,7 @@ def load(path: Path | None, environ: Mapping[str, str]) -> Config:
     _absolute(tables.get("contracts"), ("path",), base)
     _absolute(tables.get("policy"), ("path",), base)
     _absolute(tables.get("vault"), ("key_file",), base)
+    _absolute(tables.get("audit"), ("key_file",), base)
     _absolute(tables.get("prices"), ("path", "values"), base)
     _absolute(tables.get("approvals"), ("key_file",), base)
     agents = tables.get("agents")

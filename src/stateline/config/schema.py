@@ -140,6 +140,13 @@ class Vault(msgspec.Struct, frozen=True, kw_only=True):
     key_env: str | None = None
 
 
+class Audit(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the keys that sign audit chains are; one of the two. After `load`, `key_file` is anchored."""
+
+    key_file: str | None = None
+    key_env: str | None = None
+
+
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]
 """ISO 4217."""
 Scope = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -323,6 +330,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     auth: Auth = msgspec.field(default_factory=Auth)
     oidc: Oidc | None = None
     vault: Vault | None = None
+    audit: Audit | None = None
     deployments: tuple[Deployment, ...] = ()
     products: tuple[Product, ...] = ()
     contracts: Contracts | None = None
@@ -352,6 +360,7 @@ SECTIONS: Mapping[str, type[msgspec.Struct]] = {
     "auth": Auth,
     "oidc": Oidc,
     "vault": Vault,
+    "audit": Audit,
     "deployments": Deployment,
     "products": Product,
     "contracts": Contracts,

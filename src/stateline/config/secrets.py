@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
 
-from stateline.config.schema import Agent, Approvals, ConfigError, Deployment, Store, Vault
+from stateline.config.schema import Agent, Approvals, Audit, ConfigError, Deployment, Store, Vault
 from stateline.core.limits import INSTRUCTIONS_BYTES_MAX
 
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -63,6 +63,18 @@ def vault_keys(vault: Vault, environ: Mapping[str, str]) -> str:
         return from_environ(environ, vault.key_env, "vault", "key_env")
     assert vault.key_file is not None
     return from_file(Path(vault.key_file), "vault", "key_file")
+
+
+def audit_keys(audit: Audit, environ: Mapping[str, str]) -> str:
+    """The text of the keys that sign audit chains, one a line.
+
+    Raises:
+        ConfigError: the variable is not set, or the file cannot be read or is empty.
+    """
+    if audit.key_env is not None:
+        return from_environ(environ, audit.key_env, "audit", "key_env")
+    assert audit.key_file is not None
+    return from_file(Path(audit.key_file), "audit", "key_file")
 
 
 def from_environ(environ: Mapping[str, str], variable: str, where: str, key: str) -> str:

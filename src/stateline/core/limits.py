@@ -564,3 +564,5 @@ METER_PAYERS_MAX = 10_000
 """Payers of which it is remembered which budgets cover them."""
 PRICES_LOOK_S = 60.0
 """How often it is looked whether another day's prices and rates hold."""
+AUDIT_SEGMENT_RECORDS_MAX = 1000
+"""Records of an erased session that one event keeps, under an anchor of their own."""

@@ -24,6 +24,7 @@ FIXED = (
     "auth.mode",
     "oidc",
     "vault",
+    "audit",
 )
 """What a running process cannot change: its socket, its store and who it lets in."""
 
@@ -89,7 +90,7 @@ def differences(old: Config, new: Config) -> Iterator[str]:
     # However it was named: url, url_env or url_file.
     if old.store.url != new.store.url:
         yield "store.url"
-    for section in ("oidc", "vault"):
+    for section in ("oidc", "vault", "audit"):
         if getattr(old, section) != getattr(new, section):
             yield section
     for section in ("deployments", "products", "budgets", "rate_limits"):
@@ -109,7 +110,7 @@ def kept(old: Config, new: Config, keys: tuple[str, ...]) -> Config:
     """The new configuration with the old values of ``keys``."""
     for path in keys:
         section, _, key = path.partition(".")
-        if section in ("store", "oidc", "vault"):
+        if section in ("store", "oidc", "vault", "audit"):
             new = msgspec.structs.replace(new, **{section: getattr(old, section)})
             continue
         value: Any = getattr(new, section)

@@ -8,18 +8,27 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from time import time
+from typing import Protocol
 
 import msgspec
 
 from stateline import __version__
 from stateline.api.operator import BackupState, Reloaded, ServerStatus
-from stateline.core.errors import BadRequest, Conflict, StatelineError
+from stateline.core.errors import BadRequest, Conflict, NotFound, StatelineError
 from stateline.core.ids import SessionRef
 from stateline.core.limits import PRUNE_EVERY_S
 from stateline.ops.reload import Reloader
-from stateline.ports import Clock, Maintenance, Pruned
+from stateline.ports import Clock, Maintenance, Pruned, Witness
 
 log = logging.getLogger("stateline")
+
+
+class Auditor(Witness, Protocol):
+    """Who signs sessions' audit chains, and keeps them when they are erased."""
+
+    async def chain(self, tenant: str, session: str) -> list[str]:
+        """The lines of an export, as ``api.operator.Operator.audit`` gives them."""
+        ...
 
 
 class ServerOperator:
@@ -38,12 +47,14 @@ class ServerOperator:
         *,
         forget: Callable[[tuple[SessionRef, ...]], None],
         ready: Callable[[], bool],
+        auditor: Auditor | None = None,
     ) -> None:
         self._maintenance = maintenance
         self._reloader = reloader
         self._clock = clock
         self._forget = forget
         self._ready = ready
+        self._auditor = auditor
         self._started_at = int(time())
         self._state = BackupState()
         self._backup: asyncio.Task[None] | None = None
@@ -51,7 +62,8 @@ class ServerOperator:
     # -- the retention -----------------------------------------------------------------------------
 
     async def prune(self, *, dry_run: bool) -> Pruned:
-        pruned = await self._maintenance.prune(self._reloader.config.retention, dry_run=dry_run)
+        keep = self._reloader.config.retention
+        pruned = await self._maintenance.prune(keep, dry_run=dry_run, witness=self._auditor)
         self._forget(pruned.erased)
         if not dry_run and (pruned.chunks or pruned.sessions or pruned.snapshots):
             log.info(
@@ -107,6 +119,11 @@ class ServerOperator:
         """Wait for a backup that was told to stop."""
         if self._backup is not None:
             await asyncio.wait([self._backup])
+
+    async def audit(self, tenant: str, session: str) -> list[str]:
+        if self._auditor is None:
+            raise NotFound("This server signs no audits; configure [audit] with a key.", code="audit_off")
+        return await self._auditor.chain(tenant, session)
 
     # -- the rest ----------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar
 
 from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
-from stateline.ports import Backup, Progress, Pruned, StoreStatus
+from stateline.ports import Backup, Progress, Pruned, StoreStatus, Witness
 from stateline.stores.postgres import backup, chunks, retention, schema
 from stateline.stores.postgres.connecting import Connection, Place
 from stateline.stores.retention import END, Cutoffs, Seen, cutoffs
@@ -54,7 +54,7 @@ class PostgresMaintenance:
         """End a backup that is being made."""
         self._stop = True
 
-    async def prune(self, keep: Retention, *, dry_run: bool = False) -> Pruned:
+    async def prune(self, keep: Retention, *, dry_run: bool = False, witness: Witness | None = None) -> Pruned:
         """See the port. Each node may do so; the first one that finds something over takes it away."""
 
         async def walk(db: Connection) -> Pruned:
@@ -63,7 +63,7 @@ class PostgresMaintenance:
             limits = cutoffs(keep, at_ms)
             over = chunks.count if dry_run else chunks.prune
             chunk_count = await over(db, limits.chunks_ms, now_ms)
-            erased = await self._over(db, limits, dry_run=dry_run)
+            erased = await self._over(db, limits, witness, dry_run=dry_run)
             snapshots = await self._stale(db, limits, dry_run=dry_run)
             gone = () if dry_run else tuple(erased)
             return Pruned(chunks=chunk_count, sessions=len(erased), snapshots=snapshots, erased=gone)
@@ -73,7 +73,9 @@ class PostgresMaintenance:
         async with self._pruning:
             return await self._apart(walk)
 
-    async def _over(self, db: Connection, limits: Cutoffs, *, dry_run: bool) -> list[SessionRef]:
+    async def _over(
+        self, db: Connection, limits: Cutoffs, witness: Witness | None, *, dry_run: bool
+    ) -> list[SessionRef]:
         out: list[SessionRef] = []
         gone: set[int] = set()
         looks = (retention.deleted,) if limits.idle_ms is None else (retention.deleted, retention.idle)
@@ -81,7 +83,13 @@ class PostgresMaintenance:
             below: int | None = END
             while below is not None:
                 found = await look(db, limits, below, gone)
-                out += [ref for ref, seen in found.over if dry_run or await self._retire(ref, seen)]
+                sees = None if dry_run or not found.over else witness
+                if sees is not None:
+                    await sees.keep([ref for ref, _ in found.over])
+                went = [ref for ref, seen in found.over if dry_run or await self._retire(ref, seen)]
+                if sees is not None:
+                    await sees.forget(went)
+                out += went
                 below = found.below
         return out
 

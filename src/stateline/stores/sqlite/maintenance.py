@@ -11,14 +11,14 @@ from typing import Any
 
 from stateline.core.ids import SessionRef
 from stateline.core.limits import Retention
-from stateline.ports import Backup, Clock, Progress, Pruned, StoreStatus
+from stateline.ports import Backup, Clock, Progress, Pruned, StoreStatus, Witness
 from stateline.stores.retention import END, Cutoffs, Seen, cutoffs
 from stateline.stores.sqlite import backup, schema
 from stateline.stores.sqlite.blobs import Blobs
 from stateline.stores.sqlite.pruning import Prune, count_chunks
 from stateline.stores.sqlite.reader import Readers
 from stateline.stores.sqlite.requests import Request
-from stateline.stores.sqlite.retention import Retire, Stale, Sweep, Swept, stale_snapshots, survey
+from stateline.stores.sqlite.retention import Retire, Stale, Sweep, Swept, refs_of, stale_snapshots, survey
 
 
 class SqliteMaintenance:
@@ -51,14 +51,14 @@ class SqliteMaintenance:
 
     # -- retention ---------------------------------------------------------------------------------
 
-    async def prune(self, keep: Retention, *, dry_run: bool = False) -> Pruned:
+    async def prune(self, keep: Retention, *, dry_run: bool = False, witness: Witness | None = None) -> Pruned:
         """See the port. One walk at a time; what was cut short before is finished."""
         limits = cutoffs(keep, self._clock.now_ms())
         async with self._pruning:
             if dry_run:
                 return await self._readers.run(partial(_count, cutoffs=limits))
             chunks = await self.prune_chunks(limits.chunks_ms)
-            erased = await self._erase(limits)
+            erased = await self._erase(limits, witness)
             snapshots = await self._prune_snapshots(limits.snapshots_ms)
         return Pruned(chunks=chunks, sessions=len(erased), snapshots=snapshots, erased=tuple(erased))
 
@@ -70,14 +70,19 @@ class SqliteMaintenance:
             pruned += some
         return pruned
 
-    async def _erase(self, limits: Cutoffs) -> list[SessionRef]:
+    async def _erase(self, limits: Cutoffs, witness: Witness | None) -> list[SessionRef]:
         erased: list[SessionRef] = []
         gone: set[int] = set()
         below: int | None = END
         while below is not None:
             found = await self._readers.run(partial(survey, cutoffs=limits, below=below, gone=gone))
+            if found.over and witness is not None:
+                await witness.keep(await self._readers.run(partial(refs_of, over=found.over)))
             if found.over or found.partly:
-                erased += await self._submit(Retire(found.over, found.partly))
+                retired: list[SessionRef] = await self._submit(Retire(found.over, found.partly))
+                erased += retired
+                if retired and witness is not None:
+                    await witness.forget(retired)
             below = found.below
         swept = Swept([], True)
         while swept.more:

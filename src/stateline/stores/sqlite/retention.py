@@ -76,6 +76,12 @@ def survey(db: sqlite3.Connection, cutoffs: Cutoffs, below: int, gone: set[int])
     return Survey(over, partly, rows[-1][0] if len(rows) == PRUNE_SESSIONS_MAX else None)
 
 
+def refs_of(db: sqlite3.Connection, over: Iterable[Seen]) -> list[SessionRef]:
+    """What the sessions are called; those that are gone are left out."""
+    query = "SELECT t.name, s.id FROM sessions s JOIN tenants t ON t.n = s.tenant WHERE s.n = ?"
+    return [SessionRef(*row) for seen in over for row in db.execute(query, (seen.number,))]
+
+
 def _may_go(db: sqlite3.Connection, number: int, gone: set[int]) -> bool:
     query = f"SELECT 1 FROM sessions s WHERE s.n = ? AND {AT_REST} AND s.min_reader <= ?"
     if db.execute(query, (number, READER_VERSION)).fetchone() is None:
