@@ -417,8 +417,7 @@ async def running(config: settings.Config, load: Load) -> AsyncGenerator[House]:
     house = House(config, placing, await open_store(config.store, clock), clock, Clients(), load=load)
     loop = asyncio.get_running_loop()
     keeping = [loop.create_task(house.operator.keep()), loop.create_task(house.keep_prices())]
-    if tracing is not None:
-        keeping.append(loop.create_task(tracing.keep(house.engine)))
+    keeping += [] if tracing is None else [loop.create_task(tracing.keep(house.engine))]
     try:
         await house.start()
         yield house
