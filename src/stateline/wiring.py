@@ -276,9 +276,10 @@ class House:
         self._forgetting: asyncio.Task[None] | None = None
         self.engine = self._engine(config, store, self._engine(config, self.memory, durable=False))
         self.reloader = Reloader(config, load, self._prepare)
-        parts = (store.maintenance, self.reloader, self.clock)
         self.operator = ServerOperator(
-            *parts,
+            store.maintenance,
+            self.reloader,
+            self.clock,
             forget=self._forget,
             ready=lambda: self.engine.ready,
             auditor=auditor_of(config, store, clock),
