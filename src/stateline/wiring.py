@@ -572,7 +572,7 @@ async def _serve(config: settings.Config, load: Load) -> None:
         async with running(config, load) as house:
             engine = house.engine
             token = new_token(os.urandom)
-            keys = Keys(engine.store, engine.clock, os.urandom, token)
+            keys = engine.trusting(Keys(engine.store, engine.clock, os.urandom, token))
             await keys.load()
             auth = await authenticator(config, keys, engine.clock, token)
             options = Options(cors_origins=server.cors_origins, trusted_proxies=server.trusted_proxies)

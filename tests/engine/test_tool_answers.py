@@ -161,3 +161,28 @@ async def test_a_policy_that_changed_its_mind_has_the_call_made_anew(lab: Lab) -
         assert call_of(second).status == "failed"
         assert "make it anew" in texts(second.output)[-1]
         assert not host.calls
+
+
+class Gone:
+    """An authority by which some principals may ask for nothing any more."""
+
+    def __init__(self) -> None:
+        self.gone: set[str] = set()
+
+    def holds(self, tenant: str, principal: str) -> bool:
+        return tenant != "default" or principal not in self.gone
+
+
+async def test_what_was_asked_for_by_who_is_revoked_meanwhile_is_not_made(lab: Lab) -> None:
+    lab.script(calling("refund"))
+    host = tools()
+    async with lab.engine(toolbox=box(host, Ruled(refund="approve"))) as engine:
+        authority = engine.trusting(Gone())
+        first = await done(engine, "go", servers=(FREE,), principal="key_1")
+        asked = request_of(first)
+        authority.gone.add("key_1")
+        second = await done(engine, (saying(asked),), after=first.id, servers=(FREE,), principal="key_2")
+        refusal = call_of(second).error
+        assert refusal is not None
+        assert "may not ask" in refusal.content
+        assert not host.calls

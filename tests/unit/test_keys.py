@@ -115,6 +115,20 @@ async def test_a_key_expires_on_time(store: MemoryStore, clock: SetClock) -> Non
         await keys.authenticate(_bearer(key))
 
 
+async def test_a_key_holds_until_it_is_revoked_or_over(store: MemoryStore, clock: SetClock) -> None:
+    keys = Keys(store, clock, os.urandom)
+    kept, _ = await keys.create("shop", "kept")
+    short, _ = await keys.create("shop", "short", expires_in_s=60)
+    gone, _ = await keys.create("shop", "gone")
+    await keys.revoke(gone.id)
+    assert [keys.holds("shop", each.id) for each in (kept, short, gone)] == [True, True, False]
+    # Another tenant's key, or who is no key at all, is not judged here.
+    assert keys.holds("other", gone.id)
+    assert keys.holds("shop", "user:ann")
+    clock.at_ms += 60_000
+    assert [keys.holds("shop", each.id) for each in (kept, short)] == [True, False]
+
+
 async def test_what_another_process_does_is_seen_after_the_refresh(store: MemoryStore, clock: SetClock) -> None:
     here, there = Keys(store, clock, os.urandom), Keys(store, clock, os.urandom)
     await here.load()

@@ -11,6 +11,7 @@ import contextlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
 
@@ -34,7 +35,7 @@ from stateline.engine.live import Live
 from stateline.engine.meter import Meter
 from stateline.engine.place import Catalogue, Slots
 from stateline.engine.sessions import Sessions
-from stateline.engine.tooling import Toolbox
+from stateline.engine.tooling import Authority, Toolbox
 from stateline.engine.work import Worker
 from stateline.ports import (
     DUE_NOW_MS,
@@ -54,6 +55,9 @@ from stateline.ports import (
 )
 
 log = logging.getLogger("stateline.engine")
+
+
+A = TypeVar("A", bound=Authority)
 
 
 class Node:
@@ -100,6 +104,7 @@ class Node:
         self.meter = meter
         self.toolbox = toolbox
         self.observe: Observe | None = None
+        self.authority: Authority | None = None
         self.agents: Mapping[str, Agent] = agents or {}
         self.owner = self._new_owner()
         self.ledger = Ledger(self)
@@ -525,6 +530,13 @@ class Node:
     def metrics(self) -> dict[str, int]:
         """Recorded events by the name of their type."""
         return {kind.__name__: count for kind, count in self._recorded.items()}
+
+    def trusting(self, authority: A) -> A:
+        """Have it asked who may still ask for something; gives it back."""
+        self.authority = authority
+        if self.volatile is not None:
+            self.volatile.trusting(authority)
+        return authority
 
     def trace(self, observe: Observe) -> None:
         """Have it told of what sessions record from now on."""

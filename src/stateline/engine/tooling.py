@@ -60,6 +60,14 @@ class Signer(Protocol):
         ...
 
 
+class Authority(Protocol):
+    """Who may still ask for something."""
+
+    def holds(self, tenant: str, principal: str) -> bool:
+        """Whether a principal that was let in once would be let in now, as far as is known here."""
+        ...
+
+
 class Toolbox(NamedTuple):
     """What a node has for tool calls.
 
@@ -77,6 +85,7 @@ class Tooled(Protocol):
 
     clock: Clock
     toolbox: Toolbox | None
+    authority: Authority | None
 
     @property
     def may_send(self) -> bool:
@@ -134,18 +143,16 @@ def _one(
         return refused("invalid_arguments", "The arguments have too many names of numbers, or too large a number.")
     if step > turn.limits.steps_max:
         return refused("max_steps", "The limit of steps in one turn is reached.")
-    asked, terms = act.asked, _terms(session, turn, act, now_ms)
+    terms = _terms(session, turn, act, now_ms)
     if box.policy is not None:
         ruling = _ruled(box.policy, _asked_about(session, act, tool, terms))
         if ruling.enforced and ruling.outcome == "deny":
             why = ", ".join(ruling.policies) or ("an error" if ruling.errors else "no policy permits it")
             return refused("policy_denied", f"The policy does not allow this call ({why}).")
     version = "" if ruling is None else ruling.version
-    if asked is not None and act.approval is not None:
-        # Whoever said yes did so under the policy of then.
-        code = box.signer.refusal(terms._replace(policy_version=version), asked, now_ms)
-        if code is not None:
-            return refused(code, "What was approved is not this call, or can no longer be; it was not made.")
+    code = _lapsed(home, box.signer, act, terms._replace(policy_version=version), now_ms)
+    if code is not None:
+        return refused(code, _LAPSED.get(code, _NOT_APPROVED))
     demand = _demand(turn, act, tool, ruling)
     if demand is not None and act.approval is not None:
         # Its request is answered, and cannot be answered again; another call of the model's gets a new one.
@@ -182,6 +189,20 @@ def _asked_for(
         asked=signed,
         policy=ruling,
     )
+
+
+_NOT_APPROVED = "What was approved is not this call, or can no longer be; it was not made."
+_LAPSED = {"principal_revoked": "Whoever this call is for may not ask for anything any more; it was not made."}
+
+
+def _lapsed(home: Tooled, signer: Signer, act: Act, terms: Terms, now_ms: int) -> str | None:
+    """Why a call can no longer be made, though it was wanted or approved; its terms are of now."""
+    if home.authority is not None and not home.authority.holds(terms.tenant, terms.principal):
+        return "principal_revoked"
+    if act.asked is None or act.approval is None:
+        return None
+    # Whoever said yes did so under the policy of then.
+    return signer.refusal(terms, act.asked, now_ms)
 
 
 def _ruled(policy: Policy, request: PolicyRequest) -> PolicyRuling:

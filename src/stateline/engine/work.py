@@ -41,11 +41,10 @@ from stateline.engine.perform import RunningCall
 from stateline.engine.place import Catalogue, Placement, Slots, fitted, purse_of
 from stateline.engine.signal import Signal
 from stateline.engine.story import Story
-from stateline.engine.tooling import RunningTools, Toolbox, decided, numbered
+from stateline.engine.tooling import RunningTools, Tooled, decided, numbered
 from stateline.ports import (
     DUE_NOW_MS,
     BudgetExceeded,
-    Clock,
     Duplicate,
     Fenced,
     HeadMoved,
@@ -60,26 +59,19 @@ from stateline.ports import (
 log = logging.getLogger("stateline.engine")
 
 
-class Home(Protocol):
+class Home(Tooled, Protocol):
     """What a worker needs of the node that runs it."""
 
     store: Store
     client: ModelClient
     catalogue: Catalogue
-    clock: Clock
     live: Live
     monitor: Monitor
     slots: Slots
     rules: Rules | None
     meter: Meter | None
     ledger: Ledger
-    toolbox: Toolbox | None
     durable: bool
-
-    @property
-    def may_send(self) -> bool:
-        """Whether this node still has what it owns, as far as it can know."""
-        ...
 
     def retired(self, worker: Worker) -> None:
         """The worker is done with its session, whatever the reason."""

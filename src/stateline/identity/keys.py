@@ -118,6 +118,14 @@ class Keys:
             raise Unauthorized("The API key has expired; make a new one.")
         return principal
 
+    def holds(self, tenant: str, principal: str) -> bool:
+        """Whether a key still lets in; whoever is no key has another authority, and is not judged here."""
+        record = self._records.get(principal)
+        if record is None or record.tenant != tenant:
+            return True
+        expired = record.expires_at_ms is not None and record.expires_at_ms <= self._clock.now_ms()
+        return record.revoked_at_ms is None and not expired
+
     # -- management -------------------------------------------------------------------------------------
 
     async def create(
