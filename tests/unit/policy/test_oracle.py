@@ -208,7 +208,7 @@ def _answer(speaking: list[tuple[str, Rule]], asked: Asked) -> tuple[bool, set[s
     return allowed, held["permit"] if allowed else held["forbid"], failed
 
 
-@pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize("count", [60, pytest.param(20_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_the_same_ruling_as_by_hand(tmp_path: Path, count: int) -> None:
     rng = random.Random(20261126)
     seen: Counter[str] = Counter()
