@@ -48,7 +48,7 @@ check: ## Format, lint, types, import directions, sizes, coverage of the pure co
 	$(RUN) python scripts/gates.py
 	$(RUN) python scripts/state_diagram.py --check
 	$(RUN) python scripts/switching_table.py --check
-	$(RUN) pytest tests/unit $(PURE:%=--cov=stateline.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
+	$(RUN) pytest tests/unit -m "not slow" $(PURE:%=--cov=stateline.%) --cov-branch --cov-fail-under=100 --cov-report=term-missing:skip-covered
 
 format: ## Format the code and mend what can be mended
 	$(RUN) ruff format .
