@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 app = command_app("Keep tools' credentials, sealed under a master key.")
 
 Shown = dict[str, Any]
-NameArgument = Annotated[str, typer.Argument(help="What tools call it: vault:NAME.")]
+NameArgument = Annotated[str, typer.Argument(help="Its name in the tenant.")]
 TenantOption = Annotated[str, typer.Option("--tenant", help="Whose tools may use it.")]
 _PATH = "/v1/admin/secrets"
 
@@ -59,7 +59,7 @@ def set_secret(
         return _shown(await vault.put_text(tenant, name, value))
 
     stored = _ask(config, "POST", _PATH, {"tenant": tenant, "name": name, "value": value}, directly)
-    _say(stored, as_json, f"stored {stored['name']} of tenant {stored['tenant']}: tools name it vault:{stored['name']}")
+    _say(stored, as_json, f"stored {stored['name']} of tenant {stored['tenant']}")
 
 
 @app.command("list")
