@@ -29,7 +29,8 @@ def config(tmp_path: Path) -> Path:
 
 def test_secrets_are_set_from_standard_input_listed_rotated_and_removed(config: Path, tmp_path: Path) -> None:
     where = ("-c", str(config))
-    assert "stored github of tenant shop" in _run("set", "github", "--tenant", "shop", *where, value="tok-planted-5521\n")
+    said = _run("set", "github", "--tenant", "shop", *where, value="tok-planted-5521\n")
+    assert "stored github of tenant shop" in said
     listed = _run("list", *where)
     assert "github" in listed
     assert "tok-planted" not in listed + _run("list", "--json", *where)
