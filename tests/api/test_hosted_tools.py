@@ -46,7 +46,8 @@ def refunds(asked: Asked, _: int) -> Answer:
     """Asks for a refund, and says what came of it."""
     if asked.tool_output is not None:
         return Answer(text=f"It said: {asked.tool_output}")
-    return Answer(calls=(ScriptedCall(name="shop-refund", arguments='{"cents": 500}'),))
+    server = "mine" if asked.tool is not None and asked.tool[0].startswith("mine-") else "shop"
+    return Answer(calls=(ScriptedCall(name=f"{server}-refund", arguments='{"cents": 500}'),))
 
 
 @pytest.fixture
@@ -129,7 +130,7 @@ async def test_a_request_names_a_server_of_its_own(server: Server, seen: Seen) -
     url = server.config.read_text().partition('\nurl = "http')[2].partition('"')[0]
     tool: Any = {
         "type": "mcp",
-        "server_label": "shop",
+        "server_label": "mine",
         "server_url": f"http{url}",
         "headers": {"X-Secret": "s3cr3t-of-the-client"},
         "require_approval": "never",
@@ -163,7 +164,7 @@ async def test_the_approval_flow_of_openai_agents_works(server: Server, seen: Se
     tool = HostedMCPTool(
         tool_config={
             "type": "mcp",
-            "server_label": "shop",
+            "server_label": "mine",
             "server_url": f"http{url}",
             "require_approval": "always",
             "allowed_tools": ["refund"],
@@ -177,6 +178,16 @@ async def test_the_approval_flow_of_openai_agents_works(server: Server, seen: Se
         assert result.final_output == "It said: done"
         assert asked == ["refund"]
         assert len(seen.refunds) == 1
+
+
+async def test_a_request_cannot_take_the_label_of_the_operators_server(server: Server) -> None:
+    tool: Any = {"type": "mcp", "server_label": "shop", "server_url": "https://example.org/mcp"}
+    unknown: Any = {"type": "mcp", "server_label": "nowhere"}
+    async with server.client(max_retries=0) as client:
+        for one, code in ((tool, "server_label_taken"), (unknown, "unknown_server")):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await client.responses.create(model="scripted", input="hello", tools=[one])
+            assert caught.value.code == code
 
 
 async def test_a_tool_where_nothing_may_be_connected_to_is_refused(server: Server) -> None:
