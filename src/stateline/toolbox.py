@@ -154,7 +154,7 @@ def toolbox_of(config: settings.Config, hosts: HouseHosts, policy: Policy | None
 def sealer_of(config: settings.Config, environ: Mapping[str, str] = os.environ) -> Sealer:
     """The keys that seal what persons are asked: the configured ones, or one that a file beside the database holds."""
     text = settings.approval_keys(config.approvals, environ)
-    if text is None and config.store.path is not None:
+    if text is None and config.uses_tools and config.store.path is not None:
         text = _own_key(config.store.path)
     if text is None:
         # There are no tools: nothing is ever sealed.

@@ -77,6 +77,7 @@ BODIES: dict[str, dict[str, Any]] = {
     "CreateEmbedding": {"model": "scripted", "input": "x"},
     "CreateKey": {"tenant": "owner", "name": "x", "scopes": ["audit"]},
     "PutSecret": {"tenant": "owner", "name": "github", "value": "x"},
+    "ShowAudit": {"tenant": "owner", "session": "0" * 24},
     "RunPrune": {},
     "StartBackup": {"path": "backup"},
 }
@@ -102,7 +103,7 @@ NOT_SERVED = {("/v1/responses/compact", "conversation")}
 """Fields of OpenAI's that are refused whatever they say (400 `unsupported_parameter`)."""
 NO_IDS = {
     "CreateChatCompletion", "CreateMessage", "CountMessageTokens", "CreateEmbedding", "CreateKey", "PutSecret",
-    "RunPrune", "StartBackup", "AnswerApproval", "ResolveEffect", "UpdateConversation",
+    "RunPrune", "ShowAudit", "StartBackup", "AnswerApproval", "ResolveEffect", "UpdateConversation",
 }  # fmt: skip
 """Bodies without a field that takes an id; of all others each field is in FIELDS or PLAIN."""
 PLAIN = frozenset((
