@@ -79,6 +79,7 @@ async def ended(client: openai.AsyncOpenAI, response_id: str) -> Any:
 
 
 async def test_an_agent_calls_its_tools_from_the_openai_sdk(server: Server, seen: Seen) -> None:
+    assert "no [policy] is set" in server.log.read_text()
     async with server.client(max_retries=0) as client:
         response = await client.responses.create(model="agent/clerk", input="My parcel never came.")
         assert response.output_text == "It said: done"

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import Literal, get_args
 
+from stateline.core import events as e
 from stateline.core.events import Chunk, Event
 from stateline.core.transitions import TRANSITIONS, TurnState
 
@@ -56,7 +57,21 @@ ANY_COMMIT: tuple[Fault, ...] = (
 """Faults of commits that append nothing: claims, renewals, posts, releases."""
 
 Transition = tuple[TurnState | None, type]
-TABLE: tuple[Transition, ...] = tuple(TRANSITIONS)
+OF_TOOLS = frozenset(
+    (
+        e.ToolsListed,
+        e.EffectDispatched,
+        e.EffectCommitted,
+        e.EffectFailed,
+        e.EffectUnknown,
+        e.EffectRefused,
+        e.ApprovalRequested,
+    )
+)
+"""What no turn of this world comes to: it has no tools."""
+TABLE: tuple[Transition, ...] = tuple(
+    (state, kind) for state, kind in TRANSITIONS if state != "acting" and kind not in OF_TOOLS
+)
 PLACES: dict[Transition, int] = {transition: at for at, transition in enumerate(TABLE)}
 PAIRS = len(TABLE) * len(FAULTS)
 COVERING_SEEDS = 2_000
