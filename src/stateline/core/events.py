@@ -509,6 +509,10 @@ Body = (
 )
 
 TERMINAL = (TurnCompleted, TurnIncomplete, TurnFailed, TurnCancelled)
+EFFECTS_BEGUN = (EffectDispatched, EffectRefused, ApprovalRequested)
+EFFECTS_ENDED = (EffectCommitted, EffectFailed, EffectUnknown)
+EFFECTS: frozenset[type] = frozenset((*EFFECTS_BEGUN, *EFFECTS_ENDED))
+"""What becomes of one tool call."""
 
 
 class Dedup(msgspec.Struct, frozen=True, gc=False, kw_only=True):

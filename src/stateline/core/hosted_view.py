@@ -12,17 +12,7 @@ from stateline.core.response import StreamEvent
 
 _ADDED = "response.output_item.added"
 _DONE = "response.output_item.done"
-HOSTED_EVENTS: frozenset[type] = frozenset(
-    (
-        e.ToolsListed,
-        e.EffectDispatched,
-        e.EffectCommitted,
-        e.EffectFailed,
-        e.EffectUnknown,
-        e.EffectRefused,
-        e.ApprovalRequested,
-    )
-)
+HOSTED_EVENTS: frozenset[type] = e.EFFECTS | {e.ToolsListed}
 
 
 class HostedView:

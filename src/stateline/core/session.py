@@ -242,16 +242,6 @@ def _fold_session(session: Session, event: e.Event, body: e.Body) -> Session:
             return _with(session, event)
 
 
-_EFFECTS: frozenset[type] = frozenset(
-    (
-        e.EffectDispatched,
-        e.EffectCommitted,
-        e.EffectFailed,
-        e.EffectUnknown,
-        e.EffectRefused,
-        e.ApprovalRequested,
-    )
-)
 _TURN_EVENTS: frozenset[type] = frozenset(
     (
         e.TurnRequested,
@@ -264,7 +254,7 @@ _TURN_EVENTS: frozenset[type] = frozenset(
         e.TimerSet,
         e.TimerFired,
         e.ToolsListed,
-        *_EFFECTS,
+        *e.EFFECTS,
         *e.TERMINAL,
     )
 )
@@ -297,7 +287,7 @@ def _fold_turn(session: Session, event: e.Event, body: e.Body) -> Session:
         }
         if body.calls:
             changes["acts"] = tuple([Act(call=call) for call in body.calls])
-    elif type(body) in _EFFECTS or type(body) is e.ToolsListed:
+    elif type(body) in e.EFFECTS or type(body) is e.ToolsListed:
         return _fold_effect(session, event, turn, state, body)
     elif type(body) is e.ModelCallFailed:
         read_bytes += sum(map(item_bytes, body.items)) + TURN_BYTES

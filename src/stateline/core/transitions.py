@@ -24,8 +24,6 @@ TurnState = Literal["ready", "calling", "answered", "acting", "stumbled", "waiti
 
 _OPEN: tuple[TurnState, ...] = ("ready", "calling", "acting", "stumbled", "waiting")
 _BETWEEN_CALLS: tuple[TurnState, ...] = ("ready", "answered", "acting", "stumbled", "waiting")
-_BEGUN = (e.EffectDispatched, e.EffectRefused, e.ApprovalRequested)
-_ENDED = (e.EffectCommitted, e.EffectFailed, e.EffectUnknown)
 
 TRANSITIONS: dict[tuple[TurnState | None, type], TurnState | None] = {
     (None, e.TurnRequested): "ready",
@@ -35,8 +33,8 @@ TRANSITIONS: dict[tuple[TurnState | None, type], TurnState | None] = {
     ("calling", e.ModelCallFailed): "stumbled",
     ("ready", e.ToolsListed): "ready",
     # A turn that begins with what a person has approved acts before it calls a model.
-    **{(state, body): "acting" for state in ("ready", "answered", "acting") for body in _BEGUN},
-    **{("acting", body): "acting" for body in _ENDED},
+    **{(state, body): "acting" for state in ("ready", "answered", "acting") for body in e.EFFECTS_BEGUN},
+    **{("acting", body): "acting" for body in e.EFFECTS_ENDED},
     ("acting", e.ModelCallStarted): "calling",
     ("acting", e.TimerSet): "waiting",
     ("acting", e.TurnCompleted): None,

@@ -106,7 +106,7 @@ def decide(session: Session, event: e.Event) -> Decision:
         return _call(session, turn)
     if type(body) is e.ModelCallFinished:
         return _answered(session, turn, body)
-    if type(body) in _EFFECTS:
+    if type(body) in e.EFFECTS:
         return _acted(session, turn)
     if type(body) is e.ToolsListed:
         return _call(session, turn)
@@ -119,18 +119,6 @@ def decide(session: Session, event: e.Event) -> Decision:
     if type(body) is e.TurnResumed:
         return _resumed(session, turn)
     return NOTHING
-
-
-_EFFECTS: frozenset[type] = frozenset(
-    (
-        e.EffectDispatched,
-        e.EffectCommitted,
-        e.EffectFailed,
-        e.EffectUnknown,
-        e.EffectRefused,
-        e.ApprovalRequested,
-    )
-)
 
 
 def _incomplete(turn: Turn, reason: str) -> e.TurnIncomplete:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -145,7 +145,7 @@ def _one(
         return refused("max_steps", "The limit of steps in one turn is reached.")
     terms = _terms(session, turn, act, now_ms)
     if box.policy is not None:
-        ruling = _ruled(box.policy, _asked_about(session, act, tool, terms))
+        ruling = _ruled(box.policy, _asked_about(session, act, tool, terms, arguments))
         if ruling.enforced and ruling.outcome == "deny":
             why = ", ".join(ruling.policies) or ("an error" if ruling.errors else "no policy permits it")
             return refused("policy_denied", f"The policy does not allow this call ({why}).")
@@ -242,7 +242,7 @@ def _terms(session: Session, turn: Turn, act: Act, now_ms: int) -> Terms:
     )
 
 
-def _asked_about(session: Session, act: Act, tool: Tool, terms: Terms) -> PolicyRequest:
+def _asked_about(session: Session, act: Act, tool: Tool, terms: Terms, arguments: dict[str, Any]) -> PolicyRequest:
     return PolicyRequest(
         tenant=terms.tenant,
         principal=terms.principal,
@@ -250,7 +250,7 @@ def _asked_about(session: Session, act: Act, tool: Tool, terms: Terms) -> Policy
         server=terms.server,
         tool=tool.name,
         effect=tool.effect,
-        arguments=decoded(terms.arguments) or {},
+        arguments=arguments,
         data_zone=session.servers[terms.server].data_zone,
         history=session.history,
         approved=act.approval is not None and act.by != terms.principal,
@@ -575,7 +575,7 @@ def numbered(turn: Turn, bodies: Sequence[e.Body]) -> list[e.Body]:
     """Ends of calls with the sequence numbers of their stream events, from the turn's next on."""
     number, out = turn.number, list[e.Body]()
     for body in bodies:
-        if isinstance(body, (e.EffectCommitted, e.EffectFailed, e.EffectUnknown)):
+        if isinstance(body, e.EFFECTS_ENDED):
             out.append(msgspec.structs.replace(body, number=number))
             number += acting.END_EVENTS
         else:

@@ -157,9 +157,7 @@ async def resolve(service: Service, call: Call) -> None:
 
 async def list_approvals(service: Service, call: Call) -> None:
     query = Query(call.query)
-    status = query.text("status") or "waiting"
-    if status not in ("all", *_STATUSES):
-        raise BadRequest(f"Invalid value: '{status[:64]}' at 'status'.", code="invalid_value", param="status")
+    status = _status(query, "all", "") or "waiting"
 
     def wanted(each: EffectRecord) -> bool:
         return each.asked is not None and status in ("all", each.status)
@@ -185,10 +183,16 @@ def _after(query: Query) -> str | None:
     return query.page().after
 
 
-def _wanted(query: Query) -> Callable[[EffectRecord], bool]:
+def _status(query: Query, *more: str) -> str | None:
+    """The status that is asked for: one that calls have, or one of ``more``."""
     status = query.text("status")
-    if status is not None and status not in _STATUSES:
+    if status is not None and status not in (*_STATUSES, *more):
         raise BadRequest(f"Invalid value: '{status[:64]}' at 'status'.", code="invalid_value", param="status")
+    return status
+
+
+def _wanted(query: Query) -> Callable[[EffectRecord], bool]:
+    status = _status(query)
     since_ms = day_ms(query.day("from") or FIRST_DAY)
     until_ms = day_ms((query.day("to") or LAST_DAY) + timedelta(days=1))
     names: dict[str, Any] = {

@@ -57,17 +57,7 @@ ANY_COMMIT: tuple[Fault, ...] = (
 """Faults of commits that append nothing: claims, renewals, posts, releases."""
 
 Transition = tuple[TurnState | None, type]
-OF_TOOLS = frozenset(
-    (
-        e.ToolsListed,
-        e.EffectDispatched,
-        e.EffectCommitted,
-        e.EffectFailed,
-        e.EffectUnknown,
-        e.EffectRefused,
-        e.ApprovalRequested,
-    )
-)
+OF_TOOLS = e.EFFECTS | {e.ToolsListed}
 """What no turn of this world comes to: it has no tools."""
 TABLE: tuple[Transition, ...] = tuple(
     (state, kind) for state, kind in TRANSITIONS if state != "acting" and kind not in OF_TOOLS
