@@ -15,7 +15,7 @@ from stateline.core.ids import SessionRef
 from stateline.core.items import InputText, Item, Message
 from stateline.core.limits import TurnLimits
 from stateline.core.tools import Agent, McpTool
-from stateline.engine import Engine, Submission
+from stateline.engine import Answerer, Engine, Submission
 from stateline.engine.meter import Meter
 from stateline.engine.tooling import Toolbox
 from stateline.models.catalogue import Catalogue
@@ -45,6 +45,7 @@ def asking(
     tenant: str = "default",
     servers: tuple[McpTool, ...] = (),
     principal: str = "anonymous",
+    person: str = "",
 ) -> Submission:
     """A submission as the API would make it."""
     request = e.TurnRequest(
@@ -60,7 +61,8 @@ def asking(
     return Submission(
         tenant=tenant,
         principal=principal,
-        may_approve=True,
+        user=person,
+        answerer=Answerer(principal, person, may_approve=True),
         request=request,
         input=(user(text),) if isinstance(text, str) else text,
         conversation=conversation,

@@ -21,6 +21,7 @@ from stateline.core import events as e
 from stateline.core.errors import StatelineError
 from stateline.core.items import McpApprovalResponse, McpCall
 from stateline.core.tools import Agent, ToolResult
+from stateline.engine import Answerer
 from stateline.testing.scripted import ModelAsked
 
 
@@ -141,6 +142,24 @@ async def test_what_the_policy_demands_another_must_answer(lab: Lab) -> None:
         # It is made for whoever asked, not for whoever approved.
         assert [call.principal for call in host.calls] == ["key_1"]
         assert [(one.principal, one.approved) for one in policy.asked] == [("key_1", False), ("key_1", True)]
+
+
+async def test_one_person_does_not_approve_with_another_key_what_the_policy_demands(lab: Lab) -> None:
+    lab.script(calling("refund"))
+    host, policy = tools(), Ruled(refund="approve")
+    async with lab.engine(toolbox=box(host, policy)) as engine:
+        first = await done(engine, "go", servers=(FREE,), principal="key_1", person="ada")
+        answer = McpApprovalResponse(id="", approval_request_id=request_of(first).id, approve=True)
+        with pytest.raises(StatelineError) as caught:
+            await done(engine, (answer,), after=first.id, servers=(FREE,), principal="key_2", person="ada")
+        assert (caught.value.code, caught.value.status) == ("approval_by_requester", 403)
+        with pytest.raises(StatelineError) as caught:
+            await engine.answer("default", Answerer("user:ada", "ada", may_approve=True), answer)
+        assert caught.value.code == "approval_by_requester"
+        assert not host.calls
+        second = await done(engine, (answer,), after=first.id, servers=(FREE,), principal="key_3", person="bob")
+        assert call_of(second).status == "completed"
+        assert [one.approved for one in policy.asked] == [False, True]
 
 
 async def test_what_the_policy_denies_is_told_to_the_model(lab: Lab) -> None:

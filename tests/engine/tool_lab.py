@@ -37,6 +37,7 @@ class Signed:
         return Asked(
             demanded_by=terms.demanded_by,
             principal=terms.principal,
+            user=terms.user,
             agent=terms.agent,
             expires_ms=terms.expires_ms,
             policy_version=terms.policy_version,

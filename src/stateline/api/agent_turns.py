@@ -100,6 +100,7 @@ async def agent_deltas(
         Submission(
             tenant=call.tenant,
             principal=call.principal.id,
+            user=call.principal.user,
             request=TurnRequest(**{name: getattr(params, name) for name in _PARAMS}, stream=request.stream),
             input=cast("tuple[Item, ...]", tuple(request.items)),
             digest=digest(call.path.encode(), body),

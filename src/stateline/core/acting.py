@@ -83,7 +83,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
         approval: the request that a person has approved.
         first: the call whose outcome is not known, where a person wants it made anew.
         asked: what that person was asked: the call is made for whom it says.
-        by: who that person is.
+        by_another: that person is not whoever the call is for.
         tries: how often it was let go before, in turns that ended without making it.
     """
 
@@ -94,7 +94,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     approval: str | None = None
     first: Pending | None = None
     asked: Asked | None = None
-    by: str = ""
+    by_another: bool = False
     tries: int = 0
     at_ms: int = 0
 

@@ -31,6 +31,7 @@ CHANGED: Mapping[str, str] = {
     "tool": "approval_tool_changed",
     "arguments": "approval_arguments_changed",
     "principal": "approval_principal_changed",
+    "user": "approval_principal_changed",
     "agent": "approval_agent_changed",
     "demanded_by": "approval_demand_changed",
     "policy_version": "approval_policy_changed",
@@ -67,6 +68,7 @@ class Sealer:
         return Asked(
             demanded_by=terms.demanded_by,
             principal=terms.principal,
+            user=terms.user,
             agent=terms.agent,
             expires_ms=terms.expires_ms,
             policy_version=terms.policy_version,
@@ -108,18 +110,12 @@ def refusal(terms: Terms, key_id: str, signature: str, key: bytes | None, now_ms
     return "approval_expired" if now_ms >= terms.expires_ms else None
 
 
-def may_answer(terms: Terms, tenant: str, principal: str) -> str | None:
-    """Why somebody may not answer, as a code; None where they may.
+def by_another(asked: Asked, principal: str, user: str) -> bool:
+    """Whether somebody is another than whoever the call is for: what a policy demands only such a one may let go.
 
-    What a client asked to be asked its own principal may answer; what a policy demands another must.
+    One person with two keys is no other, where both keys name that person (``user``).
     """
-    if tenant != terms.tenant:
-        return "approval_not_found"
-    if not principal:
-        return "approval_nobody"
-    if terms.demanded_by == "policy" and principal == terms.principal:
-        return "approval_by_requester"
-    return None
+    return principal not in ("", asked.principal) and (not user or user != asked.user)
 
 
 def _tag(terms: Terms, name: str, key: bytes) -> bytes:

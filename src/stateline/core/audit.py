@@ -57,8 +57,8 @@ _PARTS: dict[type, tuple[_Part, ...]] = {
     e.ResponseDeleted: (_Part("deletion", ("response_id",)),),
     e.ItemsAdded: (_Part("prompt", ("items",)),),
     e.TurnRequested: (
-        _Part("prompt", ("response_id", "turn", "principal", "request", "input", "agent")),
-        _Part("approval", ("response_id", "turn", "principal", "answers"), "answers"),
+        _Part("prompt", ("response_id", "turn", "principal", "user", "request", "input", "agent")),
+        _Part("approval", ("response_id", "turn", "principal", "user", "answers"), "answers"),
     ),
     e.ModelCallStarted: (
         _Part(

@@ -11,7 +11,7 @@ from stateline.core.ids import SessionRef, effect_key
 from stateline.core.tools import Answer, Asked, EffectClass, PlannedCall, PolicyRuling
 
 EffectStatus = Literal[
-    "waiting", "refused", "rejected", "dispatched", "committed", "failed", "unknown", "resolved", "abandoned"
+    "waiting", "expired", "refused", "rejected", "dispatched", "committed", "failed", "unknown", "resolved", "abandoned"
 ]
 TAGS = (
     "turn_requested",
@@ -115,6 +115,10 @@ class Effects:
         elif type(body) is e.EffectUnknown:
             self._ended(event, body.id, "unknown", code=body.code, message=body.message)
 
+    def as_of(self, now_ms: int) -> list[EffectRecord]:
+        """The calls as they stand at a moment (Unix time): nobody can let go any more what has expired."""
+        return [_expired(each) if _has_expired(each, now_ms) else each for each in self.records.values()]
+
     def _begun(self, event: e.Event, call: PlannedCall, status: EffectStatus, **fields: object) -> None:
         turn, started, before = self._turn, self._started, self.records.get(call.id)
         if turn is None:
@@ -155,3 +159,12 @@ class Effects:
         if answer.decision != "reject":
             status = "abandoned" if answer.decision == "abandoned" else "resolved"
         self._ended(event, id_, status, decided_by=answer.by)
+
+
+def _has_expired(record: EffectRecord, now_ms: int) -> bool:
+    return record.status == "waiting" and record.asked is not None and now_ms >= record.asked.expires_ms
+
+
+def _expired(record: EffectRecord) -> EffectRecord:
+    assert record.asked is not None
+    return msgspec.structs.replace(record, status="expired", ended_ms=record.asked.expires_ms)

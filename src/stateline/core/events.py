@@ -95,6 +95,7 @@ class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_onl
 
     ``from_session``: what it goes on from is kept in a session, though it is not itself. ``agent``: as it is
     configured now. ``answers``: to what earlier turns asked a person. ``traceparent``: of the caller's trace (W3C).
+    ``user``: the person behind the principal; empty where none is known.
     """
 
     response_id: str
@@ -103,6 +104,7 @@ class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_onl
     input: tuple[Item, ...]
     limits: TurnLimits = TurnLimits()
     principal: str = ""
+    user: str = ""
     sidecars: dict[str, Sidecar] = {}
     from_session: bool = False
     agent: Agent | None = None

@@ -90,6 +90,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     cancelling: bool = False
     overdue: bool = False
     principal: str = ""
+    user: str = ""
     stateful: bool = True
     agent: Agent | None = None
     hosting: Hosting | None = None
@@ -332,6 +333,7 @@ def _begin_turn(session: Session, event: e.Event, body: e.TurnRequested) -> Sess
         requested_at_ms=event.at_ms,
         number=3 if body.request.background else 2,
         principal=body.principal,
+        user=body.user,
         stateful=body.stateful,
         agent=body.agent,
         traceparent=body.traceparent,
@@ -351,12 +353,13 @@ def _answered(session: Session, event: e.Event, turn: Turn, answers: tuple[Answe
         if call is None:
             continue
         if answer.decision == "approve":
-            acts.append(Act(call=call, approval=answer.id, asked=asked, by=answer.by, tries=answer.tries))
+            another = answer.by_another
+            acts.append(Act(call=call, approval=answer.id, asked=asked, by_another=another, tries=answer.tries))
         elif answer.decision == "retry":
             # Its item is another: that of the first call stays as it is.
             id_ = item_id(PREFIXES[McpCall], event.session.id, turn.number_in_session, 0, RETRY_INDEX + len(acts))
             call = msgspec.structs.replace(call, id=id_)
-            acts.append(Act(call=call, first=found, asked=asked, by=answer.by))
+            acts.append(Act(call=call, first=found, asked=asked))
     # Not before: what was answered in time may be recorded later, and the model is told then why it is not made.
     pending = acting.still_open(pending, event.at_ms)
     history = acting.answered(session.history, [answer.decision for answer in answers])

@@ -129,7 +129,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
     """What a person is asked about a call, and what the answer is bound to.
 
     Attributes:
-        principal, agent: for whom the call would be made.
+        principal, agent: for whom the call would be made; ``user`` is the person behind the principal, if known.
         expires_ms: Unix time from which on it cannot be answered.
         policy_version: of the policy that was asked; empty where there is none.
         signature: over all of this and the call; ``key_id`` names its key.
@@ -137,6 +137,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
 
     demanded_by: Demand
     principal: str
+    user: str = ""
     agent: str = ""
     expires_ms: int
     policy_version: str = ""
@@ -160,6 +161,7 @@ class Terms(NamedTuple):
     tool: str
     arguments: str
     principal: str
+    user: str
     agent: str
     demanded_by: Demand
     policy_version: str
@@ -172,6 +174,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     Attributes:
         id: of the approval request, or of the call whose outcome was not known.
         by: the principal who said it.
+        by_another: it is neither the principal nor the person for whom the call would be made.
         call, asked: what was asked, where another session had asked it.
         tries: how often it was let go before, in turns that ended without making the call.
     """
@@ -179,6 +182,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     id: str
     decision: Literal["approve", "reject", "committed", "abandoned", "retry"]
     by: str
+    by_another: bool = False
     call: PlannedCall | None = None
     asked: Asked | None = None
     tries: int = 0

@@ -325,8 +325,8 @@ def asked(turn: Turn) -> ModelParams:
     if agent is not None:
         told = [text for text in (agent.instructions, request.instructions) if text]
         changes |= {"model": agent.model, "instructions": "\n\n".join(told) or None}
-        if request.max_output_tokens is None:
-            changes["max_output_tokens"] = agent.max_output_tokens
+        most = [each for each in (request.max_output_tokens, agent.max_output_tokens) if each is not None]
+        changes["max_output_tokens"] = min(most, default=None)
     if (turn.tool_calls or turn.acts) and request.tool_choice not in ("auto", "none"):
         # What had to be called was; a choice that went on would have the model call it for ever.
         changes["tool_choice"] = _at_will(request.tool_choice)

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from stateline.core.placed import Placed
 from stateline.engine.facade import Engine
-from stateline.engine.types import Accepted, Conversation, Submission
+from stateline.engine.types import Accepted, Answerer, Conversation, Submission
 
-__all__ = ["Accepted", "Conversation", "Engine", "Placed", "Submission"]
+__all__ = ["Accepted", "Answerer", "Conversation", "Engine", "Placed", "Submission"]

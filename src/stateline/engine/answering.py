@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 import msgspec
 
 from stateline.core import events as e
 from stateline.core.acting import Pending
+from stateline.core.approvals import by_another
 from stateline.core.errors import BadRequest, Conflict, Forbidden, NotFound
 from stateline.core.ids import item_session
 from stateline.core.items import (
@@ -24,17 +24,11 @@ from stateline.core.items import (
 from stateline.core.limits import ANSWERED_SESSIONS_MAX, APPROVAL_TTL_MS
 from stateline.core.session import Session
 from stateline.core.tools import Answer
+from stateline.engine.types import Answerer
 
 ANSWER_DIGEST = "answer"
 """The digest of the dedup keys of answers: no request's body has it."""
 _ANSWER_TTL_S = 2 * APPROVAL_TTL_MS // 1000
-
-
-class Answerer(NamedTuple):
-    """Who answers, and whether that one may let go what a policy wants a person to approve."""
-
-    principal: str
-    may_approve: bool
 
 
 def asked_elsewhere(items: Iterable[Item]) -> set[str]:
@@ -108,6 +102,7 @@ def answers_in(
                     id=id_,
                     decision="approve" if item.approve else "reject",
                     by=by,
+                    by_another=waits.asked is not None and by_another(waits.asked, by, who.user),
                     call=None if moved is None else moved.call,
                     asked=None if moved is None else moved.asked,
                     tries=waits.tries,
@@ -171,7 +166,7 @@ def _may(waits: Pending, id_: str, who: Answerer, now_ms: int) -> None:
         raise _expired(id_)
     if asked.demanded_by == "policy" and not who.may_approve:
         raise Forbidden("what the policy demands takes a key with the scope 'approve'", code="approval_needs_scope")
-    if asked.demanded_by == "policy" and who.principal == asked.principal:
+    if asked.demanded_by == "policy" and not by_another(asked, who.principal, who.user):
         raise Forbidden(
             "the policy wants another than whoever asked for this call to approve it", code="approval_by_requester"
         )

@@ -14,7 +14,7 @@ from stateline.core.limits import PLACEMENT_SESSIONS_MAX
 from stateline.core.session import Session
 from stateline.engine.answering import follow_on
 from stateline.engine.node import Node
-from stateline.engine.types import Submission
+from stateline.engine.types import Answerer, Submission
 from stateline.ports import SessionMissing, Store
 
 
@@ -26,11 +26,18 @@ class EffectsPage(NamedTuple):
 
 
 async def effects(
-    store: Store, tenant: str, wanted: Callable[[EffectRecord], bool], *, session: str | None, after: str | None
+    store: Store,
+    tenant: str,
+    wanted: Callable[[EffectRecord], bool],
+    *,
+    now_ms: int,
+    session: str | None,
+    after: str | None,
 ) -> EffectsPage:
     """The calls that are wanted, of up to PLACEMENT_SESSIONS_MAX sessions, the newest session and call first.
 
     Args:
+        now_ms: Unix time, past which an approval may have expired.
         session: of this one alone.
         after: the ``cursor`` of the page before.
 
@@ -45,28 +52,28 @@ async def effects(
             raise BadRequest("Invalid 'after': no such item in this list.", code="invalid_cursor", param="after")
     if session is not None:
         try:
-            return EffectsPage(await _of(store, SessionRef(tenant, session), wanted), None)
+            return EffectsPage(await _of(store, SessionRef(tenant, session), wanted, now_ms), None)
         except SessionMissing:
             raise NotFound("the session was not found", code="session_not_found", param="session") from None
     out: list[EffectRecord] = []
     names = await store.sessions(tenant, after, PLACEMENT_SESSIONS_MAX)
     for name in names:
         try:
-            out += await _of(store, SessionRef(tenant, name), wanted)
+            out += await _of(store, SessionRef(tenant, name), wanted, now_ms)
         except SessionMissing:
             continue  # It was erased meanwhile.
     return EffectsPage(out, names[-1] if len(names) == PLACEMENT_SESSIONS_MAX else None)
 
 
-async def _of(store: Store, ref: SessionRef, wanted: Callable[[EffectRecord], bool]) -> list[EffectRecord]:
+async def _of(store: Store, ref: SessionRef, wanted: Callable[[EffectRecord], bool], now_ms: int) -> list[EffectRecord]:
     found = Effects()
     async for event in store.read(ref):
         # A fork's prefix is seen as well: what waits there may have been answered here.
         found.see(event)
-    return [each for each in reversed(found.records.values()) if each.session == ref and wanted(each)]
+    return [each for each in reversed(found.as_of(now_ms)) if each.session == ref and wanted(each)]
 
 
-async def answer(node: Node, tenant: str, by: str, item: McpApprovalResponse | EffectResolution) -> Submission:
+async def answer(node: Node, tenant: str, by: Answerer, item: McpApprovalResponse | EffectResolution) -> Submission:
     """The background turn that goes on from what a person says of a call, as its session's own principal.
 
     Raises:
@@ -103,8 +110,8 @@ async def answer(node: Node, tenant: str, by: str, item: McpApprovalResponse | E
         request=follow_on(requested, in_conversation=conversation, previous=session.last_response_id),
         input=_input(item),
         conversation=session.ref.id if conversation else None,
-        answered_by=by,
-        may_approve=True,
+        user=requested.user if waits.asked is None else waits.asked.user,
+        answerer=by,
     )
 
 

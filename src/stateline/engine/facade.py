@@ -27,7 +27,7 @@ from stateline.engine.node import Node
 from stateline.engine.placements import PlacedPage, placements
 from stateline.engine.relay import relay
 from stateline.engine.submit import submit
-from stateline.engine.types import Accepted, BudgetState, Conversation, RateState, Submission
+from stateline.engine.types import Accepted, Answerer, BudgetState, Conversation, RateState, Submission
 from stateline.engine.usage import UsagePage, usage
 from stateline.money.budgets import Payer, balance_name
 from stateline.money.rates import counts
@@ -323,9 +323,10 @@ class Engine(Node):
         self, tenant: str, wanted: Callable[[EffectRecord], bool], *, session: str | None, after: str | None
     ) -> EffectsPage:
         """See ``effects.effects``."""
-        return await effects.effects(self.store, tenant, wanted, session=session, after=after)
+        now_ms = self.clock.now_ms()
+        return await effects.effects(self.store, tenant, wanted, now_ms=now_ms, session=session, after=after)
 
-    async def answer(self, tenant: str, by: str, item: McpApprovalResponse | EffectResolution) -> Accepted:
+    async def answer(self, tenant: str, by: Answerer, item: McpApprovalResponse | EffectResolution) -> Accepted:
         """Go on from what a person says of a call that waits for one; see ``effects.answer``."""
         return await submit(self, await effects.answer(self, tenant, by, item))
 

@@ -21,7 +21,7 @@ from stateline.core.session import Session, new_session
 from stateline.core.tools import AGENT_PREFIX, Agent, Answer
 from stateline.core.turn import unanswered_calls, with_ids
 from stateline.core.view import NO_EVENTS, TurnView
-from stateline.engine.answering import ANSWER_DIGEST, Answerer, answer_keys, answers_in, asked_elsewhere
+from stateline.engine.answering import ANSWER_DIGEST, answer_keys, answers_in, asked_elsewhere
 from stateline.engine.failover import check_room
 from stateline.engine.node import Node
 from stateline.engine.place import model_not_found, weighed
@@ -289,6 +289,7 @@ def _turn(node: Node, s: Submission, session: Session, *, after: int) -> e.TurnR
         input=with_ids(s.input, session, turn),
         limits=node.limits,
         principal=s.principal,
+        user=s.user,
         sidecars=s.sidecars,
         from_session=s.from_session,
         agent=_agent(node, s),
@@ -317,8 +318,7 @@ async def _with_asked(node: Node, s: Submission) -> Submission:
 def _answers(node: Node, s: Submission, session: Session) -> tuple[Answer, ...]:
     if not any(type(item) in HOSTED_ITEMS for item in s.input):
         return ()
-    by = s.principal if s.answered_by is None else s.answered_by
-    return answers_in(session, s.input, Answerer(by, s.may_approve), node.clock.now_ms(), s.asked_elsewhere)
+    return answers_in(session, s.input, s.answerer, node.clock.now_ms(), s.asked_elsewhere)
 
 
 def _check_calls(items: Iterable[Item]) -> None:

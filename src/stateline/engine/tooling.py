@@ -235,6 +235,7 @@ def _terms(session: Session, turn: Turn, act: Act, now_ms: int) -> Terms:
         tool=act.call.tool,
         arguments=act.call.arguments,
         principal=turn.principal if asked is None else asked.principal,
+        user=turn.user if asked is None else asked.user,
         agent=agent if asked is None else asked.agent,
         demanded_by="client" if asked is None else asked.demanded_by,
         policy_version="" if asked is None else asked.policy_version,
@@ -253,7 +254,7 @@ def _asked_about(session: Session, act: Act, tool: Tool, terms: Terms, arguments
         arguments=arguments,
         data_zone=session.servers[terms.server].data_zone,
         history=session.history,
-        approved=act.approval is not None and act.by != terms.principal,
+        approved=act.approval is not None and act.by_another,
     )
 
 

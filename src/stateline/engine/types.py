@@ -16,6 +16,19 @@ from stateline.money.budgets import Budget
 from stateline.ports import Balance
 
 
+class Answerer(NamedTuple):
+    """Who answers what waits for a person.
+
+    Attributes:
+        user: the person behind the principal; empty where none is known.
+        may_approve: may let go what a policy wants a person to approve.
+    """
+
+    principal: str = ""
+    user: str = ""
+    may_approve: bool = False
+
+
 class Submission(msgspec.Struct, frozen=True, kw_only=True):
     """One request for a turn.
 
@@ -31,8 +44,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
         secrets: what servers that the request names are to be told: headers, by the server's label. Kept nowhere.
         asked_elsewhere: calls that wait for a person in other sessions, and that ``input`` answers; by id.
         traceparent: the caller's trace, as W3C writes it.
-        may_approve: whoever answers may let go what the policy wants a person to approve.
-        answered_by: the principal whose answers are among ``input``, where that is not ``principal``.
+        user: the person behind the principal; empty where none is known.
+        answerer: whose answers are among ``input``.
     """
 
     tenant: str
@@ -46,8 +59,8 @@ class Submission(msgspec.Struct, frozen=True, kw_only=True):
     sidecars: dict[str, Sidecar] = {}
     from_session: bool = False
     secrets: Mapping[str, Mapping[str, str]] = {}
-    answered_by: str | None = None
-    may_approve: bool = False
+    user: str = ""
+    answerer: Answerer = Answerer()
     traceparent: str = ""
     asked_elsewhere: Mapping[str, Pending] = {}
 

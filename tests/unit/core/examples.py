@@ -312,6 +312,24 @@ EVERY_BODY: tuple[e.Body, ...] = (
         principal="key_1",
         sidecars=SIDECARS,
     ),
+    e.TurnRequested(
+        response_id=RESPONSE,
+        turn=3,
+        request=e.TurnRequest(model="m"),
+        input=(),
+        principal="key_1",
+        user="ada",
+        answers=(
+            Answer(
+                id="mcpr_2",
+                decision="approve",
+                by="key_2",
+                by_another=True,
+                call=PLANNED,
+                asked=msgspec.structs.replace(ASKED, user="ada"),
+            ),
+        ),
+    ),
     e.TurnRequested(response_id=RESPONSE, turn=1, request=e.TurnRequest(model="m"), input=()),
     e.TurnRequested(
         response_id=RESPONSE, turn=1, request=e.TurnRequest(model="m", store=False), input=(), from_session=True

@@ -359,6 +359,13 @@ def test_an_agent_says_what_its_models_calls_ask() -> None:
     own = begun(ToolDriver(), msgspec.structs.replace(request, max_output_tokens=7), AGENT).session.turn
     assert own is not None
     assert asked(own).max_output_tokens == 7
+    more = begun(ToolDriver(), msgspec.structs.replace(request, max_output_tokens=101), AGENT).session.turn
+    assert more is not None
+    assert asked(more).max_output_tokens == 100
+    unbound = msgspec.structs.replace(AGENT, max_output_tokens=None)
+    free = begun(ToolDriver(), request, unbound).session.turn
+    assert free is not None
+    assert asked(free).max_output_tokens is None
     plain = begun(ToolDriver(), e.TurnRequest(model="m")).session.turn
     assert plain is not None
     assert asked(plain) is plain.request

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from stateline.core.approvals import CHANGED, Sealer, may_answer, seal
+from stateline.core.approvals import CHANGED, Sealer, by_another, seal
 from stateline.core.arguments import ArgumentsError, canonical_arguments
 from stateline.core.limits import APPROVAL_KEY_BYTES_MIN
 from stateline.core.tools import Terms
@@ -27,7 +27,8 @@ TERMS = Terms(
     server="payments",
     tool="refund",
     arguments='{"amount_cents": 9000}',
-    principal="alice",
+    principal="key_alice",
+    user="alice",
     agent="support",
     demanded_by="policy",
     policy_version="7b2f",
@@ -61,7 +62,7 @@ def read(arguments: str) -> object:
 
 def test_what_is_asked_says_what_it_is_bound_to() -> None:
     asked = SEALER.sign(TERMS)
-    assert (asked.principal, asked.agent, asked.demanded_by) == ("alice", "support", "policy")
+    assert (asked.principal, asked.agent, asked.demanded_by) == ("key_alice", "support", "policy")
     assert (asked.expires_ms, asked.policy_version, asked.key_id) == (NOW + 1, "7b2f", "k1")
     assert asked.signature == seal(TERMS, "k1", KEYS["k1"])
     for value in TERMS:
@@ -158,12 +159,25 @@ def test_keys_that_could_be_guessed_or_are_not_there_are_refused(
         Sealer(keys, current)
 
 
-def test_what_a_policy_demands_another_must_answer() -> None:
-    assert may_answer(TERMS, "acme", "alice") == "approval_by_requester"
-    assert may_answer(TERMS, "acme", "bob") is None
-    asked = TERMS._replace(demanded_by="client")
-    assert may_answer(asked, "acme", "alice") is None
-    assert may_answer(asked, "acme", "bob") is None
-    for terms in (TERMS, asked):
-        assert may_answer(terms, "acme", "") == "approval_nobody"
-        assert may_answer(terms, "umbrella", "bob") == "approval_not_found"
+@pytest.mark.parametrize(
+    ("principal", "user", "another"),
+    [
+        ("key_alice", "alice", False),
+        ("key_alice", "", False),
+        ("key_2", "alice", False),  # Her other key, or she herself where an agent acts for her.
+        ("key_alice", "bob", False),
+        ("key_2", "bob", True),
+        ("key_2", "", True),
+        ("", "", False),
+        ("", "bob", False),
+    ],
+)
+def test_one_person_with_two_keys_is_no_other(principal: str, user: str, another: bool) -> None:
+    assert by_another(SEALER.sign(TERMS), principal, user) is another
+
+
+def test_keys_that_name_nobody_are_told_apart_by_themselves() -> None:
+    asked = SEALER.sign(TERMS._replace(user=""))
+    assert by_another(asked, "key_2", "")
+    assert by_another(asked, "key_2", "alice")
+    assert not by_another(asked, "key_alice", "")

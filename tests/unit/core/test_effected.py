@@ -39,6 +39,19 @@ def test_each_call_stands_there_once_with_what_became_of_it() -> None:
     assert (refund.status, refund.principal, refund.asked is not None) == ("waiting", "p", True)
 
 
+def test_what_was_not_answered_in_time_has_expired() -> None:
+    one = driver("ask", "dispatch")
+    one.play(calls("a-refund", "a-look"))
+    found = Effects()
+    for event in one.log:
+        found.see(event)
+    refund, look = found.records.values()
+    assert refund.asked is not None
+    assert found.as_of(refund.asked.expires_ms - 1) == [refund, look]
+    expired, same = found.as_of(refund.asked.expires_ms)
+    assert (expired.status, expired.ended_ms, same) == ("expired", refund.asked.expires_ms, look)
+
+
 def test_a_call_without_an_answer_is_failed_or_unknown() -> None:
     one = driver(ends=("failed",))
     one.play(calls("a-look", "a-refund"))

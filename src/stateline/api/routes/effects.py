@@ -19,8 +19,9 @@ from stateline.api.service import Service
 from stateline.core.effected import EffectRecord, EffectStatus
 from stateline.core.errors import BadRequest
 from stateline.core.items import EffectResolution, McpApprovalResponse
+from stateline.core.principals import Principal
 from stateline.core.tools import Demand, EffectClass
-from stateline.engine.types import Accepted
+from stateline.engine import Accepted, Answerer
 
 _STATUSES = typing.get_args(EffectStatus)
 
@@ -152,7 +153,7 @@ async def resolve(service: Service, call: Call) -> None:
     """A person says what became of a call whose outcome is not known."""
     params, id_ = decode_exact(_resolve, await call.body()), call.path_params["effect_id"]
     item = EffectResolution(id="", call_id=id_, decision=params.decision, output=params.output)
-    await _reply(call, id_, await service.engine.answer(call.tenant, call.principal.id, item))
+    await _reply(call, id_, await service.engine.answer(call.tenant, _answerer(call.principal), item))
 
 
 async def list_approvals(service: Service, call: Call) -> None:
@@ -171,7 +172,11 @@ async def answer(service: Service, call: Call) -> None:
     """A person lets a call go, or not; the first answer counts."""
     params, id_ = decode_exact(_answer, await call.body()), call.path_params["approval_id"]
     item = McpApprovalResponse(id="", approval_request_id=id_, approve=params.approve, reason=params.reason)
-    await _reply(call, id_, await service.engine.answer(call.tenant, call.principal.id, item))
+    await _reply(call, id_, await service.engine.answer(call.tenant, _answerer(call.principal), item))
+
+
+def _answerer(principal: Principal) -> Answerer:
+    return Answerer(principal.id, principal.user, may_approve=True)  # The route wants the scope.
 
 
 async def _reply(call: Call, id_: str, accepted: Accepted) -> None:

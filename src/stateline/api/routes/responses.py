@@ -24,7 +24,7 @@ from stateline.core.ids import digest
 from stateline.core.items import Item
 from stateline.core.principals import APPROVE
 from stateline.core.response import ResponseUsage, StreamEvent, usage_field
-from stateline.engine import Accepted, Submission
+from stateline.engine import Accepted, Answerer, Submission
 
 _RUNNING = ("queued", "in_progress")
 
@@ -95,6 +95,7 @@ async def submit(
         Submission(
             tenant=principal.tenant,
             principal=principal.id,
+            user=principal.user,
             request=parsed.request,
             input=await resolve(service, principal.tenant, parsed.items, "input"),
             conversation=parsed.conversation,
@@ -102,7 +103,7 @@ async def submit(
             idempotency_key=idempotency_key,
             retry=retry,
             secrets=parsed.secrets,
-            may_approve=principal.allows(APPROVE),
+            answerer=Answerer(principal.id, principal.user, principal.allows(APPROVE)),
             traceparent=traceparent,
         )
     )
