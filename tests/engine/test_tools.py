@@ -18,11 +18,14 @@ from tests.engine.tool_lab import (
 )
 
 from stateline.core import events as e
+from stateline.core.approvals import Sealer
 from stateline.core.errors import StatelineError
-from stateline.core.items import McpApprovalResponse, McpCall
-from stateline.core.tools import Agent, ToolResult
+from stateline.core.items import McpApprovalRequest, McpApprovalResponse, McpCall
+from stateline.core.tools import Agent, McpTool, ToolResult
 from stateline.engine import Answerer
+from stateline.engine.tooling import Toolbox
 from stateline.testing.scripted import ModelAsked
+from stateline.testing.tool_host import ScriptedHosts
 
 
 async def test_a_tool_is_called_and_its_output_given_to_the_model(lab: Lab) -> None:
@@ -160,6 +163,27 @@ async def test_one_person_does_not_approve_with_another_key_what_the_policy_dema
         second = await done(engine, (answer,), after=first.id, servers=(FREE,), principal="key_3", person="bob")
         assert call_of(second).status == "completed"
         assert [one.approved for one in policy.asked] == [False, True]
+
+
+async def test_a_yes_is_for_the_server_that_was_asked_about_and_not_for_another_of_its_label(lab: Lab) -> None:
+    lab.script(calling("refund"))
+    asked_about, other = tools(), tools()
+    hosts = ScriptedHosts(named={"https://pay.example/mcp": asked_about, "https://evil.example/mcp": other})
+    signer = Sealer({"k": bytes(32)}, "k")
+    right = McpTool(server_label="payments", server_url="https://pay.example/mcp")
+    wrong = McpTool(server_label="payments", server_url="https://evil.example/mcp")
+    async with lab.engine(toolbox=Toolbox(hosts, signer, None)) as engine:
+        first = await done(engine, "go", servers=(right,))
+        (asked,) = [item for item in first.output if isinstance(item, McpApprovalRequest)]
+        answer = McpApprovalResponse(id="", approval_request_id=asked.id, approve=True)
+        accepted = await engine.submit(asking((answer,), after=first.id, servers=(wrong,)))
+        second = await engine.wait(accepted, "open-responses")
+        assert [item.status for item in second.output if isinstance(item, McpCall)] == ["failed"]
+        log = await log_of(engine, accepted.session)
+        (refused,) = [event.body for event in log if isinstance(event.body, e.EffectRefused)]
+        assert refused.code == "approval_tool_changed"
+        assert not other.calls
+        assert not asked_about.calls
 
 
 async def test_what_the_policy_denies_is_told_to_the_model(lab: Lab) -> None:

@@ -38,6 +38,7 @@ class Signed:
             demanded_by=terms.demanded_by,
             principal=terms.principal,
             user=terms.user,
+            server_url=terms.server_url,
             agent=terms.agent,
             expires_ms=terms.expires_ms,
             policy_version=terms.policy_version,

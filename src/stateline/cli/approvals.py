@@ -94,6 +94,7 @@ def show(
             ("id", found["id"]),
             ("status", found["status"]),
             ("tool", f"{found['server_label']}/{found['name']}"),
+            ("server", found["server_url"]),
             ("arguments", found["arguments"]),
             ("for", _whom(found)),
             ("demanded by", found["demanded_by"]),

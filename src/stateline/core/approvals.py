@@ -8,7 +8,7 @@ terms themselves being in the seal, and neither a tag nor their order can be cha
 from __future__ import annotations
 
 import re
-from base64 import b64decode, urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from hmac import compare_digest
 from hmac import digest as hmac_digest
@@ -28,6 +28,7 @@ CHANGED: Mapping[str, str] = {
     "session": "approval_call_changed",
     "call": "approval_call_changed",
     "server": "approval_tool_changed",
+    "server_url": "approval_tool_changed",
     "tool": "approval_tool_changed",
     "arguments": "approval_arguments_changed",
     "principal": "approval_principal_changed",
@@ -70,6 +71,7 @@ class Sealer:
             principal=terms.principal,
             user=terms.user,
             agent=terms.agent,
+            server_url=terms.server_url,
             expires_ms=terms.expires_ms,
             policy_version=terms.policy_version,
             key_id=self._current,
@@ -82,7 +84,7 @@ class Sealer:
 
 
 def seal(terms: Terms, key_id: str, key: bytes) -> str:
-    """The seal of these terms: some 290 characters, the same at each time."""
+    """The seal of these terms: some 320 characters, the same at each time."""
     tags = b"".join(_tag(terms, name, key) for name in CHANGED)
     return f"{_VERSION}.{urlsafe_b64encode(tags + _over(key_id, tags, key)).decode()}"
 
@@ -97,11 +99,14 @@ def refusal(terms: Terms, key_id: str, signature: str, key: bytes | None, now_ms
         return "approval_key_unknown"
     version, _, text = signature.partition(".")
     try:
-        sealed = b64decode(text, altchars=b"-_", validate=True)
-    except ValueError:  # Characters that base64 does not have, or that are not ASCII.
+        sealed = urlsafe_b64decode(text)
+    except ValueError:  # Not ASCII, or cut.
         sealed = b""
     tags, over = sealed[:-_SEAL_BYTES], sealed[-_SEAL_BYTES:]
-    right = version == _VERSION and len(tags) == _TAG_BYTES * len(CHANGED)
+    # A decoder passes over what is no base64, and over padding that it does not need: there is one way to write a seal.
+    right = (
+        version == _VERSION and len(tags) == _TAG_BYTES * len(CHANGED) and urlsafe_b64encode(sealed).decode() == text
+    )
     if not right or not compare_digest(over, _over(key_id, tags, key)):
         return "approval_forged"
     for at, (name, code) in enumerate(CHANGED.items()):

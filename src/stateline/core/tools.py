@@ -131,6 +131,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
     Attributes:
         principal, agent: for whom the call would be made; ``user`` is the person behind the principal, if known.
         expires_ms: Unix time from which on it cannot be answered.
+        server_url: of the server that a request named itself; empty where it is one of the operator's.
         policy_version: of the policy that was asked; empty where there is none.
         signature: over all of this and the call; ``key_id`` names its key.
     """
@@ -139,6 +140,7 @@ class Asked(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=T
     principal: str
     user: str = ""
     agent: str = ""
+    server_url: str = ""
     expires_ms: int
     policy_version: str = ""
     key_id: str = ""
@@ -158,6 +160,7 @@ class Terms(NamedTuple):
     session: str
     call: str
     server: str
+    server_url: str
     tool: str
     arguments: str
     principal: str

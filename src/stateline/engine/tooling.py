@@ -232,6 +232,7 @@ def _terms(session: Session, turn: Turn, act: Act, now_ms: int) -> Terms:
         session=item_session(act.call.id) or session.ref.id,
         call=act.call.id,
         server=act.call.server,
+        server_url=_url(turn, act.call.server),
         tool=act.call.tool,
         arguments=act.call.arguments,
         principal=turn.principal if asked is None else asked.principal,
@@ -241,6 +242,11 @@ def _terms(session: Session, turn: Turn, act: Act, now_ms: int) -> Terms:
         policy_version="" if asked is None else asked.policy_version,
         expires_ms=now_ms if asked is None else asked.expires_ms,
     )
+
+
+def _url(turn: Turn, label: str) -> str:
+    """Where a server of the request's own is: another request's may have the same label. The operator's have none."""
+    return next((each.server_url or "" for each in turn.servers if each.server_label == label), "")
 
 
 def _asked_about(session: Session, act: Act, tool: Tool, terms: Terms, arguments: dict[str, Any]) -> PolicyRequest:

@@ -326,7 +326,7 @@ EVERY_BODY: tuple[e.Body, ...] = (
                 by="key_2",
                 by_another=True,
                 call=PLANNED,
-                asked=msgspec.structs.replace(ASKED, user="ada"),
+                asked=msgspec.structs.replace(ASKED, user="ada", server_url="https://pay.example/mcp"),
             ),
         ),
     ),

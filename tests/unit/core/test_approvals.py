@@ -25,6 +25,7 @@ TERMS = Terms(
     session="sess_1",
     call="fc_1",
     server="payments",
+    server_url="https://pay.example/mcp",
     tool="refund",
     arguments='{"amount_cents": 9000}',
     principal="key_alice",
@@ -125,7 +126,8 @@ def test_a_seal_that_is_cut_or_grown_is_worth_nothing(cut: int) -> None:
 def test_tags_of_two_seals_make_no_third() -> None:
     dear = TERMS._replace(arguments='{"amount_cents": 900000}')
     bodies = [urlsafe_b64decode(SEALER.sign(each).signature.partition(".")[2]) for each in (TERMS, dear)]
-    mixed = bodies[0][: 5 * 16] + bodies[1][5 * 16 : 6 * 16] + bodies[0][6 * 16 :]
+    at = 16 * list(CHANGED).index("arguments")
+    mixed = bodies[0][:at] + bodies[1][at : at + 16] + bodies[0][at + 16 :]
     assert refusal(dear, signature="a1." + urlsafe_b64encode(mixed).decode()) == "approval_forged"
 
 

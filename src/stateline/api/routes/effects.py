@@ -85,6 +85,7 @@ class ApprovalObject(msgspec.Struct, frozen=True, kw_only=True):
     """A call that waits, or has waited, for a person. Times are Unix seconds.
 
     Attributes:
+        server_url: where the server is, if the request named it itself and it is none of the operator's.
         demanded_by: ``policy``: another than ``principal`` must answer.
         status: ``waiting``, or what became of it.
     """
@@ -95,6 +96,7 @@ class ApprovalObject(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     response_id: str
     server_label: str
+    server_url: str | None
     name: str
     arguments: str
     principal: str
@@ -272,6 +274,7 @@ def _approval(each: EffectRecord) -> ApprovalObject:
         session=each.session.id,
         response_id=each.response_id,
         server_label=each.call.server,
+        server_url=each.asked.server_url or None,
         name=each.call.tool,
         arguments=each.call.arguments,
         principal=each.asked.principal,
