@@ -177,6 +177,8 @@ KEYS_MAX = 10_000
 """API keys in force or revoked, over all tenants."""
 KEY_APPENDS_MAX = 8
 """Tries to record a key while others record theirs."""
+KEY_APPEND_PAUSE_S = 0.01
+"""At most twice this before the second of these tries, and twice as long before each one after it."""
 KEY_NAME_CHARS_MAX = 128
 TENANT_CHARS_MAX = 64
 PRINCIPAL_NAME_CHARS_MAX = 256

@@ -9,7 +9,7 @@ from contextlib import suppress
 from stateline.core.errors import Conflict
 from stateline.core.events import Body, Event, SessionCreated
 from stateline.core.ids import SessionRef, base32
-from stateline.core.limits import KEY_APPENDS_MAX
+from stateline.core.limits import KEY_APPEND_PAUSE_S, KEY_APPENDS_MAX
 from stateline.ports import Clock, Fenced, HeadMoved, Ownership, SessionExists, SessionMissing, Store
 
 _ID_BYTES = 10
@@ -54,15 +54,23 @@ class SystemLog:
         """Add one event: adopt the session, append, give it back. Another writer in between means another try.
 
         A writer that died before it gave the session back may have raised the epoch without an event,
-        so a try that is fenced goes one epoch higher.
+        so a try that is fenced though the log stands still goes one epoch higher.
 
         Raises:
             Conflict: others were faster every time.
         """
         async with self._lock:
             epoch_behind = 0
-            for _ in range(KEY_APPENDS_MAX):
+            for at in range(KEY_APPENDS_MAX):
+                if at > 0:
+                    # Those who were in each other's way go on at different times.
+                    share = int.from_bytes(self._entropy(2), "big") / 0xFFFF
+                    await asyncio.sleep(share * KEY_APPEND_PAUSE_S * 2**at)
+                seq = self._seq
                 await self._catch_up()
+                if self._seq > seq:
+                    # What went before us told its epoch; ours is the next.
+                    epoch_behind = 0
                 bodies: list[Body] = [body]
                 if self._seq == 0:
                     bodies.insert(0, SessionCreated(kind="system"))
