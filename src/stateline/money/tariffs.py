@@ -94,19 +94,6 @@ def tariffs(deployments: Iterable[Deployed], books: Sequence[PriceBook], on: dat
     return {each.name: {tier: _tariff(each, row) for tier, row in _prices(each, books, on)} for each in deployments}
 
 
-def next_change(deployments: Iterable[Deployed], books: Sequence[PriceBook], after: date) -> date | None:
-    """The first day after one on which a tariff may be another; None: never, as far as the books know."""
-    days = (
-        day
-        for each in deployments
-        for book in books
-        for row in book.rows(each.cloud, names_of(each))
-        for day in (row.since, row.until)
-        if day is not None and day > after
-    )
-    return min(days, default=None)
-
-
 def _prices(deployment: Deployed, books: Sequence[PriceBook], on: date) -> Iterable[tuple[str, Price]]:
     found: dict[str, Price] = {}
     for book in reversed(books):

@@ -10,7 +10,7 @@ import pytest
 
 from stateline.core.billing import ZERO, Price, Rates
 from stateline.money.book import PriceBook
-from stateline.money.tariffs import RUNS_HERE, names_of, next_change, places_of, tariffs
+from stateline.money.tariffs import RUNS_HERE, names_of, places_of, tariffs
 from stateline.ports import Deployment
 
 DAY = date(2026, 11, 26)
@@ -125,10 +125,3 @@ def test_a_tariff_says_what_a_bill_says_of_its_deployment() -> None:
     bare = tariffs([deployed()], [PriceBook([row()])], DAY)["d"]["default"]
     assert (bare.host, bare.vendor, bare.region, bare.billing_account, bare.accelerator) == ("azure", "", "", "", "")
     assert bare.id != tariff.id
-
-
-def test_the_next_change_is_the_next_day_on_which_a_row_begins_or_ends() -> None:
-    book = PriceBook([row(1, until=date(2026, 12, 1)), row(2, since=date(2026, 12, 24)), row(3, model="other")])
-    assert next_change([deployed()], [book], DAY) == date(2026, 12, 1)
-    assert next_change([deployed()], [book], date(2026, 12, 1)) == date(2026, 12, 24)
-    assert next_change([deployed()], [book], date(2026, 12, 24)) is None
