@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -67,10 +67,6 @@ class _Discovery(msgspec.Struct, frozen=True):
 
 class _KeySet(msgspec.Struct, frozen=True):
     keys: list[dict[str, Any]]
-
-
-class KeyRing(Protocol):
-    async def find(self, kid: str | None, alg: str) -> Named | None: ...
 
 
 class Issuer:
