@@ -556,8 +556,8 @@ class ToolHost(Protocol):
 class Hosts(Protocol):
     """The tool hosts of a node."""
 
-    def own(self, label: str) -> ToolHost | None:
-        """The operator's host of this label."""
+    def own(self, label: str, tenant: str) -> ToolHost | None:
+        """The operator's host of this label, as a tenant calls it."""
         ...
 
     def tell(self, response_id: str, headers: Mapping[str, Mapping[str, str]]) -> None:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from stateline.config import Config, ConfigError, McpServer
 from stateline.config.schema_tools import McpOAuth
 from stateline.config.secrets import from_environ, from_file
 from stateline.core.headers import fits
+from stateline.core.secrets import REFERENCE, reference_of
 from stateline.core.tools import EffectClass
+from stateline.tools.credentials import Credentials, Named, OpensSecrets, Placed
 from stateline.tools.egress import Egress
-from stateline.tools.mcp_auth import MakeAuth, client_credentials, private_key_jwt
+from stateline.tools.mcp_auth import (
+    MakeAuth,
+    client_credentials,
+    private_key_jwt,
+    vault_client_credentials,
+    vault_private_key_jwt,
+)
 from stateline.tools.mcp_hosts import McpHosts
 from stateline.tools.mcp_server import McpServer as Served
 from stateline.tools.mcp_server import ReadBack
@@ -25,7 +33,13 @@ def egress_of(config: Config) -> Egress:
     return Egress(config.tools.allow_hosts)
 
 
-def mcp_hosts_of(config: Config, environ: Environ = os.environ) -> McpHosts:
+def function_secrets_of(config: Config) -> Mapping[str, frozenset[str]]:
+    """The secrets of the vault that the operator lets each function have."""
+    allowed = config.tools.function_secrets
+    return {function: frozenset([_named(each) for each in names]) for function, names in allowed.items()}
+
+
+def mcp_hosts_of(config: Config, vault: OpensSecrets | None, environ: Environ = os.environ) -> McpHosts:
     """The hosts of the configured MCP servers, and of those that requests will name. Nothing is connected yet.
 
     Raises:
@@ -36,7 +50,7 @@ def mcp_hosts_of(config: Config, environ: Environ = os.environ) -> McpHosts:
         # They are read again at each connection; here, so that a mistake is seen at the start.
         server.headers()
         server.env()
-    return McpHosts(servers, egress_of(config))
+    return McpHosts(servers, egress_of(config), vault=vault)
 
 
 def mcp_server_of(server: McpServer, environ: Environ) -> Served:
@@ -54,7 +68,7 @@ def mcp_server_of(server: McpServer, environ: Environ) -> Served:
             )
 
     def headers() -> Mapping[str, str]:
-        found = dict(server.headers)
+        found = {name: value for name, value in server.headers.items() if not value.startswith(REFERENCE)}
         for name, variable in server.headers_env.items():
             found[name] = from_environ(environ, variable, where, "headers_env")
         if server.token_env is not None:
@@ -81,8 +95,45 @@ def mcp_server_of(server: McpServer, environ: Environ) -> Served:
         timeout_s=server.timeout_s,
         connect_timeout_s=server.connect_timeout_s,
         elicitation=server.elicitation,
-        auth=_auth_of(server.oauth, environ, where) if server.oauth is not None else None,
+        auth=_auth_of(oauth, environ, where) if (oauth := server.oauth) is not None and not _sealed(oauth) else None,
+        vault=_in_vault(server),
     )
+
+
+def _named(reference: str) -> str:
+    name = reference_of(reference)
+    assert name is not None, "checked"
+    return name
+
+
+def _sealed(oauth: McpOAuth) -> str | None:
+    """The reference to what a client proves itself with."""
+    return oauth.client_secret or oauth.private_key
+
+
+def _in_vault(server: McpServer) -> Named | None:
+    """What of a server's secrets the configuration has in the vault; None: nothing."""
+    headers = {header: Placed(_named(value)) for header, value in server.headers.items() if value.startswith(REFERENCE)}
+    if server.authorization is not None:
+        headers["Authorization"] = Placed(_named(server.authorization), "Bearer ")
+    env = {variable: _named(each) for variable, each in server.env_vault.items()}
+    oauth = server.oauth
+    sealed = None if oauth is None else _sealed(oauth)
+    if oauth is None or sealed is None:
+        return Named(headers=headers, env=env) if headers or env else None
+    name = _named(sealed)
+
+    def auth(credentials: Credentials) -> MakeAuth:
+        def value() -> Awaitable[str]:
+            return credentials.value(name)
+
+        if oauth.private_key is not None:
+            return vault_private_key_jwt(
+                oauth.client_id, value, oauth.issuer, scope=oauth.scope, algorithm=oauth.algorithm
+            )
+        return vault_client_credentials(oauth.client_id, value, oauth.issuer, scope=oauth.scope, method=oauth.method)
+
+    return Named(headers=headers, env=env, others=(name,), auth=auth)
 
 
 def _auth_of(oauth: McpOAuth, environ: Environ, where: str) -> MakeAuth:

@@ -18,7 +18,8 @@ from stateline.core.limits import TOLD_TURNS_MAX
 from stateline.core.tools import Agent, McpTool, ToolError
 from stateline.engine.tooling import Toolbox
 from stateline.ports import Policy, ToolHost
-from stateline.tool_hosts import mcp_hosts_of
+from stateline.tool_hosts import function_secrets_of, mcp_hosts_of
+from stateline.tools.credentials import OpensSecrets
 from stateline.tools.hosts import local_hosts
 from stateline.tools.mcp_hosts import McpHosts
 from stateline.tools.mcp_hosts import McpTool as NamedServer
@@ -73,12 +74,12 @@ class HouseHosts:
     ) -> None:
         self._mcp = mcp
         self._zones = zones
-        self._own: Mapping[str, ToolHost] = {**mcp.own, **(others or {})}
+        self._others: Mapping[str, ToolHost] = others or {}
         self._told: OrderedDict[str, Mapping[str, Mapping[str, str]]]
         self._told = OrderedDict() if before is None else before._told
 
-    def own(self, label: str) -> ToolHost | None:
-        return self._own.get(label)
+    def own(self, label: str, tenant: str) -> ToolHost | None:
+        return self._others.get(label) or self._mcp.of(label, tenant)
 
     def tell(self, response_id: str, headers: Mapping[str, Mapping[str, str]]) -> None:
         self._told[response_id] = headers
@@ -106,7 +107,7 @@ class HouseHosts:
 
     async def forget(self, erased: Iterable[SessionRef]) -> None:
         """Erase what hosts keep for sessions that are erased: the sandbox, their workspaces."""
-        for host in self._own.values():
+        for host in self._others.values():
             forget = getattr(host, "forget", None)
             if forget is not None:
                 for ref in erased:
@@ -114,17 +115,21 @@ class HouseHosts:
 
     async def close(self) -> None:
         await self._mcp.close()
-        for label, host in self._own.items():
-            if label not in self._mcp.own:
-                await host.close()
+        for host in self._others.values():
+            await host.close()
 
 
 def hosts_of(
-    config: settings.Config, environ: Mapping[str, str] = os.environ, *, before: HouseHosts | None = None
+    config: settings.Config,
+    vault: OpensSecrets | None,
+    environ: Mapping[str, str] = os.environ,
+    *,
+    before: HouseHosts | None = None,
 ) -> HouseHosts:
     """The configured hosts. Nothing is connected yet.
 
     Args:
+        vault: opens those of their secrets that are in it.
         before: those that they replace; what turns under way have told these, they know.
 
     Raises:
@@ -136,10 +141,12 @@ def hosts_of(
         functions=tools.functions,
         functions_at_once=tools.functions_at_once,
         function_timeout_s=tools.function_timeout_s,
+        function_secrets=function_secrets_of(config),
+        vault=vault,
         workspaces=Path(sandbox.path) if sandbox.enabled else None,
         limits=sandbox,
     )
-    return HouseHosts(mcp_hosts_of(config, environ), zones, {each.label: each for each in local}, before=before)
+    return HouseHosts(mcp_hosts_of(config, vault, environ), zones, {each.label: each for each in local}, before=before)
 
 
 def toolbox_of(config: settings.Config, hosts: HouseHosts, policy: Policy | None) -> Toolbox:

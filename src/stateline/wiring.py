@@ -267,7 +267,8 @@ class House:
         self.client = client
         self.deployments, self.rules, self.meter = placing
         self.policy = tool_policy(config)
-        self.agents, self.hosts = agents_of(config), hosts_of(config)
+        self.vault = vault_of(config, store, clock)
+        self.agents, self.hosts = agents_of(config), hosts_of(config, self.vault)
         self._toolbox = toolbox_of(config, self.hosts, self.policy)
         self._tooled = (config.mcp_servers, config.tools, config.sandbox)
         self.tls: ssl.SSLContext | None = None
@@ -326,7 +327,7 @@ class House:
         catalogue, agents = Catalogue(found), agents_of(config)
         tooled = (config.mcp_servers, config.tools, config.sandbox)
         # Connections of hosts that are no longer wanted close when they have rested.
-        hosts = self.hosts if tooled == self._tooled else hosts_of(config, before=self.hosts)
+        hosts = self.hosts if tooled == self._tooled else hosts_of(config, self.vault, before=self.hosts)
         toolbox = toolbox_of(config, hosts, policy)
 
         def apply() -> tuple[str, ...]:
@@ -576,9 +577,8 @@ async def _serve(config: settings.Config, load: Load) -> None:
             await keys.load()
             auth = await authenticator(config, keys, engine.clock, token)
             options = Options(cors_origins=server.cors_origins, trusted_proxies=server.trusted_proxies)
-            vault = vault_of(config, engine.store, engine.clock)
             uvicorn_config = server_config(
-                create_app(engine, auth, options, keys, house.operator, vault=vault),
+                create_app(engine, auth, options, keys, house.operator, vault=house.vault),
                 lifespan="on",
                 ssl_certfile=server.tls_cert,
                 ssl_keyfile=server.tls_key,

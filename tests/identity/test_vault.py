@@ -20,17 +20,16 @@ from hypothesis import strategies as st
 from stateline.core.errors import BadRequest, NotFound
 from stateline.core.events import Event, SecretStored
 from stateline.core.limits import KEYS_REFRESH_S, SECRET_BYTES_MAX, SECRET_NAME_CHARS_MAX, VAULT_KEYS_MAX
+from stateline.core.secrets import Secret, reference_of
 from stateline.identity import vault as module
 from stateline.identity.log import SystemLog
 from stateline.identity.vault import (
     VAULT_SESSION,
     MasterKey,
-    Secret,
     Vault,
     VaultUnusable,
     master_keys,
     new_master_key,
-    reference_of,
 )
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
@@ -143,7 +142,7 @@ async def test_every_changed_bit_of_a_record_is_found(store: MemoryStore, clock:
         for at in range(len(whole)):
             changed = bytearray(whole)
             changed[at] ^= 1 << (at % 8)
-            vault._records["acme", "github"] = msgspec.structs.replace(record, **{field: bytes(changed)})  # pyright: ignore[reportPrivateUsage]
+            vault._sealed.records["acme", "github"] = msgspec.structs.replace(record, **{field: bytes(changed)})  # pyright: ignore[reportPrivateUsage]
             with pytest.raises(VaultUnusable):
                 await vault.open("acme", "github")
 
@@ -278,7 +277,7 @@ async def test_a_secret_is_nowhere_in_files_logs_and_tracebacks(
     await vault.put("acme", "github", Secret(PLANTED + "-2"))
     assert (await vault.open("acme", "github")).reveal().startswith(PLANTED)
     shown = [repr(vault), repr(await vault.list()), repr([event async for event in store.read(VAULT_SESSION)])]
-    vault._records["shop", "github"] = vault._records["acme", "github"]  # pyright: ignore[reportPrivateUsage]
+    vault._sealed.records["shop", "github"] = vault._sealed.records["acme", "github"]  # pyright: ignore[reportPrivateUsage]
     try:
         await vault.open("acme", "absent")
     except NotFound as error:

@@ -22,6 +22,7 @@ from stateline.core.errors import BadRequest
 from stateline.core.limits import MCP_HEADER_CHARS_MAX, MCP_HEADERS_MAX, MCP_NAME_CHARS_MAX, TOOLS_MAX
 from stateline.core.tools import ToolError
 from stateline.tool_hosts import mcp_hosts_of
+from stateline.tools.credentials import OpensSecrets
 from stateline.tools.egress import Egress
 from stateline.tools.mcp_hosts import McpHosts, McpTool, server_of
 
@@ -160,10 +161,10 @@ async def test_who_has_not_been_asked_for_long_is_forgotten() -> None:
 # -- the operator's ---------------------------------------------------------------------------------
 
 
-def configured(folder: Path, text: str, environ: dict[str, str]) -> McpHosts:
+def configured(folder: Path, text: str, environ: dict[str, str], vault: OpensSecrets | None = None) -> McpHosts:
     file = folder / "stateline.toml"
     file.write_text(text)
-    return mcp_hosts_of(load(file, {}), environ)
+    return mcp_hosts_of(load(file, {}), vault, environ)
 
 
 async def test_configured_servers_are_hosts_with_their_secrets_and_effects(

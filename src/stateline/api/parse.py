@@ -28,6 +28,7 @@ from stateline.core.events import TurnRequest
 from stateline.core.hosted import tool_name
 from stateline.core.ids import parse_conversation_id
 from stateline.core.items import Item
+from stateline.core.secrets import looks_like_reference
 from stateline.core.tools import McpTool
 
 B = TypeVar("B", bound=p.Body)
@@ -272,6 +273,14 @@ def _servers(tools: Tools | None) -> tuple[McpTool, ...]:
                 "The operator's own servers have their own credentials.",
                 code="invalid_value",
                 param=f"tools[{at}].headers",
+            )
+        if any(map(looks_like_reference, (tool.authorization or "", *(tool.headers or {}).values()))):
+            # It would be sent as it stands: what is in the vault goes where the operator has put it, and nowhere else.
+            raise BadRequest(
+                "A request cannot name a secret of the vault. The operator configures servers with such credentials; "
+                "use one of those by its 'server_label', or send the credential itself.",
+                code="vault_reference_refused",
+                param=f"tools[{at}]",
             )
         if tool.server_url is not None and not tool.server_url.startswith(("https://", "http://")):
             raise BadRequest(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import posixpath
 
+from stateline.config.checks_vault import check_function_secrets, check_references
 from stateline.config.schema import Config, ConfigError, Source
 from stateline.config.schema_tools import McpOAuth, McpServer
 from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.headers import fits, is_ours, may_be_secret
 from stateline.core.hosts import Named, canonical, may_ask, read_named
 from stateline.core.limits import MCP_HEADERS_MAX
+from stateline.core.secrets import REFERENCE
 
 
 def check_tools(config: Config, source: Source) -> None:
@@ -21,6 +23,7 @@ def check_tools(config: Config, source: Source) -> None:
                 f'{source.at("tools.allow_commands")}: "{command}" is no whole path',
                 "write where the program is, such as /usr/local/bin/mcp-tickets: what PATH finds is anybody's guess",
             )
+    check_function_secrets(config, source)
     seen: set[str] = set()
     for index, server in enumerate(config.mcp_servers):
         at = f"mcp_servers[{index}]"
@@ -36,6 +39,7 @@ def check_tools(config: Config, source: Source) -> None:
             _check_url(server, server.url, named, source, at)
         else:
             _check_command(config, server, source, at)
+        check_references(config, server, source, at)
         _check_read_backs(server, source, at)
 
 
@@ -70,7 +74,7 @@ def _check_url(server: McpServer, url: str, named: list[Named], source: Source, 
             f"{where}: tools may not connect to {host}:{port}",
             f'add "{host}:{port}" to tools.allow_hosts',
         )
-    for key in ("args", "env"):
+    for key in ("args", "env", "env_vault"):
         if getattr(server, key):
             raise ConfigError("config_invalid", f"{source.at(f'{at}.{key}')}: goes with a command alone")
     _check_headers(server, source, at)
@@ -83,11 +87,11 @@ def _check_headers(server: McpServer, source: Source, at: str) -> None:
     for key, headers in (("headers", server.headers), ("headers_env", server.headers_env)):
         for name, value in headers.items():
             where = source.at(f"{at}.{key}")
-            if key == "headers" and may_be_secret(name):
+            if key == "headers" and may_be_secret(name) and not value.startswith(REFERENCE):
                 raise ConfigError(
                     "config_secret",
                     f"{where}: a secret is named, never written here, and {name} is where one goes",
-                    f"write {{{name} = VARIABLE}} in headers_env, or name a token with token_env",
+                    f'write "vault:NAME", or {{{name} = VARIABLE}} in headers_env, or name a token with token_env',
                 )
             if is_ours(name):
                 raise ConfigError("config_invalid", f"{where}: {name} is set by the connection itself")
@@ -98,10 +102,11 @@ def _check_headers(server: McpServer, source: Source, at: str) -> None:
 
 
 def _check_token(server: McpServer, source: Source, at: str) -> None:
-    given = [key for key in ("token_env", "token_file", "oauth") if getattr(server, key) is not None]
-    named = {name.lower() for name in server.headers_env}
-    if len(given) > 1 or (given and "authorization" in named):
-        what = " and ".join([*given, *(["headers_env.Authorization"] if "authorization" in named else [])])
+    given = [key for key in ("authorization", "token_env", "token_file", "oauth") if getattr(server, key) is not None]
+    for key in ("headers", "headers_env"):
+        given += [f"{key}.{name}" for name in getattr(server, key) if name.lower() == "authorization"]
+    if len(given) > 1:
+        what = " and ".join(given)
         raise ConfigError("config_invalid", f"{source.at(at)}: {what} are given", "keep one")
     if server.token_env is not None and not VARIABLE.fullmatch(server.token_env):
         from_environ({}, server.token_env, source.at(at), "token_env")
@@ -113,7 +118,10 @@ def _check_oauth(oauth: McpOAuth, source: Source, at: str) -> None:
     parts = split_url(oauth.issuer, source.at(f"{at}.issuer"))
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigError("config_invalid", f"{source.at(f'{at}.issuer')}: not an http or https URL")
-    keys = ("client_secret_env", "client_secret_file", "private_key_env", "private_key_file")
+    keys = (
+        *("client_secret", "client_secret_env", "client_secret_file"),
+        *("private_key", "private_key_env", "private_key_file"),
+    )
     given = [key for key in keys if getattr(oauth, key) is not None]
     if len(given) != 1:
         what = f"{' and '.join(given)} are given" if given else "no secret or key is named"
@@ -130,7 +138,7 @@ def _check_command(config: Config, server: McpServer, source: Source, at: str) -
             f'{source.at(f"{at}.command")}: "{server.command}" is not in tools.allow_commands',
             "add it there if it may be started, by its whole path",
         )
-    for key in ("headers", "headers_env", "token_env", "token_file", "oauth"):
+    for key in ("headers", "headers_env", "authorization", "token_env", "token_file", "oauth"):
         if getattr(server, key):
             raise ConfigError("config_invalid", f"{source.at(f'{at}.{key}')}: goes with a url alone")
     for variable in server.env:

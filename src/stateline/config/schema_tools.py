@@ -8,7 +8,12 @@ import msgspec
 from msgspec import Meta
 
 from stateline.core.limits import MCP_NAME_CHARS_MAX, TOOL_CALL_S, TOOL_CONNECT_S, TOOLS_MAX
-from stateline.core.limits_tools import TOOL_FUNCTION_S, TOOL_FUNCTIONS_AT_ONCE, TOOL_FUNCTIONS_MAX
+from stateline.core.limits_tools import (
+    FUNCTION_SECRETS_MAX,
+    TOOL_FUNCTION_S,
+    TOOL_FUNCTIONS_AT_ONCE,
+    TOOL_FUNCTIONS_MAX,
+)
 from stateline.core.tools import EffectClass
 
 Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
@@ -19,7 +24,8 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     """What holds for all tools of the node.
 
     `allow_hosts` is where they may connect to; `allow_commands` which programs may be started as MCP servers.
-    `functions` are the operator's own, by entry point or `package.module:attribute`.
+    `functions` are the operator's own, by entry point or `package.module:attribute`; `function_secrets` are what
+    each of them may have of the vault, as `vault:NAME`.
     """
 
     allow_hosts: tuple[str, ...] = ()
@@ -29,6 +35,10 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
     ] = ()
     functions_at_once: Annotated[int, Meta(ge=1, le=1000)] = TOOL_FUNCTIONS_AT_ONCE
     function_timeout_s: Annotated[float, Meta(gt=0, le=86_400)] = TOOL_FUNCTION_S
+    function_secrets: Annotated[
+        dict[ToolName, Annotated[tuple[str, ...], Meta(max_length=FUNCTION_SECRETS_MAX)]],
+        Meta(max_length=TOOL_FUNCTIONS_MAX),
+    ] = {}
 
 
 class ReadBack(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,12 +58,17 @@ class McpServerTool(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class McpOAuth(msgspec.Struct, frozen=True, kw_only=True):
-    """Client credentials with which tokens are got from an issuer: a secret, or a private key in PEM."""
+    """Client credentials with which tokens are got from an issuer: a secret, or a private key in PEM.
+
+    `client_secret` and `private_key` are `vault:NAME`.
+    """
 
     client_id: Annotated[str, Meta(min_length=1)]
     issuer: Annotated[str, Meta(min_length=1)]
+    client_secret: str | None = None
     client_secret_env: str | None = None
     client_secret_file: str | None = None
+    private_key: str | None = None
     private_key_env: str | None = None
     private_key_file: str | None = None
     algorithm: Literal["RS256", "PS256", "ES256", "EdDSA"] = "RS256"
@@ -62,17 +77,22 @@ class McpOAuth(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class McpServer(msgspec.Struct, frozen=True, kw_only=True):
-    """One MCP server of the operator's."""
+    """One MCP server of the operator's.
+
+    `authorization` and the values of `env_vault` are `vault:NAME`, and those of `headers` may be.
+    """
 
     label: Label
     url: Annotated[str, Meta(min_length=1)] | None = None
     command: Annotated[str, Meta(min_length=1)] | None = None
     args: tuple[str, ...] = ()
     env: tuple[str, ...] = ()
+    env_vault: dict[str, str] = {}
     trusted: bool = False
     allowed_tools: Annotated[tuple[ToolName, ...], Meta(max_length=TOOLS_MAX)] | None = None
     headers: dict[str, str] = {}
     headers_env: dict[str, str] = {}
+    authorization: str | None = None
     token_env: str | None = None
     token_file: str | None = None
     oauth: McpOAuth | None = None

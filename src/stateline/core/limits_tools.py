@@ -25,6 +25,15 @@ TOOL_FUNCTIONS_AT_ONCE = 16
 """Functions that run at once, and threads for those that are not async."""
 TOOL_FUNCTIONS_MAX = 500
 """Functions that one server offers as tools."""
+FUNCTION_SECRETS_MAX = 16
+"""Secrets of the vault that one function may have."""
+SECRETS_TOLD_MAX = 64
+"""Values of the vault that are remembered of one connection, to be taken out of what its server says."""
+SECRET_CHARS_SOUGHT_MIN = 4
+"""A shorter value of the vault is not looked for in answers: that would tear holes into ordinary words."""
+MCP_TENANT_SESSIONS_MAX = 256
+"""Connections of one node to MCP servers with credentials of the vault, each of one tenant and one version of them;
+past it the one that rested longest is closed."""
 
 
 class SandboxLimits(msgspec.Struct, frozen=True, kw_only=True):

@@ -105,7 +105,7 @@ def _agent(node: Node, s: Submission) -> Agent | None:
 def _check_labels(node: Node, s: Submission) -> None:
     """A server of a request's own may not go by the name of one of the operator's: policies know them by it."""
     for at, server in enumerate(s.request.servers):
-        own = None if node.toolbox is None else node.toolbox.hosts.own(server.server_label)
+        own = None if node.toolbox is None else node.toolbox.hosts.own(server.server_label, s.tenant)
         if (server.server_url is None) == (own is None):
             label, param = server.server_label, f"tools[{at}].server_label"
             if own is None:

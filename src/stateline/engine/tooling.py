@@ -441,7 +441,7 @@ class RunningTools:
             return None
         if server.server_url is not None:
             return box.hosts.named(self._session.ref.tenant, self._turn.response_id, server)
-        return box.hosts.own(label)
+        return box.hosts.own(label, self._session.ref.tenant)
 
     # -- lists ---------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from stateline.core.secrets import Secret
 from stateline.tools.authoring import Context, ToolFailure, tool
 
-__all__ = ["Context", "ToolFailure", "tool"]
+__all__ = ["Context", "Secret", "ToolFailure", "tool"]

@@ -9,13 +9,16 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 import msgspec
 
+from stateline.core.limits_tools import FUNCTION_SECRETS_MAX
+from stateline.core.secrets import Secret, checked_name
 from stateline.core.tools import EffectClass, Tool
 
+_NO_SECRETS: Mapping[str, Secret] = {}
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _MARK = "__stateline_tool__"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -35,6 +38,22 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     session: str
     principal: str = ""
     agent: str = ""
+    secrets: Mapping[str, Secret] = _NO_SECRETS
+    """Those that the function declares, opened for this call."""
+
+    def secret(self, name: str) -> Secret:
+        """A secret of the vault, which the call's tenant has stored; ``reveal()`` gives its value.
+
+        Args:
+            name: one of those that the function declares with ``@tool(secrets=…)``.
+
+        Raises:
+            LookupError: it does not.
+        """
+        found = self.secrets.get(name)
+        if found is None:
+            raise LookupError(f"the tool does not declare the secret {name!r}; name it in @tool(secrets=[…])")
+        return found
 
 
 class ToolFailure(Exception):
@@ -49,6 +68,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
         context: the name of the parameter that gets the `Context`; empty where it asks for none.
         look_up: answers by `Context` what an earlier run with its key answered, or None where it cannot prove it.
         timeout_s: of one run; None: the server's.
+        secrets: names of those of the vault that a call needs.
     """
 
     tool: Tool
@@ -57,6 +77,7 @@ class Offer(msgspec.Struct, frozen=True, kw_only=True):
     context: str = ""
     look_up: Callable[[Context], Any] | None = None
     timeout_s: float | None = None
+    secrets: tuple[str, ...] = ()
 
 
 def tool(
@@ -66,6 +87,7 @@ def tool(
     description: str | None = None,
     look_up: Callable[[Context], Any] | None = None,
     timeout_s: float | None = None,
+    secrets: Sequence[str] = (),
 ) -> Callable[[_Function], _Function]:
     """Offer a function, plain or async, as a tool.
 
@@ -76,8 +98,11 @@ def tool(
         effect: ``read`` changes nothing; ``idempotent`` does once what it does under one `Context.key`; ``unsafe``,
             the default, is never run again by itself once it may have begun.
         look_up: plain or async; see `Offer`.
+        secrets: names in the vault, for `Context.secret`. The operator must allow each (`[tools] function_secrets`). A
+            call for a tenant that lacks one is not made.
 
     Raises:
+        BadRequest: a name that no secret can have.
         TypeError: the function has a parameter that no JSON object can fill, or a name that models cannot call.
     """
 
@@ -87,6 +112,8 @@ def tool(
             raise TypeError(f"{own!r} cannot be the name of a tool: 1 to 64 letters, digits, underscores or hyphens")
         said = inspect.cleandoc(function.__doc__ or "").partition("\n\n")[0].replace("\n", " ")
         arguments, context = _arguments(own, function)
+        if isinstance(secrets, str) or len(secrets) > FUNCTION_SECRETS_MAX:
+            raise TypeError(f"tool {own!r}: secrets are a list of up to {FUNCTION_SECRETS_MAX} names")
         try:
             parameters = _schema(arguments)
         except TypeError as error:
@@ -100,6 +127,7 @@ def tool(
             context=context,
             look_up=look_up,
             timeout_s=timeout_s,
+            secrets=tuple([checked_name(each) for each in secrets]),
         )
         setattr(function, _MARK, offer)
         return function

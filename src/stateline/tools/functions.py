@@ -11,7 +11,7 @@ import asyncio
 import inspect
 import logging
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import EntryPoint, entry_points
@@ -22,8 +22,11 @@ import msgspec
 
 from stateline.core.errors import Blame, StatelineError
 from stateline.core.limits_tools import FUNCTION_OUTPUT_BYTES_MAX, TOOL_FUNCTIONS_MAX
+from stateline.core.secrets import REFERENCE, Secret
 from stateline.core.tools import Tool, ToolCall, ToolError, ToolResult
 from stateline.tools.authoring import Context, Offer, ToolFailure, offer_of
+from stateline.tools.credentials import OpensSecrets, opened
+from stateline.tools.redaction import Redact, redactor
 
 GROUP = "stateline.tools"
 """The group of entry points that packages announce their tools under."""
@@ -65,6 +68,22 @@ def load(names: Sequence[str]) -> dict[str, Offer]:
     return offers
 
 
+def check_secrets(offers: Mapping[str, Offer], allowed: Mapping[str, frozenset[str]]) -> None:
+    """Hold what functions ask of the vault against what the operator lets them have.
+
+    Raises:
+        FunctionsInvalid: one asks for more, or what is allowed is for no function that is loaded.
+    """
+    for name, offer in offers.items():
+        if more := sorted({*offer.secrets} - allowed.get(name, frozenset())):
+            raise FunctionsInvalid(
+                f'[tools] function_secrets: "{name}" asks for {", ".join(REFERENCE + each for each in more)}, which it '
+                "may not have. Name it there if the function may."
+            )
+    if unknown := sorted(allowed.keys() - offers.keys()):
+        raise FunctionsInvalid(f'[tools] function_secrets: no function "{unknown[0]}" is loaded.')
+
+
 def _resolve(name: str) -> object:
     try:
         if ":" in name:
@@ -103,12 +122,16 @@ class Functions:
         at_once: calls that run at the same time, and threads for plain functions. A thread cannot be stopped: one
             whose time is over keeps its place until its function returns.
         timeout_s: of one run, where the function has none of its own; a call may bring less.
+        vault: opens the secrets that functions declare.
     """
 
     label = "functions"
 
-    def __init__(self, offers: dict[str, Offer], *, at_once: int, timeout_s: float) -> None:
+    def __init__(
+        self, offers: dict[str, Offer], *, at_once: int, timeout_s: float, vault: OpensSecrets | None = None
+    ) -> None:
         self._offers = offers
+        self._vault = vault
         self._timeout_s = timeout_s
         self._places = asyncio.Semaphore(at_once)
         self._threads = ThreadPoolExecutor(at_once, thread_name_prefix="tool")
@@ -121,7 +144,8 @@ class Functions:
 
         Raises:
             ToolError: `tool_busy` where none of the places became free, `tool_timeout`, or `tool_failed` where an
-                ``unsafe`` function raised what is no `ToolFailure`: it may have done half of what it does.
+                ``unsafe`` function raised what is no `ToolFailure`: it may have done half of what it does;
+                `tool_secret_missing` and `tool_secret_unusable` where it was not begun.
         """
         offer = self._offers.get(call.tool)
         if offer is None:
@@ -131,15 +155,19 @@ class Functions:
         except (msgspec.MsgspecError, UnicodeError) as error:
             return ToolResult(output=f"The arguments do not fit: {error}.", failed=True)
         given = {name: getattr(arguments, name) for name in offer.arguments.__struct_fields__}
+        secrets = await self._secrets(offer, call)
+        redact = redactor((), secrets.items())
         if offer.context:
-            given[offer.context] = _context(call)
+            given[offer.context] = _context(call, secrets)
         try:
             value = await self._run(offer, call, partial(offer.function, **given))
-            return _result(value)
+            return _result(value, redact)
         except ToolFailure as error:
-            return ToolResult(output=_cut(str(error)), failed=True)
-        except ToolError:
-            raise
+            return ToolResult(output=_cut(redact(str(error))), failed=True)
+        except ToolError as error:
+            raise ToolError(
+                redact(error.message), code=error.code, sent=error.sent, retryable=error.retryable
+            ) from None
         except Exception as error:
             _note(offer, error)
             message = f"The tool failed ({type(error).__name__}). The operator's log says where."
@@ -152,8 +180,9 @@ class Functions:
         if offer is None or offer.look_up is None:
             return None
         try:
-            value = await self._run(offer, call, partial(offer.look_up, _context(call)))
-            return None if value is None else _result(value)
+            secrets = await self._secrets(offer, call)
+            value = await self._run(offer, call, partial(offer.look_up, _context(call, secrets)))
+            return None if value is None else _result(value, redactor((), secrets.items()))
         except ToolError:
             raise
         except Exception as error:
@@ -163,6 +192,11 @@ class Functions:
     async def close(self) -> None:
         """Begin nothing more. Threads that still run are not waited for."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _secrets(self, offer: Offer, call: ToolCall) -> dict[str, Secret]:
+        """All that the function declares: it is not begun where one is missing."""
+        who = f"tool {offer.tool.name}"
+        return {name: await opened(self._vault, call.tenant, name, who) for name in offer.secrets}
 
     async def _run(self, offer: Offer, call: ToolCall, function: Callable[[], Any]) -> Any:
         """Its answer, within its time: waiting for a place is a part of it."""
@@ -198,16 +232,25 @@ class Functions:
             ) from error
 
 
-def _context(call: ToolCall) -> Context:
-    return Context(key=call.key, tenant=call.tenant, session=call.session, principal=call.principal, agent=call.agent)
+def _context(call: ToolCall, secrets: Mapping[str, Secret]) -> Context:
+    return Context(
+        key=call.key,
+        tenant=call.tenant,
+        session=call.session,
+        principal=call.principal,
+        agent=call.agent,
+        secrets=secrets,
+    )
 
 
-def _result(value: object) -> ToolResult:
+def _result(value: object, redact: Redact) -> ToolResult:
     if isinstance(value, ToolResult):
-        return value
+        encoded = msgspec.json.encode(value).decode()
+        cleared = redact(encoded)
+        return value if cleared == encoded else msgspec.json.decode(cleared, type=ToolResult)
     if value is None:
         return ToolResult()
-    return ToolResult(output=_cut(value if isinstance(value, str) else msgspec.json.encode(value).decode()))
+    return ToolResult(output=_cut(redact(value if isinstance(value, str) else msgspec.json.encode(value).decode())))
 
 
 def _cut(text: str) -> str:

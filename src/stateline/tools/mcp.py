@@ -20,8 +20,9 @@ from stateline.core.limits import MCP_CHECK_AFTER_S, MCP_IDLE_S, MCP_TOOLS_KEPT_
 from stateline.core.tools import Tool, ToolCall, ToolError, ToolResult
 from stateline.tools.egress import Egress
 from stateline.tools.mcp_errors import NOT_ALLOWED, timed_out
-from stateline.tools.mcp_results import Redact, error_result, proves, redactor, result_of, tool_of
+from stateline.tools.mcp_results import error_result, proves, result_of, tool_of
 from stateline.tools.mcp_server import McpServer
+from stateline.tools.redaction import Redact, redactor
 
 if TYPE_CHECKING:
     from stateline.tools.mcp_session import McpSession, Outcome
@@ -67,6 +68,11 @@ class McpHost:
     def data_zone(self) -> str:
         """Where the server keeps what it is told; empty where that is not configured."""
         return self._server.data_zone
+
+    @property
+    def protocol_version(self) -> str:
+        """The version of MCP that the connection is spoken in; empty where there is none."""
+        return self._session.protocol_version if self._session is not None and self.connected else ""
 
     @property
     def connected(self) -> bool:
@@ -122,11 +128,14 @@ class McpHost:
             await session.close()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._forget()
 
     def _redactor(self, session: McpSession) -> Redact:
         # "Bearer TOKEN": a server that repeats it may repeat the token alone.
         known = (*self._secrets, *session.shown)
-        return redactor([part for each in known for part in (each, each.rpartition(" ")[2])])
+        credentials = self._server.credentials
+        told = credentials.told.items() if credentials is not None else ()
+        return redactor([part for each in known for part in (each, each.rpartition(" ")[2])], told)
 
     # -- inside --------------------------------------------------------------------------------------
 
@@ -233,6 +242,11 @@ class McpHost:
             self._rest()
             return session
 
+    def _forget(self) -> None:
+        """Keep nothing of what the server was told, now that it says nothing any more."""
+        if self._server.credentials is not None:
+            self._server.credentials.told.clear()
+
     def _later(self, closing: Any) -> None:
         """Close in the background: a goodbye is not worth waiting for."""
         task = asyncio.ensure_future(closing)
@@ -250,6 +264,7 @@ class McpHost:
             self._closing = None
             session, self._session = self._session, None
             self._later(session.close())
+            self._forget()
         else:
             self._closing = asyncio.get_running_loop().call_later(left_s, self._rest)
 

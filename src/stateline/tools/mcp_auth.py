@@ -6,7 +6,7 @@ The issuer is configured: a server that could name its own would be sent the sec
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -67,6 +67,51 @@ def private_key_jwt(
         signed = SignedJWTParameters(
             issuer=client_id, subject=client_id, signing_key=key(), signing_algorithm=algorithm
         ).create_assertion_provider()
+        return PrivateKeyJWTOAuthProvider(url, tokens, client_id, signed, scope, issuer)
+
+    return make
+
+
+# -- with a secret of the vault ----------------------------------------------------------------------
+
+Value = Callable[[], Awaitable[str]]
+"""Opens a secret, for who sends it now; raises ToolError."""
+
+
+def vault_client_credentials(
+    client_id: str,
+    secret: Value,
+    issuer: str | None,
+    *,
+    scope: str | None = None,
+    method: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic",
+) -> MakeAuth:
+    """`client_credentials` with a secret that is opened at each request for a token, and kept by nobody."""
+    tokens = MemoryTokens()
+
+    def make(url: str) -> Any:
+        from stateline.tools.mcp_auth_vault import SealedClientCredentials
+
+        return SealedClientCredentials(url, tokens, client_id, secret, method=method, scope=scope, issuer=issuer)
+
+    return make
+
+
+def vault_private_key_jwt(
+    client_id: str, key: Value, issuer: str | None, *, scope: str | None = None, algorithm: str = "RS256"
+) -> MakeAuth:
+    """`private_key_jwt` with a key that is opened for each signature."""
+    tokens = MemoryTokens()
+
+    def make(url: str) -> Any:
+        from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters
+
+        async def signed(audience: str) -> str:
+            terms = SignedJWTParameters(
+                issuer=client_id, subject=client_id, signing_key=await key(), signing_algorithm=algorithm
+            )
+            return await terms.create_assertion_provider()(audience)
+
         return PrivateKeyJWTOAuthProvider(url, tokens, client_id, signed, scope, issuer)
 
     return make

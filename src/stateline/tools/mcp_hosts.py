@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
@@ -19,11 +18,14 @@ from stateline.core.limits import (
     MCP_SESSIONS_MAX,
     TOOLS_MAX,
 )
-from stateline.core.tools import ToolError
+from stateline.core.limits_tools import MCP_TENANT_SESSIONS_MAX
+from stateline.ports import ToolHost
+from stateline.tools.credentials import OpensSecrets
 from stateline.tools.egress import Egress
 from stateline.tools.mcp import McpHost
-from stateline.tools.mcp_errors import BUSY
+from stateline.tools.mcp_pool import McpPool
 from stateline.tools.mcp_server import McpServer
+from stateline.tools.mcp_vault import VaultHost
 
 
 class McpFilter(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -109,7 +111,9 @@ class McpHosts:
 
     Args:
         servers: the operator's.
+        vault: opens those of their secrets that are in it.
         most: hosts of requests that are kept, with their connections.
+        most_of_tenants: the same of servers with secrets in the vault.
     """
 
     def __init__(
@@ -117,20 +121,32 @@ class McpHosts:
         servers: Sequence[McpServer],
         egress: Egress,
         *,
+        vault: OpensSecrets | None = None,
         most: int = MCP_SESSIONS_MAX,
+        most_of_tenants: int = MCP_TENANT_SESSIONS_MAX,
         idle_s: float = MCP_IDLE_S,
     ) -> None:
         self._egress = egress
-        self._most = most
+        self._vault = vault
         self._idle_s = idle_s
-        self._own = {each.label: McpHost(each, egress, idle_s=idle_s) for each in servers}
-        self._named: dict[bytes, McpHost] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._own = {each.label: McpHost(each, egress, idle_s=idle_s) for each in servers if each.vault is None}
+        self._sealed = {each.label: each for each in servers if each.vault is not None}
+        busy = "servers that requests have named are in use; try again, or use one of the operator's"
+        self._named = McpPool(most, idle_s, busy)
+        busy = "connections with credentials of the vault are in use; try again"
+        self._of_tenants = McpPool(most_of_tenants, idle_s, busy)
 
     @property
     def own(self) -> Mapping[str, McpHost]:
-        """The operator's, by label."""
+        """The operator's that all tenants share, by label."""
         return self._own
+
+    def of(self, label: str, tenant: str) -> ToolHost | None:
+        """The operator's server of this label, as a tenant calls it; None where there is none."""
+        server = self._sealed.get(label)
+        if server is None:
+            return self._own.get(label)
+        return VaultHost(server, tenant, self._vault, self._of_tenants, self._made)
 
     def named(self, tenant: str, tool: McpTool) -> McpHost:
         """The host of a server that a request names. One that names it in the same way gets the same connection.
@@ -144,39 +160,15 @@ class McpHosts:
         server = server_of(tool)
         assert server.url is not None
         self._egress.check_url(server.url)
-        key = _key(tenant, tool)
-        host = self._named.pop(key, None)
-        if host is None:
-            self._make_room()
-            host = McpHost(server, self._egress, idle_s=self._idle_s)
-        self._named[key] = host  # At the end: what was asked for least lately is first.
-        return host
+        return self._named.get(_key(tenant, tool), lambda: self._made(server))
 
-    def _make_room(self) -> None:
-        for key, host in list(self._named.items()):
-            # Nothing is kept of who has not been asked for long: it holds the requests' tokens.
-            if host.running or time.monotonic() - host.used_at < self._idle_s:
-                break
-            self._drop(key)
-        if len(self._named) < self._most:
-            return
-        resting = next((key for key, host in self._named.items() if not host.running), None)
-        if resting is None:
-            message = (
-                f"{self._most} servers that requests have named are in use; try again, or use one of the operator's"
-            )
-            raise ToolError(message, code=BUSY, sent=False, retryable=True)
-        self._drop(resting)
-
-    def _drop(self, key: bytes) -> None:
-        task = asyncio.ensure_future(self._named.pop(key).close())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _made(self, server: McpServer) -> McpHost:
+        return McpHost(server, self._egress, idle_s=self._idle_s)
 
     async def close(self) -> None:
-        hosts = [*self._own.values(), *self._named.values()]
-        self._named.clear()
-        await asyncio.gather(*(host.close() for host in hosts), *self._tasks)
+        await asyncio.gather(
+            *(host.close() for host in self._own.values()), self._named.close(), self._of_tenants.close()
+        )
 
 
 def _key(tenant: str, tool: McpTool) -> bytes:

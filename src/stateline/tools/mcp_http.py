@@ -21,12 +21,15 @@ import msgspec
 from stateline import __version__
 from stateline.core.limits import MCP_ANSWER_BYTES_MAX
 from stateline.core.tools import ToolError
+from stateline.tools.credentials import Credentials
 from stateline.tools.egress import Egress
 from stateline.tools.mcp_errors import auth_refused, protocol, too_large, unreachable
 
 KEY_META = "stateline.dev/idempotency-key"
 """Where a call's key is in its ``_meta``. MCP has no name for it (SEP-3182, which proposed one, was closed)."""
 KEY_HEADER = "Idempotency-Key"
+_SEALED = "stateline.sealed"
+"""The extension of a request that has the headers whose values are from the vault."""
 _SHOWN_KEPT = 4
 """A client's secret, its token, and those before them."""
 
@@ -149,7 +152,8 @@ class _Transport(httpx2.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         shown = request.headers.get("authorization")
-        if shown is not None and shown not in self.shown:
+        # What is from the vault is known by its name, and kept with that.
+        if shown is not None and shown not in self.shown and "authorization" not in request.extensions.get(_SEALED, ()):
             self.shown.append(shown)
         response = await super().handle_async_request(request)
         if response.headers.get("content-encoding", "identity") != "identity":
@@ -165,12 +169,22 @@ class _Transport(httpx2.AsyncHTTPTransport):
 class McpHttpClient(httpx2.AsyncClient):
     """What the SDK sends through: one for each connection.
 
+    Args:
+        credentials: what of the vault is put into each request when it is sent.
+
     Attributes:
         fault: why the last message that is no call could not be sent or was refused.
     """
 
     def __init__(
-        self, label: str, egress: Egress, headers: Mapping[str, str], connect_s: float, auth: httpx2.Auth | None
+        self,
+        label: str,
+        egress: Egress,
+        headers: Mapping[str, str],
+        connect_s: float,
+        *,
+        auth: httpx2.Auth | None = None,
+        credentials: Credentials | None = None,
     ) -> None:
         self._through = _Transport(label, egress, connect_s)
         super().__init__(
@@ -185,6 +199,7 @@ class McpHttpClient(httpx2.AsyncClient):
         )
         self.label = label
         self.fault: ToolError | None = None
+        self._credentials = credentials
         self._attempts: dict[str, Attempt] = {}
 
     @property
@@ -204,11 +219,17 @@ class McpHttpClient(httpx2.AsyncClient):
 
     async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
         if request.method != "POST":
+            try:
+                await self._unseal(request)
+            except ToolError:
+                # A stream on which the server may speak, or a goodbye: neither is worth an error.
+                return httpx2.Response(405, request=request)
             return await super().send(request, **options)
         attempt = self._attempt_of(request)
         if attempt is not None:
             request.extensions["stateline"] = attempt
         try:
+            await self._unseal(request)
             response = await super().send(request, **options)
         except Exception as error:
             fault = self._told(error)
@@ -228,6 +249,17 @@ class McpHttpClient(httpx2.AsyncClient):
             self.fault = fault
         # Raised, it would end the connection for the calls beside this one; so the SDK is told in its own way.
         return httpx2.Response(503, request=request)
+
+    async def _unseal(self, request: httpx2.Request) -> None:
+        """Put what is in the vault into a request.
+
+        Raises:
+            ToolError: it is not there, or does not open; the request is not sent.
+        """
+        if self._credentials is not None:
+            headers = await self._credentials.headers()
+            request.headers.update(headers)
+            request.extensions[_SEALED] = frozenset(name.lower() for name in headers)
 
     def _attempt_of(self, request: httpx2.Request) -> Attempt | None:
         try:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from stateline.core.items import InputContent, InputFile, InputImage, InputText
 from stateline.core.limits import (
@@ -17,26 +17,10 @@ from stateline.core.limits import (
 )
 from stateline.core.tools import EffectClass, Tool, ToolResult
 from stateline.tools.mcp_server import McpServer, ReadBack
+from stateline.tools.redaction import Redact
 
 if TYPE_CHECKING:
     import mcp_types as types
-
-Redact = Callable[[str], str]
-
-
-def redactor(secrets: Sequence[str]) -> Redact:
-    """Takes what we know the caller by out of what a server says: some repeat the headers that they got."""
-    # A short value would tear holes into ordinary words, and proves little.
-    long = {each for each in secrets if len(each) >= 8}
-    known = sorted(long | {json.dumps(each)[1:-1] for each in long}, key=len, reverse=True)
-
-    def redact(text: str) -> str:
-        for each in known:
-            text = text.replace(each, "[redacted]")
-        return text
-
-    return redact
-
 
 # -- tools -----------------------------------------------------------------------------------------
 
@@ -51,8 +35,12 @@ def tool_of(server: McpServer, found: types.Tool, redact: Redact) -> Tool | None
     if not 0 < len(found.name) <= MCP_NAME_CHARS_MAX or not found.name.isprintable():
         return None
     schema = found.input_schema
-    if _too_deep(schema) or len(json.dumps(schema)) > MCP_SCHEMA_BYTES_MAX:
+    if _too_deep(schema) or len(written := json.dumps(schema)) > MCP_SCHEMA_BYTES_MAX:
         return None
+    if redact(found.name) != found.name:
+        return None  # It could not be called by another name.
+    if (cleared := redact(written)) != written:
+        schema = cast("dict[str, Any]", json.loads(cleared))
     return Tool(
         name=found.name,
         description=redact(found.description or found.title or "")[:MCP_DESCRIPTION_CHARS_MAX],
@@ -136,9 +124,9 @@ def _part(block: types.ContentBlock, redact: Redact) -> InputContent:
     if block.type == "text":
         return InputText(text=redact(block.text))
     if block.type == "image":
-        return InputImage(image_url=f"data:{_mime(block.mime_type)};base64,{block.data}")
+        return InputImage(image_url=_data(block.mime_type, block.data, redact))
     if block.type == "audio":
-        return InputText(text=f"[audio, {_mime(block.mime_type)}, {_bytes(block.data)} bytes, not shown]")
+        return InputText(text=redact(f"[audio, {_mime(block.mime_type)}, {_bytes(block.data)} bytes, not shown]"))
     if block.type == "resource_link":
         about = f": {block.description}" if block.description else ""
         return InputText(text=redact(f"[resource {block.title or block.name} at {block.uri}{about}]"))
@@ -148,11 +136,16 @@ def _part(block: types.ContentBlock, redact: Redact) -> InputContent:
         return InputText(text=redact(f"[resource {held.uri}]\n{cast('types.TextResourceContents', held).text}"))
     blob = cast("types.BlobResourceContents", held).blob
     if mime.startswith("image/"):
-        return InputImage(image_url=f"data:{mime};base64,{blob}")
+        return InputImage(image_url=_data(mime, blob, redact))
     if mime == "application/pdf":
         name = str(held.uri).rpartition("/")[2] or "resource.pdf"
-        return InputFile(filename=name, file_data=f"data:{mime};base64,{blob}")
+        return InputFile(filename=redact(name), file_data=_data(mime, blob, redact))
     return InputText(text=redact(f"[resource {held.uri}, {mime}, {_bytes(blob)} bytes, not shown]"))
+
+
+def _data(given: str, base64: str, redact: Redact) -> str:
+    """A data URL. Whether what stands in it is base64 at all, nobody has looked."""
+    return redact(f"data:{_mime(given)};base64,{base64}")
 
 
 def _mime(given: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from stateline.core.limits import TOOL_CALL_S, TOOL_CONNECT_S
 from stateline.core.tools import EffectClass
+from stateline.tools.credentials import Credentials, Named
 
 Secrets = Callable[[], Mapping[str, str]]
 """Values that are read when they are needed, so that none is kept here, or shown with what holds them."""
@@ -49,6 +50,8 @@ class McpServer:
         effects, read_backs: the operator's word, by tool.
         elicitation: what a server that asks for input is told: nothing is known of it, or what its form proposes.
         auth: makes what gets tokens (an ``httpx2.Auth``) for a URL.
+        vault: which of its secrets are in the vault; None: none.
+        credentials: those, for the one tenant that this server is called for.
     """
 
     label: str
@@ -66,3 +69,5 @@ class McpServer:
     connect_timeout_s: float = TOOL_CONNECT_S
     elicitation: Literal["decline", "defaults"] = "decline"
     auth: Callable[[str], Any] | None = field(default=None, repr=False)
+    vault: Named | None = None
+    credentials: Credentials | None = field(default=None, repr=False)

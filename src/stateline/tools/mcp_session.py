@@ -70,6 +70,11 @@ class McpSession:
         return self._sdk.session.initialize_result is None
 
     @property
+    def protocol_version(self) -> str:
+        """The version of the protocol that was agreed on."""
+        return self._sdk.protocol_version
+
+    @property
     def _sdk(self) -> Client:
         assert self._client is not None, "opened"
         return self._client
@@ -146,7 +151,9 @@ class McpSession:
         url = self._egress.check_url(server.url)
         auth = server.auth(url) if server.auth is not None else None
         headers = server.headers()
-        async with McpHttpClient(server.label, self._egress, headers, server.connect_timeout_s, auth) as self._http:
+        async with McpHttpClient(
+            server.label, self._egress, headers, server.connect_timeout_s, auth=auth, credentials=server.credentials
+        ) as self._http:
             yield streamable_http_client(url, http_client=self._http, max_sse_event_size=MCP_ANSWER_BYTES_MAX)
 
     def _ended(self) -> None:

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import anyio
@@ -20,8 +20,8 @@ from mcp.shared.message import SessionMessage
 from pydantic import ValidationError
 
 from stateline.core.limits import MCP_ANSWER_BYTES_MAX, MCP_CLOSE_S, MCP_STDERR_LINE_CHARS_MAX
-from stateline.tools.mcp_results import Redact, redactor
 from stateline.tools.mcp_server import McpServer
+from stateline.tools.redaction import Redact, redactor
 
 INHERITED = ("HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER")
 """Variables that a server gets without being named: none that holds a secret."""
@@ -40,13 +40,15 @@ async def stdio(server: McpServer, ended: Callable[[], None]) -> AsyncGenerator[
         OSError: it cannot be started.
     """
     secrets = server.env()
+    credentials = server.credentials
+    sealed: Mapping[str, str] = {} if credentials is None else await credentials.env()
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     process = await asyncio.create_subprocess_exec(
         *server.command,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**environment, **secrets},
+        env={**environment, **secrets, **sealed},
         start_new_session=True,
         limit=MCP_ANSWER_BYTES_MAX,
     )
@@ -56,7 +58,8 @@ async def stdio(server: McpServer, ended: Callable[[], None]) -> AsyncGenerator[
         async with anyio.create_task_group() as group:
             group.start_soon(_read, process, to_session, ended)
             group.start_soon(_write, process, from_session, to_session)
-            group.start_soon(_listen, server.label, process, redactor(list(secrets.values())))
+            redact = redactor(list(secrets.values()), credentials.told.items() if credentials is not None else ())
+            group.start_soon(_listen, server.label, process, redact)
             try:
                 yield from_server, to_server
             finally:
