@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import os
 import sqlite3
 from contextlib import closing
 from pathlib import Path
@@ -12,17 +14,23 @@ from typing import Any
 
 import aiohttp
 import pytest
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from tests.crash.harness import Server
-from tests.tools.mcp_servers import Seen, shop
+from tests.ops.test_telemetry import collector
+from tests.tools.mcp_servers import Seen, odd, said, shop
 
 from stateline.core import events as e
 from stateline.identity.admin_file import read_admin_file
+from stateline.identity.audit import new_audit_key
 from stateline.testing import ScriptedCall, ScriptedUpstream
 from stateline.testing.scripted import Answer, Asked
 
 VAULT = "vault-planted-7f3a9c51"
 HEADER = "header-planted-91be20d4"
 BEARER = "bearer-planted-5cc07e12"
+SENT = "sent-planted-2d7e60bb"
+"""In the vault, and sent to servers of the operator's."""
 OUTPUT = "output-planted-e4418a6b"
 """What a tool answers: it is the session's own, and nobody else's."""
 CONFIG = """
@@ -31,6 +39,25 @@ allow_hosts = ["{host}"]
 
 [vault]
 key_file = "master.key"
+
+[audit]
+key_file = "audit.key"
+
+[[mcp_servers]]
+label = "ours"
+url = "{url}"
+authorization = "vault:sent"
+headers = {{X-Sent = "vault:sent"}}
+
+[[mcp_servers]]
+label = "echo"
+url = "{echo}"
+authorization = "vault:sent"
+
+[[mcp_servers]]
+label = "lost"
+url = "{url}"
+authorization = "vault:gone"
 """
 
 
@@ -39,7 +66,31 @@ def model(asked: Asked, _: int) -> Answer:
     if asked.tool_output is not None:
         return Answer(text="That is all.")
     name, _blank, arguments = asked.user_text.partition(" ")
-    return Answer(calls=(ScriptedCall(name=f"shop-{name}", arguments=arguments or "{}"),))
+    full = name if "-" in name else f"shop-{name}"
+    return Answer(calls=(ScriptedCall(name=full, arguments=arguments or "{}"),))
+
+
+class Echo:
+    """A server that repeats what it was shown: in the body of a refusal, in an error and in an answer."""
+
+    def __init__(self) -> None:
+        self.shown: list[str] = []
+
+    async def __call__(self, message: dict[str, Any], request: Request) -> Response | None:
+        shown = request.headers["authorization"]
+        tools = ("refuses", "errs", "repeats")
+        if message["method"] == "tools/list":
+            listed = [{"name": name, "description": shown, "inputSchema": {"type": "object"}} for name in tools]
+            return said(message, {"tools": listed})
+        if message["method"] != "tools/call":
+            return None
+        self.shown.append(shown)
+        kind = message["params"]["name"]
+        if kind == "refuses":
+            return JSONResponse({"error": f"not with {shown}"}, status_code=403)
+        if kind == "errs":
+            return said(message, error={"code": -32000, "message": f"not with {shown}"})
+        return said(message, {"content": [{"type": "text", "text": shown}], "structuredContent": {"got": shown}})
 
 
 def forms(secret: str) -> list[bytes]:
@@ -138,21 +189,67 @@ async def call_tools(run: Run, seen: Seen) -> list[str]:
     return answered
 
 
+async def call_with_the_vault(run: Run, seen: Seen, echo: Echo) -> list[str]:
+    """Turns with the operator's servers that are told the secret; the errors that came of them."""
+    assert (await run("POST", "/v1/admin/secrets", {"tenant": "default", "name": "sent", "value": SENT}))[0] == 200
+    sessions: list[str] = []
+    for label, text in (
+        ("ours", 'ours-refund {"cents": 5}'),
+        ("ours", "ours-secrets_back"),
+        *(("echo", f"echo-{kind}") for kind in ("refuses", "errs", "repeats")),
+    ):
+        body = {"type": "mcp", "server_label": label, "require_approval": "never"}
+        status, made = await run("POST", "/v1/responses", {"model": "scripted", "input": text, "tools": [body]})
+        # A refusal leaves open what an unsafe call did, so that a person is asked.
+        assert (status, made["status"]) == (200, "incomplete" if text == "echo-refuses" else "completed"), made
+        sessions.append(made["id"][5:29])
+    assert {(each["authorization"], each["x-sent"]) for each in seen.headers if "x-sent" in each} == {
+        (f"Bearer {SENT}", SENT)
+    }
+    assert echo.shown == [f"Bearer {SENT}"] * 3
+    body = {"type": "mcp", "server_label": "lost", "require_approval": "never"}
+    _, made = await run("POST", "/v1/responses", {"model": "scripted", "input": "lost-put", "tools": [body]})
+    assert made["error"]["code"] == "tool_secret_missing"
+    assert "vault:gone" in made["error"]["message"]
+    # A request names no secret of the vault, in whatever way.
+    for given in ({"authorization": "vault:sent"}, {"headers": {"X-A": "Bearer vault:sent"}, "authorization": None}):
+        status, refused = await run.turn("fails", **given)
+        assert (status, refused["error"]["code"]) == (400, "vault_reference_refused")
+    return sessions
+
+
 @pytest.mark.timeout(120)
 async def test_a_planted_secret_is_found_nowhere(tmp_path: Path) -> None:
     seen = Seen()
     (tmp_path / "master.key").write_text(base64.b64encode(bytes(range(32))).decode() + "\n")
-    async with ScriptedUpstream(model) as upstream, shop(seen) as url, aiohttp.ClientSession() as http:
-        host = url.removeprefix("http://").partition("/")[0]
-        server = Server(tmp_path, upstream, settings=CONFIG.format(host=host))
+    (tmp_path / "audit.key").write_text(new_audit_key(os.urandom) + "\n")
+    echo = Echo()
+    async with (
+        ScriptedUpstream(model) as upstream,
+        shop(seen) as url,
+        odd(echo) as (echo_url, _),
+        collector() as (collecting, spans, _),
+        aiohttp.ClientSession() as http,
+    ):
+        hosts = '", "'.join(each.removeprefix("http://").partition("/")[0] for each in (url, echo_url))
+        settings = CONFIG.format(host=hosts, url=url, echo=echo_url)
+        # With the content of turns, so that all there is to tell is told.
+        settings += f'\n[telemetry]\nendpoint = "{collecting}"\ncontent = true\n'
+        server = Server(tmp_path, upstream, settings=settings)
         try:
             await server.start()
             run = Run(server, http, url)
             await put_into_the_vault(run)
             sessions = await call_tools(run, seen)
+            told = await call_with_the_vault(run, seen, echo)
             own = len(run.said)
             for path in ("/metrics", "/v1/effects", "/v1/approvals", "/v1/placements", "/v1/usage", "/v1/admin/status"):
                 assert (await run("GET", path))[0] == 200
+            for each in (*sessions, *told):
+                assert (await run("GET", f"/v1/audit?session={each}"))[0] == 200
+            async with asyncio.timeout(20):
+                while not any(span.name.startswith("execute_tool") for span in spans):  # noqa: ASYNC110 - Nothing says it.
+                    await asyncio.sleep(0.05)
             # What a kill leaves, and what a gentle end does.
             await server.kill()
             files = {f"killed {name}": data for name, data in files_of(tmp_path).items()}
@@ -163,12 +260,16 @@ async def test_a_planted_secret_is_found_nowhere(tmp_path: Path) -> None:
             await server.close()
     records = recorded(server.database)
     everywhere = [*files.items(), *run.said, *records.items()]
-    found = [(where, secret) for secret in (VAULT, HEADER, BEARER) for where, data in everywhere if holds(data, secret)]
+    everywhere += [(f"span {span.name}", span.SerializeToString()) for span in spans]
+    planted = (VAULT, SENT, HEADER, BEARER)
+    found = [(where, secret) for secret in planted for where, data in everywhere if holds(data, secret)]
     assert found == []
     # A tool's answer is in its session's own events, and in no other place but the answers to who asked.
     assert {name for name, data in records.items() if holds(data, OUTPUT)} == set(sessions)
     assert [name for name, data in files.items() if holds(data, OUTPUT) and ".db" not in name] == []
-    listed = [where for where, data in run.said[own:] if holds(data, OUTPUT) and "/v1/effects" not in where]
-    assert listed == []
+    listed = [where for where, data in run.said[own:] if holds(data, OUTPUT)]
+    assert [where for where in listed if not where.startswith(("GET /v1/effects", "GET /v1/audit?session="))] == []
+    # What servers repeated of it is told by its name.
+    assert sum(b"[secret sent]" in records[name] for name in told) == 4
     # The search finds what is there.
     assert sum(holds(data, OUTPUT) for _, data in run.said[:own]) == len(sessions)

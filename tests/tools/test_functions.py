@@ -17,11 +17,13 @@ import msgspec
 import pytest
 from msgspec import Meta
 
-from stateline.core.limits_tools import FUNCTION_OUTPUT_BYTES_MAX, TOOL_FUNCTIONS_MAX
+from stateline.core.errors import BadRequest, NotFound
+from stateline.core.limits_tools import FUNCTION_OUTPUT_BYTES_MAX, FUNCTION_SECRETS_MAX, TOOL_FUNCTIONS_MAX
+from stateline.core.secrets import Secret
 from stateline.core.tools import Tool, ToolCall, ToolError, ToolResult
 from stateline.tools import Context, ToolFailure, tool
 from stateline.tools.authoring import offer_of
-from stateline.tools.functions import Functions, FunctionsInvalid, load
+from stateline.tools.functions import Functions, FunctionsInvalid, check_secrets, load
 
 SECRET = "sk-planted-in-a-message"
 
@@ -353,3 +355,100 @@ def test_importing_the_authors_part_is_light() -> None:
     code = f"import sys, stateline.tools; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+# -- secrets of the vault ----------------------------------------------------------------------------
+
+PLANTED = "fn-planted-5b1e77c0"
+
+
+class Stored:
+    """A vault with one secret of one tenant."""
+
+    def __init__(self) -> None:
+        self.value = PLANTED
+
+    async def open(self, tenant: str, name: str) -> Secret:
+        if (tenant, name) != ("default", "pay"):
+            raise NotFound(f"There is no secret {name!r}.", code="secret_not_found")
+        return Secret(self.value)
+
+
+charged: list[str] = []
+
+
+@tool(effect="read", secrets=["pay"])
+def charge(how: str, context: Context) -> str:
+    value = context.secret("pay").reveal()
+    charged.append(value)
+    if how == "says no":
+        raise ToolFailure(f"refused with {value}")
+    if how == "breaks":
+        raise ToolError(f"broke with {value}", sent=True)
+    if how == "raises":
+        raise ValueError(value)
+    if how == "asks for more":
+        return context.secret("other").reveal()
+    return f"{how} {value} {context!r}"
+
+
+@tool(effect="read", secrets=["pay"])
+async def charge_result(context: Context) -> ToolResult:
+    return ToolResult(output=f'"{context.secret("pay").reveal()}"', failed=True)
+
+
+def charging() -> tuple[Functions, Stored]:
+    offers = {each.tool.name: each for each in map(offer_of, (charge, charge_result)) if each is not None}
+    stored = Stored()
+    return Functions(offers, at_once=2, timeout_s=20, vault=stored), stored
+
+
+async def test_a_function_has_the_secrets_that_it_declares_and_its_answer_is_cleared_of_them(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    host, stored = charging()
+    answer = str((await host.call(call("charge", how="done"))).output)
+    assert answer.startswith("done [secret pay] Context(")
+    assert charged[-1] == PLANTED
+    assert (await host.call(call("charge", how="says no"))).output == "refused with [secret pay]"
+    with pytest.raises(ToolError, match=r"broke with \[secret pay\]"):
+        await host.call(call("charge", how="breaks"))
+    assert PLANTED not in str((await host.call(call("charge", how="raises"))).output)
+    assert "LookupError" in str((await host.call(call("charge", how="asks for more"))).output)
+    assert await host.call(call("charge_result")) == ToolResult(output='"[secret pay]"', failed=True)
+    stored.value = "fn-planted-the-next"
+    await host.call(call("charge", how="again"))
+    assert charged[-1] == "fn-planted-the-next"
+    await host.close()
+    assert PLANTED not in caplog.text
+
+
+async def test_a_function_is_not_begun_for_a_tenant_without_its_secret() -> None:
+    host, _ = charging()
+    before = len(charged)
+    with pytest.raises(ToolError, match="vault:pay is not in the vault for the tenant other") as error:
+        await host.call(msgspec.structs.replace(call("charge", how="done"), tenant="other"))
+    assert (error.value.code, error.value.sent, error.value.blame) == ("tool_secret_missing", False, "operator")
+    assert len(charged) == before
+    await host.close()
+
+
+def test_a_function_gets_no_secret_that_the_operator_does_not_let_it_have() -> None:
+    offer = offer_of(charge)
+    assert offer is not None
+    offers = {"charge": offer}
+    check_secrets(offers, {"charge": frozenset({"pay", "more"})})
+    with pytest.raises(FunctionsInvalid, match="vault:pay"):
+        check_secrets(offers, {"charge": frozenset({"more"})})
+    with pytest.raises(FunctionsInvalid, match='"chrage"'):
+        check_secrets(offers, {"charge": frozenset({"pay"}), "chrage": frozenset({"pay"})})
+
+
+def test_what_a_function_declares_is_a_short_list_of_names() -> None:
+    with pytest.raises(TypeError):
+        tool(secrets="pay")(lambda: None)
+    with pytest.raises(TypeError):
+        tool(name="x", secrets=[f"s{number}" for number in range(FUNCTION_SECRETS_MAX + 1)])(lambda: None)
+    with pytest.raises(BadRequest):
+        tool(name="x", secrets=["no/name"])(lambda: None)

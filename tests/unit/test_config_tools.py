@@ -12,6 +12,8 @@ from stateline.core.limits import MCP_HEADERS_MAX
 ALLOWED = '[tools]\nallow_hosts = ["shop.example", "[::1]:9000"]\nallow_commands = ["/bin/shop"]\n'
 SHOP = f'{ALLOWED}[[mcp_servers]]\nlabel = "shop"\nurl = "https://shop.example/mcp"\n'
 STARTED = f'{ALLOWED}[[mcp_servers]]\nlabel = "shop"\ncommand = "/bin/shop"\n'
+VAULT = '[vault]\nkey_env = "MASTER_KEY"\n'
+VARIABLES = ", ".join(f'V{number} = "vault:a"' for number in range(MCP_HEADERS_MAX + 1))
 HEADERS = ", ".join(f'X-{number} = "v"' for number in range(MCP_HEADERS_MAX + 1))
 
 
@@ -93,6 +95,20 @@ def test_a_program_is_read_with_its_arguments(tmp_path: Path) -> None:
             "allowed_tools",
         ),
         (f'{SHOP}[mcp_servers.tools.a]\neffect = "safe"\n', "mcp_servers"),
+        (f'{SHOP}authorization = "vault:token"\n', "set [vault]"),
+        (f'{VAULT}{SHOP}authorization = "vault:no/name"\n', "letters"),
+        (f'{VAULT}{SHOP}authorization = "vault:a"\ntoken_file = "b"\n', "authorization and token_file"),
+        (f'{VAULT}{SHOP}authorization = "vault:a"\nheaders = {{Authorization = "vault:b"}}\n', "keep one"),
+        (f'{VAULT}{SHOP}env_vault = {{A = "vault:a"}}\n', "goes with a command"),
+        (f'{VAULT}{STARTED}authorization = "vault:a"\n', "goes with a url"),
+        (f'{VAULT}{STARTED}env = ["A"]\nenv_vault = {{A = "vault:a"}}\n', "in env as well"),
+        (f"{VAULT}{STARTED}env_vault = {{{VARIABLES}}}\n", str(MCP_HEADERS_MAX)),
+        (
+            f'{VAULT}{SHOP}oauth = {{client_id = "a", issuer = "https://i.example", client_secret = "vault:a", '
+            'private_key = "vault:b"}\n',
+            "client_secret and private_key are given",
+        ),
+        (f'{VAULT}[tools]\nfunction_secrets = {{f = ["vault:"]}}\n', "letters"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(tmp_path: Path, text: str, said: str) -> None:
@@ -109,6 +125,11 @@ def test_what_cannot_be_meant_is_refused(tmp_path: Path, text: str, said: str) -
         SHOP.replace("https://", "https://user:sk-written-here@"),
         f'{SHOP}oauth = {{client_id = "a", issuer = "https://i.example", client_secret_env = "sk-written-here"}}\n',
         f'{STARTED}env = ["TOKEN=sk-written-here"]\n',
+        f'{VAULT}{SHOP}authorization = "sk-written-here"\n',
+        f'{VAULT}{SHOP}oauth = {{client_id = "a", issuer = "https://i.example", private_key = "sk-written-here"}}\n',
+        f'{VAULT}{STARTED}env_vault = {{A = "sk-written-here"}}\n',
+        f'{VAULT}{STARTED}env_vault = {{"A=sk-written-here" = "vault:a"}}\n',
+        f'{VAULT}[tools]\nfunction_secrets = {{f = ["sk-written-here"]}}\n',
     ],
 )
 def test_a_secret_that_is_written_is_refused_and_not_repeated(tmp_path: Path, text: str) -> None:

@@ -165,9 +165,9 @@ class Functions:
         except ToolFailure as error:
             return ToolResult(output=_cut(redact(str(error))), failed=True)
         except ToolError as error:
-            raise ToolError(
-                redact(error.message), code=error.code, sent=error.sent, retryable=error.retryable
-            ) from None
+            if (message := redact(error.message)) == error.message:
+                raise
+            raise ToolError(message, code=error.code, sent=error.sent, retryable=error.retryable) from None
         except Exception as error:
             _note(offer, error)
             message = f"The tool failed ({type(error).__name__}). The operator's log says where."
