@@ -14,13 +14,16 @@ app = command_app()
 
 @app.command()
 def doctor(
-    probe: Annotated[bool, typer.Option("--probe", help="Ask each deployment for its models, over HTTP.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Ask each deployment for its models, and each MCP server for its tools.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check the configuration, secrets, disk, database, clock and port; exit 1 if anything fails.
+    """Check the configuration, secrets, tools, disk, database, clock and port; exit 1 if anything fails.
 
-    It changes nothing, may run beside a server, and prints no secret.
+    It changes nothing, may run beside a server, and prints no secret. With --probe it starts MCP servers that are
+    programs, to ask them.
 
     \b
     Examples:

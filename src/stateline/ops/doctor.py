@@ -5,7 +5,6 @@ A check is a function from a subject to findings. Those of a store are listed by
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -21,7 +20,7 @@ import msgspec
 
 from stateline.config import Config, ConfigError, Deployment, api_key
 from stateline.core.limits import CERTIFICATE_WARN_S, DOCTOR_ANSWER_BYTES_MAX, DOCTOR_PROBE_S, DOCTOR_PROBES
-from stateline.ops import checks_postgres, checks_sqlite
+from stateline.ops import checks_postgres, checks_sqlite, checks_tools
 from stateline.ops.asking import local
 from stateline.ops.findings import Finding, fail, ok, warn
 
@@ -30,7 +29,7 @@ _EARLIEST_S = 1_735_689_600
 
 
 class Subject(NamedTuple):
-    """What is looked at. ``probe``: deployments may be asked."""
+    """What is looked at. ``probe``: deployments and servers of tools may be asked."""
 
     config: Config
     probe: bool
@@ -212,37 +211,12 @@ def _ask(deployment: Deployment) -> Finding:
         return fail(name, f"{url} cannot be reached: {reason}", "check base_url, the network and HTTPS_PROXY")
 
 
-def functions(subject: Subject) -> Iterator[Finding]:
-    """The operator's own tools can be loaded. That runs their packages, as the server does."""
-    if not (names := subject.config.tools.functions):
-        return
-    from stateline.tools.functions import FunctionsInvalid, load
-
-    try:
-        offers = load(names)
-    except FunctionsInvalid as error:
-        yield fail("tools", " ".join(error.message.split()), "see docs/tools-python.md")
-    else:
-        yield ok("tools", f"{len(offers)} loaded: {', '.join(sorted(offers))}")
+def tools(subject: Subject) -> Iterator[Finding]:
+    """Agents, and what their tools need; servers are asked only where that is wished."""
+    return checks_tools.tools(subject.config, probe=subject.probe)
 
 
-def sandbox(subject: Subject) -> Iterator[Finding]:
-    """Code can be run in a sandbox here: nothing is, to see it."""
-    if not subject.config.sandbox.enabled:
-        return
-    from stateline.tools.sandbox import Unavailable, try_out
-
-    # In a thread of its own, since the caller's may have an event loop that runs.
-    with ThreadPoolExecutor(1) as thread:
-        try:
-            thread.submit(lambda: asyncio.run(try_out())).result()
-        except Unavailable as error:
-            yield fail("sandbox", f"it cannot work here: {error.why}", error.todo)
-        else:
-            yield ok("sandbox", "a program that does nothing ran in it")
-
-
-CHECKS: tuple[Check, ...] = (secrets, certificate, clock, port, deployments, functions, sandbox)
+CHECKS: tuple[Check, ...] = (secrets, certificate, clock, port, deployments, tools)
 STORE_CHECKS: Mapping[str, tuple[checks_sqlite.StoreCheck, ...]] = {
     "sqlite": checks_sqlite.CHECKS,
     "postgresql": checks_postgres.CHECKS,
