@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import json
@@ -31,6 +32,7 @@ from stateline.stores.memory import MemoryStore
 from stateline.tools.credentials import Told
 from stateline.tools.mcp_hosts import McpHosts
 from stateline.tools.mcp_vault import VaultHost
+from stateline.tools.redaction import redactor
 
 ACME, SHOP = "acme-planted-0193c2aa", "shop-planted-77e0d1fb"
 ROOT = Path(__file__).parent.parent.parent
@@ -387,3 +389,32 @@ async def test_a_real_server_is_called_with_the_key_and_looked_up(tmp_path: Path
                 "Bearer [secret token]"
             )
     assert {each["authorization"] for each in seen.headers} == {f"Bearer {ACME}"}
+
+
+@pytest.mark.parametrize(
+    ("value", "said", "shown"),
+    [
+        ("abcd", "abcd, and YWJjZA==", "[secret token], and [secret token]"),
+        ("abc", "abc", "abc"),
+        ('a"b\nc', 'a"b\nc as "a\\"b\\nc"', '[secret token] as "[secret token]"'),
+        ("long-long", "Bearer long-long", "Bearer [secret token]"),
+    ],
+)
+def test_a_value_is_found_as_it_is_in_base64_and_in_json(value: str, said: str, shown: str) -> None:
+    assert redactor(["x" * 7], [("token", Secret(value))])(said) == shown
+
+
+async def test_calls_of_tenants_side_by_side_keep_to_their_own(tmp_path: Path, vault: Vault) -> None:
+    async def answers(message: dict[str, Any], request: Request) -> Response | None:
+        if message["method"] != "tools/call":
+            return None
+        owner = {f"Bearer {ACME}": "acme", f"Bearer {SHOP}": "shop"}[request.headers["authorization"]]
+        return said(message, {"content": [{"type": "text", "text": owner}]})
+
+    async with odd(answers) as (url, _), at(tmp_path, TOKEN.format(url=url), vault) as of:
+        tenants = ["acme", "shop"] * 8
+        calls = [
+            of(tenant).call(msgspec.structs.replace(call(tenant=tenant), key=f"ses_{number}/1/1"))
+            for number, tenant in enumerate(tenants)
+        ]
+        assert [each.output for each in await asyncio.gather(*calls)] == tenants

@@ -10,6 +10,7 @@ from stateline.core.limits import SECRET_NAME_CHARS_MAX
 
 REFERENCE = "vault:"
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{SECRET_NAME_CHARS_MAX - 1}}}")
+_PRINTED = "a secret is not for printing; reveal() it where it is used"
 
 
 class Secret:
@@ -33,11 +34,10 @@ class Secret:
 
     def __str__(self) -> NoReturn:
         # Not a placeholder: that would be sent as the credential, and nobody would know why it does not work.
-        raise TypeError("a secret is not for printing; reveal() it where it is used")
+        raise TypeError(_PRINTED)
 
     def __format__(self, spec: str) -> NoReturn:
-        str(self)
-        raise AssertionError
+        raise TypeError(_PRINTED)
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         raise TypeError("a secret is not for keeping or copying")

@@ -244,7 +244,8 @@ class McpHost:
 
     def _forget(self) -> None:
         """Keep nothing of what the server was told, now that it says nothing any more."""
-        if self._server.credentials is not None:
+        # A call under way may have an answer that is still to be cleared of it.
+        if self._server.credentials is not None and not self.running:
             self._server.credentials.told.clear()
 
     def _later(self, closing: Any) -> None:
