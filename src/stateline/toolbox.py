@@ -155,7 +155,7 @@ def toolbox_of(config: settings.Config, hosts: HouseHosts, policy: Policy | None
     Raises:
         ConfigError: a key is not where the configuration says, or is none.
     """
-    return Toolbox(hosts, sealer_of(config), policy)
+    return Toolbox(hosts, sealer_of(config), policy, config.tools.output_shown_bytes)
 
 
 def sealer_of(config: settings.Config, environ: Mapping[str, str] = os.environ) -> Sealer:

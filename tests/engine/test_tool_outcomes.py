@@ -99,7 +99,7 @@ async def test_a_call_without_an_answer_is_unknown_only_where_it_may_have_done_s
     ("output", "kept"),
     [
         ("é" * (TOOL_OUTPUT_BYTES_MAX // 2), "é" * (TOOL_OUTPUT_BYTES_MAX // 2)),
-        ("é" * (TOOL_OUTPUT_BYTES_MAX // 2 + 1), "[The answer had more than 1048576 bytes, and was not kept.]"),
+        ("é" * (TOOL_OUTPUT_BYTES_MAX // 2 + 1), "[The answer had more than 8388608 bytes, and was not kept.]"),
         ("a\ud800b", "a?b"),
     ],
     ids=["all that fits", "too long", "no text"],

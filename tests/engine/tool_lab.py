@@ -8,6 +8,7 @@ from typing import Any
 from tests.engine.conftest import asking
 
 from stateline.core.items import FunctionCallOutput, Item, McpApprovalRequest, McpApprovalResponse, McpCall
+from stateline.core.limits import TOOL_OUTPUT_SHOWN_BYTES
 from stateline.core.response import Response
 from stateline.core.tools import (
     Asked,
@@ -131,8 +132,8 @@ def saying(asked: McpApprovalRequest, *, approve: bool = True, reason: str | Non
     return McpApprovalResponse(id="", approval_request_id=asked.id, approve=approve, reason=reason)
 
 
-def box(host: ScriptedTools, policy: Ruled | None = None) -> Toolbox:
-    return Toolbox(ScriptedHosts([host]), Signed(), policy)
+def box(host: ScriptedTools, policy: Ruled | None = None, shown_bytes: int = TOOL_OUTPUT_SHOWN_BYTES) -> Toolbox:
+    return Toolbox(ScriptedHosts([host]), Signed(), policy, shown_bytes)
 
 
 async def done(engine: Engine, text: str | tuple[Item, ...], **fields: Any) -> Response:

@@ -25,7 +25,7 @@ from stateline.core.calls import (
 )
 from stateline.core.errors import BadRequest, NotFound
 from stateline.core.events import TurnRequest
-from stateline.core.hosted import tool_name
+from stateline.core.hosted import reserved, tool_name
 from stateline.core.ids import parse_conversation_id
 from stateline.core.items import Item
 from stateline.core.secrets import looks_like_reference
@@ -262,6 +262,12 @@ def _servers(tools: Tools | None) -> tuple[McpTool, ...]:
     for at, tool in enumerate(tools or ()):
         if type(tool) is not p.McpToolParam:
             continue
+        if reserved(tool.server_label):
+            raise BadRequest(
+                f"The label '{tool.server_label}' is Stateline's own; take another.",
+                code="server_label_reserved",
+                param=f"tools[{at}].server_label",
+            )
         if any(each.server_label == tool.server_label for each in servers):
             raise BadRequest(
                 f"Two servers have the label '{tool.server_label}'.",

@@ -19,6 +19,7 @@ from stateline.config.schema import (
     is_loopback,
 )
 from stateline.config.secrets import VARIABLE, from_environ, split_url
+from stateline.core.hosted import OWN_SERVER, reserved
 from stateline.core.limits import AMOUNT_MAX, AMOUNT_PLACES_MAX, TurnLimits
 from stateline.models.facts.places import tiers_of
 
@@ -298,6 +299,12 @@ def _check_agents(config: Config, source: Source) -> None:
         labels = [each.server for each in agent.tools]
         if len(set(labels)) < len(labels):
             raise ConfigError("config_invalid", f"{source.at(f'{at}.tools')}: a server stands there twice")
+        if any(map(reserved, labels)):
+            raise ConfigError(
+                "config_invalid",
+                f'{source.at(f"{at}.tools")}: "{OWN_SERVER}" is Stateline\'s own server',
+                "leave it out: its tool is offered where it is of use",
+            )
 
 
 def _check_approvals(config: Config, source: Source) -> None:

@@ -9,6 +9,7 @@ from stateline.config.schema import Config, ConfigError, Source
 from stateline.config.schema_tools import McpOAuth, McpServer
 from stateline.config.secrets import VARIABLE, from_environ, split_url
 from stateline.core.headers import fits, is_ours, may_be_secret
+from stateline.core.hosted import reserved
 from stateline.core.hosts import Named, canonical, may_ask, read_named
 from stateline.core.limits import MCP_HEADERS_MAX
 from stateline.core.secrets import REFERENCE
@@ -31,6 +32,10 @@ def check_tools(config: Config, source: Source) -> None:
             where = source.at(f"{at}.label")
             raise ConfigError("config_invalid", f'{where}: "{server.label}" is taken', "each server has its own label")
         seen.add(server.label)
+        if reserved(server.label):
+            raise ConfigError(
+                "config_invalid", f'{source.at(f"{at}.label")}: "{server.label}" is Stateline\'s own', "take another"
+            )
         if (server.url is None) == (server.command is None):
             raise ConfigError(
                 "config_invalid", f"{source.at(at)}: a server has a url, or a command that starts it", "set one of them"

@@ -7,12 +7,20 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from stateline.core.limits import MCP_NAME_CHARS_MAX, TOOL_CALL_S, TOOL_CONNECT_S, TOOLS_MAX
+from stateline.core.limits import (
+    MCP_NAME_CHARS_MAX,
+    TOOL_CALL_S,
+    TOOL_CONNECT_S,
+    TOOL_OUTPUT_BYTES_MAX,
+    TOOL_OUTPUT_SHOWN_BYTES,
+    TOOLS_MAX,
+)
 from stateline.core.limits_tools import (
     FUNCTION_SECRETS_MAX,
     TOOL_FUNCTION_S,
     TOOL_FUNCTIONS_AT_ONCE,
     TOOL_FUNCTIONS_MAX,
+    TOOL_OUTPUT_SHOWN_BYTES_MIN,
 )
 from stateline.core.tools import EffectClass
 
@@ -25,7 +33,8 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
 
     `allow_hosts` is where they may connect to; `allow_commands` which programs may be started as MCP servers.
     `functions` are the operator's own, by entry point or `package.module:attribute`; `function_secrets` are what
-    each of them may have of the vault, as `vault:NAME`.
+    each of them may have of the vault, as `vault:NAME`. `output_shown_bytes` is what a model sees of one output of
+    text.
     """
 
     allow_hosts: tuple[str, ...] = ()
@@ -39,6 +48,9 @@ class Tools(msgspec.Struct, frozen=True, kw_only=True):
         dict[ToolName, Annotated[tuple[str, ...], Meta(max_length=FUNCTION_SECRETS_MAX)]],
         Meta(max_length=TOOL_FUNCTIONS_MAX),
     ] = {}
+    output_shown_bytes: Annotated[int, Meta(ge=TOOL_OUTPUT_SHOWN_BYTES_MIN, le=TOOL_OUTPUT_BYTES_MAX)] = (
+        TOOL_OUTPUT_SHOWN_BYTES
+    )
 
 
 class ReadBack(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import msgspec
 
 from stateline.core.carrying import origins_of
+from stateline.core.hosted import output_bytes
 from stateline.core.items import (
     HOSTED_ITEMS,
     Compaction,
@@ -27,9 +28,10 @@ class Context:
     """The items that a model sees, oldest first; immutable, and cheap to append to.
 
     ``origins`` is as `core.carrying.origins_of` has it, over all items. ``hosted``: some are of hosted tools.
+    ``longest_output``: UTF-8 bytes of the longest output of text that one of those has.
     """
 
-    __slots__ = ("_items", "_previous", "_sidecars", "bytes", "count", "hosted", "origins")
+    __slots__ = ("_items", "_previous", "_sidecars", "bytes", "count", "hosted", "longest_output", "origins")
 
     def __init__(
         self,
@@ -46,7 +48,9 @@ class Context:
         self.hosted: bool = any(type(item) in HOSTED_ITEMS for item in items) or (
             previous is not None and previous.hosted
         )
+        self.longest_output: int = max(map(output_bytes, items), default=0)
         if previous is not None:
+            self.longest_output = max(self.longest_output, previous.longest_output)
             self.origins = previous.origins if self.origins <= previous.origins else self.origins | previous.origins
 
     def append(self, items: tuple[Item, ...], sidecars: dict[str, Sidecar]) -> Context:

@@ -17,7 +17,7 @@ from stateline.core.calls import FinishReason, ModelParams, Usage
 from stateline.core.carrying import Dropped
 from stateline.core.ids import SessionRef
 from stateline.core.items import InputContent, Item, McpListTools, ModelItem, Sidecar
-from stateline.core.limits import TurnLimits
+from stateline.core.limits import TOOL_OUTPUT_SHOWN_BYTES, TurnLimits
 from stateline.core.links import Anchor, Record
 from stateline.core.ops import ItemMarks, Op
 from stateline.core.placing import Passed, Priced, Refused, Ruling
@@ -96,6 +96,7 @@ class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_onl
     ``from_session``: what it goes on from is kept in a session, though it is not itself. ``agent``: as it is
     configured now. ``answers``: to what earlier turns asked a person. ``traceparent``: of the caller's trace (W3C).
     ``user``: the person behind the principal; empty where none is known.
+    ``shown_bytes``: what its model is shown of one tool's output of text.
     """
 
     response_id: str
@@ -110,6 +111,7 @@ class TurnRequested(_Body, tag="turn_requested/1", frozen=True, gc=False, kw_onl
     agent: Agent | None = None
     answers: tuple[Answer, ...] = ()
     traceparent: str = ""
+    shown_bytes: int = TOOL_OUTPUT_SHOWN_BYTES
 
     @property
     def model(self) -> str:

@@ -7,11 +7,14 @@ list of tools stands in its request.
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
+
+import msgspec
 
 from stateline.core.arguments import ArgumentsError, read_arguments
 from stateline.core.calls import FunctionTool
+from stateline.core.cutting import byte_count, cut
 from stateline.core.ids import digest
 from stateline.core.items import (
     HOSTED_ITEMS,
@@ -19,13 +22,15 @@ from stateline.core.items import (
     EffectResolution,
     FunctionCall,
     FunctionCallOutput,
+    InputContent,
+    InputText,
     Item,
     McpApprovalRequest,
     McpApprovalResponse,
     McpCall,
     ModelItem,
 )
-from stateline.core.limits import TOOL_NAME_CHARS_MAX
+from stateline.core.limits import TOOL_NAME_CHARS_MAX, TOOL_OUTPUT_SHOWN_BYTES
 from stateline.core.tools import Tool
 
 _ODD = re.compile(r"[^a-zA-Z0-9_-]")
@@ -80,6 +85,18 @@ def tool_name(server: str, tool: str) -> str:
     return f"{kept}-{digest(server.encode(), tool.encode())[:_DIGEST_CHARS]}"
 
 
+OWN_SERVER = "stateline"
+"""The label under which the runtime offers a tool of its own; no server of anybody's may have it."""
+READ_OUTPUT = "read_output"
+READER = tool_name(OWN_SERVER, READ_OUTPUT)
+"""What models call the tool that reads on in an output; `core.reading` has it."""
+
+
+def reserved(label: str) -> bool:
+    """Whether no server may be called so; what differs in upper and lower case alone would be taken for it."""
+    return label.lower() == OWN_SERVER
+
+
 def function_of(hosted: HostedTool) -> FunctionTool:
     """The tool as a model's request has it."""
     tool = hosted.tool
@@ -89,22 +106,18 @@ def function_of(hosted: HostedTool) -> FunctionTool:
 _OBJECT: dict[str, Any] = {"type": "object", "properties": {}}
 
 
-def for_model(items: Iterable[Item]) -> list[ModelItem]:
+def for_model(items: Iterable[Item], shown_bytes: int = TOOL_OUTPUT_SHOWN_BYTES) -> list[ModelItem]:
     """Items as models are given them: a call and its output for what a hosted tool was asked.
 
     Calls of one answer come before their outputs, as the model has made them: providers want an output for each call
     of an answer before anything else is said.
+
+    Args:
+        shown_bytes: what the model is shown of one output of text; of a longer one the beginning and the end.
     """
     every = list(items)
-    said: dict[str, McpApprovalResponse | EffectResolution] = {}
-    made: set[str] = set()
-    for item in every:
-        if type(item) is McpApprovalResponse:
-            said[item.approval_request_id] = item
-        elif type(item) is EffectResolution:
-            said[item.call_id] = item
-        elif type(item) is McpCall:
-            made.add(item.id)
+    said = _said(every)
+    made = {item.id for item in every if type(item) is McpCall}
     out: list[ModelItem] = []
     outputs: list[ModelItem] = []
     answer, seen = "", set[str]()
@@ -115,7 +128,7 @@ def for_model(items: Iterable[Item]) -> list[ModelItem]:
             out.append(item)  # pyright: ignore[reportArgumentType]
             continue
         # Who keeps the context itself may send the same item twice; providers take no call twice.
-        pair = None if item.id in seen else _called(item, said, made)
+        pair = None if item.id in seen else _called(item, said, made, shown_bytes)
         seen.add(item.id)
         if pair is None:
             continue
@@ -145,12 +158,30 @@ def approval_item_id(call_id: str) -> str:
     return PREFIXES[McpApprovalRequest] + call_id.removeprefix(PREFIXES[McpCall])
 
 
+_Said = Mapping[str, McpApprovalResponse | EffectResolution]
+
+
+def _said(items: Iterable[Item]) -> _Said:
+    """What persons said: of an approval by the id of its request, of a call by its own."""
+    said: dict[str, McpApprovalResponse | EffectResolution] = {}
+    for item in items:
+        if type(item) is McpApprovalResponse:
+            said[item.approval_request_id] = item
+        elif type(item) is EffectResolution:
+            said[item.call_id] = item
+    return said
+
+
 def _called(
-    item: Item, said: Mapping[str, McpApprovalResponse | EffectResolution], made: Container[str]
+    item: Item, said: _Said, made: Container[str], shown_bytes: int
 ) -> tuple[FunctionCall, FunctionCallOutput] | None:
     """The call that the item stands for, if it stands for one; ``made``: the ids of calls that have an item."""
     if type(item) is McpCall:
-        return _pair(item.id, item, _output(item, said.get(item.id)))
+        output = _output(item, said.get(item.id))
+        text = _text(output)
+        if text is not None and byte_count(text) > shown_bytes:
+            output = cut(text, item.id, READER, shown_bytes)
+        return _pair(item.id, item, output)
     if type(item) is not McpApprovalRequest:
         return None
     call_id, answer = call_item_id(item.id), said.get(item.id)
@@ -165,20 +196,58 @@ def _called(
     return _pair(call_id, item, f"[A person did not approve this call; it was not made.{why}]")
 
 
-def _output(item: McpCall, said: McpApprovalResponse | EffectResolution | None) -> str | tuple[Any, ...]:
+def _output(item: McpCall, said: McpApprovalResponse | EffectResolution | None) -> str | tuple[InputContent, ...]:
     if item.status in ("incomplete", "in_progress", "calling"):
         if type(said) is EffectResolution and said.decision == "committed":
             return said.output or "[This call took effect.]"
         if type(said) is EffectResolution:
             return AGAIN if said.decision == "retry" else ABANDONED
         return UNKNOWN
+    return _given(item)
+
+
+def _given(item: McpCall) -> str | tuple[InputContent, ...]:
+    """What the tool itself has given."""
     if item.error is not None:
         return item.error.content
     return item.content or item.output or ""
 
 
+def _text(output: str | tuple[InputContent, ...]) -> str | None:
+    """An output of text alone as one text; None where it is more, which is never cut."""
+    if isinstance(output, str):
+        return output
+    texts = [part.text for part in output if type(part) is InputText]
+    return "\n".join(texts) if len(texts) == len(output) else None
+
+
+def output_texts(items: Iterable[Item]) -> Iterator[tuple[str, str]]:
+    """The id of each call whose output is text alone, and that text, whole."""
+    every = list(items)
+    said = _said(every)
+    for item in every:
+        if type(item) is McpCall and (text := _text(_output(item, said.get(item.id)))) is not None:
+            yield item.id, text
+
+
+def output_bytes(item: Item) -> int:
+    """Bytes of the output of text that the item brings, if it brings one: its model may have to read on in it."""
+    if type(item) is McpCall:
+        text = _text(_given(item))
+        return 0 if text is None else byte_count(text)
+    return byte_count(item.output) if type(item) is EffectResolution else 0
+
+
+def item_output_bytes(item: Item) -> int:
+    """Roughly the bytes of what a tool has given, as an item holds it: texts, and images and files inline."""
+    if type(item) is not McpCall:
+        return 0
+    output = _given(item)
+    return byte_count(output) if isinstance(output, str) else len(msgspec.json.encode(output))
+
+
 def _pair(
-    call_id: str, item: McpCall | McpApprovalRequest, output: str | tuple[Any, ...]
+    call_id: str, item: McpCall | McpApprovalRequest, output: str | tuple[InputContent, ...]
 ) -> tuple[FunctionCall, FunctionCallOutput]:
     # What no tool is called the model has made up, and a provider may not take it back.
     made_up = _ODD.sub("_", item.name)[:TOOL_NAME_CHARS_MAX] or "_"

@@ -353,6 +353,9 @@ HANDOVER_GRACE_S = 0.25
 """The same where others can: a call that is about to end is not paid for twice, and nobody waits for the rest."""
 HANDOVER_ASK_S = 1.0
 """A stop waits this long to hear whether there are others."""
+SNAPSHOT_CONTEXT_BYTES_MAX = EVENT_BYTES_MAX // 8
+"""A larger context has no snapshot: it is one event, in which JSON may take six bytes for a character, and an event
+that is refused would kill the session's worker each time."""
 SNAPSHOT_WASTE_BYTES_MIN = 4_096
 """A snapshot is worth its writing once reading a session takes this much more than its context."""
 
@@ -425,8 +428,11 @@ ANSWERED_SESSIONS_MAX = 16
 """Other sessions whose approvals one request answers."""
 TOOL_STOP_S = 5.0
 """How long a tool call that is told to end may take to do so, before nobody waits for it any more."""
-TOOL_OUTPUT_BYTES_MAX = 1024 * 1024
-"""What is kept of one call's answer; of a longer one nothing is."""
+TOOL_OUTPUT_BYTES_MAX = 8 * 1024 * 1024
+"""What is kept of one call's answer; of a longer one nothing is. At six bytes for a byte, which is what JSON makes of
+control characters, it still fits into an event; and a client may send it back (TEXT_CHARS_MAX)."""
+TOOL_OUTPUT_SHOWN_BYTES = 32 * 1024
+"""What a model is shown of one call's output of text, recorded with each turn; the rest it reads by a handle."""
 APPROVAL_TTL_MS = 7 * 24 * 3600 * 1000
 """How long an approval can be given."""
 

@@ -17,8 +17,8 @@ SANDBOX_SHM_BYTES = 16 * 1024 * 1024
 """Shared memory of one run, in ``/dev/shm``."""
 SANDBOX_FILES_OPEN_MAX = 256
 """Files and sockets that one process in the sandbox has open."""
-FUNCTION_OUTPUT_BYTES_MAX = 512 * 1024
-"""UTF-8 bytes of what a function answers; the rest is cut off, with a note."""
+FUNCTION_OUTPUT_BYTES_MAX = 8_000 * 1024
+"""UTF-8 bytes of what a function answers; the rest is cut off, with a note. With it, it is still recorded whole."""
 TOOL_FUNCTION_S = 60.0
 """One run of a function, where neither it nor the configuration says otherwise."""
 TOOL_FUNCTIONS_AT_ONCE = 16
@@ -34,6 +34,14 @@ SECRET_CHARS_SOUGHT_MIN = 4
 MCP_TENANT_SESSIONS_MAX = 256
 """Connections of one node to MCP servers with credentials of the vault, each of one tenant and one version of them;
 past it the one that rested longest is closed."""
+TOOL_OUTPUTS_TURN_BYTES_MAX = 64 * 1024 * 1024
+"""What is kept of all answers of one turn's calls: they are in memory as long as the turn, and in its response."""
+TOOL_OUTPUT_SHOWN_BYTES_MIN = 1024
+"""The least that may be set of what a model is shown of one output: the line that says what is left out, and some."""
+OUTPUT_SEARCH_CHARS_MAX = 100
+"""A text that is looked for in an output."""
+OUTPUT_EXCERPT_CHARS = 200
+"""What is shown of a long line before a match in it, and after."""
 
 
 class SandboxLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,7 +57,7 @@ class SandboxLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Files and folders in the workspace, and as many temporary ones."""
     processes_max: Annotated[int, Meta(ge=1, le=10_000)] = 64
     """Processes and threads."""
-    output_kb: Annotated[int, Meta(ge=1, le=10_000)] = 64
-    """What is kept of its output: three quarters of the beginning, one of the end."""
+    output_kb: Annotated[int, Meta(ge=1, le=8_000)] = 64
+    """What is kept of its output: three quarters of the beginning, one of the end. The most is still recorded whole."""
     runs_max: Annotated[int, Meta(ge=1, le=1000)] = 4
     """Runs at once; others wait for their turn within the time of their call."""

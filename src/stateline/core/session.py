@@ -18,10 +18,11 @@ from stateline.core.billing import Counted, Reserved
 from stateline.core.calls import Usage
 from stateline.core.context import Context, item_bytes
 from stateline.core.errors import IllegalTransition
-from stateline.core.hosted import Hosting
+from stateline.core.hosted import Hosting, output_bytes
 from stateline.core.ids import SessionRef, item_id
 from stateline.core.items import PREFIXES, FunctionCall, Item, McpCall, Sidecar
-from stateline.core.limits import SNAPSHOT_WASTE_BYTES_MIN
+from stateline.core.limits import SNAPSHOT_CONTEXT_BYTES_MAX, SNAPSHOT_WASTE_BYTES_MIN, TOOL_OUTPUT_SHOWN_BYTES
+from stateline.core.reading import offered
 from stateline.core.tools import Agent, Answer, History, McpTool, ServerTools
 from stateline.core.transitions import TurnState, next_state
 
@@ -65,6 +66,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
         hosting: the hosted tools that its model may call, once they are listed.
         acts: the tool calls of its model's last answer, or those that persons have let go.
         tool_calls: how many were dispatched.
+        shown_bytes: what its model is shown of one tool's output of text.
     """
 
     response_id: str
@@ -97,6 +99,7 @@ class Turn(msgspec.Struct, frozen=True, kw_only=True):
     acts: tuple[Act, ...] = ()
     tool_calls: int = 0
     traceparent: str = ""
+    shown_bytes: int = TOOL_OUTPUT_SHOWN_BYTES
 
     @property
     def model(self) -> str:
@@ -159,9 +162,11 @@ class Session(msgspec.Struct, frozen=True, kw_only=True):
         """Whether reading it again would read much that its context no longer holds.
 
         Only what was compacted away, deleted or failed makes a snapshot worth its writing; a context
-        that only grew is read as fast from its events.
+        that only grew is read as fast from its events. One that a single event may not hold has none.
         """
         useful = self.context.bytes + self.context.count * TURN_BYTES
+        if useful > SNAPSHOT_CONTEXT_BYTES_MAX:
+            return False
         return self.turn is None and self.read_bytes > useful + max(SNAPSHOT_WASTE_BYTES_MIN, useful // 8)
 
     @property
@@ -337,6 +342,7 @@ def _begin_turn(session: Session, event: e.Event, body: e.TurnRequested) -> Sess
         stateful=body.stateful,
         agent=body.agent,
         traceparent=body.traceparent,
+        shown_bytes=body.shown_bytes,
     )
     if body.answers or session.pending:
         return _answered(session, event, started, body.answers)
@@ -372,7 +378,10 @@ def _fold_effect(session: Session, event: e.Event, turn: Turn, state: TurnState,
     changes: dict[str, object] = {"state": state}
     if type(body) is e.ToolsListed:
         servers = acting.known(session.servers, body)
-        changes |= {"hosting": acting.hosting(servers, body, turn.request), "output": turn.output + body.items}
+        hosting = acting.hosting(servers, body, turn.request)
+        longest = max([session.context.longest_output, *map(output_bytes, turn.input)])
+        hosting = offered(hosting, longest, turn.shown_bytes)
+        changes |= {"hosting": hosting, "output": turn.output + body.items}
         changes |= _shown(turn, body.number, len(body.items) * acting.LIST_EVENTS, len(body.items))
         return _with(session, event, servers=servers, turn=msgspec.structs.replace(turn, **changes))
     if type(body) is e.EffectDispatched:
@@ -408,11 +417,14 @@ def _fold_effect(session: Session, event: e.Event, turn: Turn, state: TurnState,
     act = acting.act_of(turn.acts, body.id, "dispatched")
     item = next(item for item in turn.output if item.id == body.id)
     assert type(item) is McpCall
+    item = acting.ended_item(item, body)
     changes |= {
         "acts": acting.ended(turn.acts, act, unknown=type(body) is e.EffectUnknown),
-        "output": acting.with_item(turn.output, acting.ended_item(item, body)),
+        "output": acting.with_item(turn.output, item),
         "number": body.number + acting.END_EVENTS,
     }
+    if turn.hosting is not None:
+        changes["hosting"] = offered(turn.hosting, output_bytes(item), turn.shown_bytes)
     if type(body) is e.EffectUnknown:
         waits = Pending(
             call=act.call,

@@ -301,7 +301,7 @@ def dropped(session: Session, origin: str) -> tuple[Dropped, ...]:
     late, beside = _late(turn), {**turn.sidecars, **turn.output_sidecars}
     context = session.context
     if context.hosted:
-        late = for_model((*context, *turn.input, *turn.output))
+        late = for_model((*context, *turn.input, *turn.output), turn.shown_bytes)
         return carrying.dropped(late, {**context.sidecars(), **beside}, origin)
     if context.origins <= {origin}:
         # Nothing before this turn is another's.
@@ -314,7 +314,7 @@ def _late(turn: Turn) -> Sequence[ModelItem]:
     """The turn's own items as models get them."""
     items = (*turn.input, *turn.output)
     if turn.tool_calls or turn.servers or any(type(item) in HOSTED_ITEMS for item in turn.input):
-        return for_model(items)
+        return for_model(items, turn.shown_bytes)
     return cast("Sequence[ModelItem]", items)
 
 
@@ -346,7 +346,7 @@ def model_request(session: Session, effect: CallModel, *, stream: bool) -> Model
     assert turn is not None
     items: Sequence[ModelItem]
     if session.context.hosted:
-        items = for_model((*session.context, *turn.input, *turn.output))
+        items = for_model((*session.context, *turn.input, *turn.output), turn.shown_bytes)
     else:
         items = [*cast("Iterable[ModelItem]", session.context), *_late(turn)]
     return ModelRequest(

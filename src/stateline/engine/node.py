@@ -24,6 +24,7 @@ from stateline.core.limits import (
     HANDOVER_ASK_S,
     HANDOVER_GRACE_S,
     LEASE_TTL_S,
+    TOOL_OUTPUT_SHOWN_BYTES,
     TurnLimits,
 )
 from stateline.core.session import Session
@@ -166,6 +167,11 @@ class Node:
         self.agents, self.toolbox = agents, toolbox
         if self.volatile is not None:
             self.volatile.equip(agents, toolbox)
+
+    @property
+    def shown_bytes(self) -> int:
+        """What models are shown of one tool's output, in turns that begin now."""
+        return TOOL_OUTPUT_SHOWN_BYTES if self.toolbox is None else self.toolbox.shown_bytes
 
     async def _configure_meter(self, meter: Meter | None) -> None:
         self._meter_wanted = meter

@@ -67,7 +67,7 @@ async def submit(node: Node, s: Submission) -> Accepted:
     priced = meter is None or meter.takes(candidates[0], s.request.service_tier)
     if rules is not None or not priced or weighed(candidates):
         params = s.request if agent is None else msgspec.structs.replace(s.request, model=model)
-        asked = ModelRequest(params=params, items=for_model(s.input), key="")
+        asked = ModelRequest(params=params, items=for_model(s.input, node.shown_bytes), key="")
         judge = None if rules is None else rules.judge(_facts(s, agent))
         purse = None
         if meter is not None:
@@ -295,6 +295,7 @@ def _turn(node: Node, s: Submission, session: Session, *, after: int) -> e.TurnR
         agent=_agent(node, s),
         answers=_answers(node, s, session),
         traceparent=s.traceparent,
+        shown_bytes=node.shown_bytes,
     )
 
 

@@ -13,19 +13,19 @@ from stateline.core import acting
 from stateline.core import events as e
 from stateline.core.acting import Act
 from stateline.core.errors import StatelineError
-from stateline.core.hosted import approval_item_id, decoded
+from stateline.core.hosted import OWN_SERVER, approval_item_id, decoded
 from stateline.core.ids import digest, effect_key, item_id, item_session
-from stateline.core.items import PREFIXES, InputContent, ListedTool, McpListTools
+from stateline.core.items import PREFIXES, ListedTool, McpListTools
 from stateline.core.limits import (
     APPROVAL_TTL_MS,
     PENDING_MAX,
     TOOL_CALL_TIMEOUT_S,
     TOOL_CALLS_PARALLEL_MAX,
-    TOOL_ERROR_CHARS_MAX,
     TOOL_LIST_BYTES_MAX,
-    TOOL_OUTPUT_BYTES_MAX,
+    TOOL_OUTPUT_SHOWN_BYTES,
     TOOL_STOP_S,
 )
+from stateline.core.reading import answer
 from stateline.core.session import Session, Turn
 from stateline.core.tools import (
     Asked,
@@ -43,6 +43,7 @@ from stateline.core.tools import (
     ToolResult,
 )
 from stateline.core.turn import Act as ActEffect
+from stateline.engine.outputs import as_text, kept, kept_so_far
 from stateline.ports import Clock, Hosts, Policy, ToolHost
 
 log = logging.getLogger("stateline.engine")
@@ -73,11 +74,13 @@ class Toolbox(NamedTuple):
 
     Attributes:
         policy: None: there is none, and every tool that a turn has may be called.
+        shown_bytes: what models are shown of one tool's output of text; recorded with each turn.
     """
 
     hosts: Hosts
     signer: Signer
     policy: Policy | None = None
+    shown_bytes: int = TOOL_OUTPUT_SHOWN_BYTES
 
 
 class Tooled(Protocol):
@@ -144,7 +147,8 @@ def _one(
     if step > turn.limits.steps_max:
         return refused("max_steps", "The limit of steps in one turn is reached.")
     terms = _terms(session, turn, act, now_ms)
-    if box.policy is not None:
+    if box.policy is not None and call.server != OWN_SERVER:
+        # Our own tool gives nothing but what the model's own context holds already.
         ruling = _ruled(box.policy, _asked_about(session, act, tool, terms, arguments))
         if ruling.enforced and ruling.outcome == "deny":
             why = ", ".join(ruling.policies) or ("an error" if ruling.errors else "no policy permits it")
@@ -297,7 +301,10 @@ class RunningTools:
         self.ended: list[e.Body] = []
         self._home = home
         self._session = session
+        """As it was when the turn's tools were first needed; ``_newest``: when calls were last begun."""
+        self._newest = session
         self._turn = turn
+        self._kept_bytes = kept_so_far(turn)
         self._changed = changed
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._jobs: dict[str, Job] = {}
@@ -314,6 +321,7 @@ class RunningTools:
         """Make the calls that are dispatched and not begun here."""
         turn = session.turn
         assert turn is not None
+        self._newest = session
         for act in turn.acts:
             if act.status == "dispatched" and act.call.id not in self._jobs:
                 job = _job(session, turn, act, found_lost=found_lost)
@@ -377,6 +385,8 @@ class RunningTools:
     async def _outcome(self, job: Job) -> e.Body:
         """What becomes of a call, whatever its host does: a defect of a host's is no defect of the session's."""
         try:
+            if job.server == OWN_SERVER:
+                return self._read(job)
             host = self._host(job.server)
             if host is None:
                 raise ToolError(f"There is no server {job.server!r} now.", code="unknown_server", sent=False)
@@ -423,12 +433,24 @@ class RunningTools:
         message = "The worker was lost after this call was dispatched: whether it took effect is not known."
         return _without_answer(self._turn, job, "worker_lost", message, sent=True)
 
+    def _read(self, job: Job) -> e.Body:
+        """What a model reads on in, which is in its own context."""
+        session, turn = self._newest, self._newest.turn
+        assert turn is not None
+        items = (*session.context, *turn.input, *turn.output)
+        return self._committed(job, answer(job.call.arguments, items, turn.shown_bytes))
+
     def _committed(self, job: Job, result: ToolResult, *, read_back: bool = False) -> e.Body:
+        found = kept(result.output, self._kept_bytes)
+        if found.refused and job.effect == "read":
+            # Nothing was done, and nothing was learned. What any other call did stays done, and says so.
+            return _without_answer(self._turn, job, "tool_answer_too_large", found.refused, sent=True)
+        self._kept_bytes += found.size
         return e.EffectCommitted(
             turn=self._turn.number_in_session,
             step=job.step,
             id=job.id,
-            output=_kept(result.output),
+            output=found.output,
             failed=result.failed,
             read_back=read_back,
         )
@@ -487,7 +509,7 @@ class RunningTools:
                 raise ToolError(f"they take more than {TOOL_LIST_BYTES_MAX} bytes", code="tools_too_large", sent=False)
             return ServerTools(label=label, digest=digest(encoded), tools=kept, data_zone=zone)
         except StatelineError as error:
-            code, message = error.code, _text(error.message)
+            code, message = error.code, as_text(error.message)
         except TimeoutError:
             code, message = "tools_unavailable", "it did not answer in time"
         except asyncio.CancelledError:
@@ -529,26 +551,6 @@ def _told_to_end() -> bool:
     return task is None or task.cancelling() > 0
 
 
-def _kept(output: str | tuple[InputContent, ...]) -> str | tuple[InputContent, ...]:
-    """What is recorded of an answer."""
-    if isinstance(output, str):
-        output = _text(output, len(output))
-        size = len(output.encode())
-    else:
-        try:
-            size = len(msgspec.json.encode(output))
-        except UnicodeEncodeError:
-            return "[The answer is no valid text, and was not kept.]"
-    if size > TOOL_OUTPUT_BYTES_MAX:
-        return f"[The answer had more than {TOOL_OUTPUT_BYTES_MAX} bytes, and was not kept.]"
-    return output
-
-
-def _text(text: str, chars: int = TOOL_ERROR_CHARS_MAX) -> str:
-    """A text of a host's as the log takes it: Unicode, and not too long."""
-    return text[:chars].encode("utf-8", "replace").decode()
-
-
 def _told(listed: ServerTools, before: ServerTools | None) -> ServerTools:
     """Without the tools where the session has heard of the very same."""
     same = before is not None and (before.digest, before.data_zone) == (listed.digest, listed.data_zone)
@@ -575,7 +577,7 @@ def _without_answer(turn: Turn, job: Job, code: str, message: str, *, sent: bool
     """The end of a call that gave no answer: of an unsafe one that may have begun, nobody knows what it did."""
     unknown = sent and job.effect == "unsafe"
     kind = e.EffectUnknown if unknown else e.EffectFailed
-    return kind(turn=turn.number_in_session, step=job.step, id=job.id, code=code, message=_text(message))
+    return kind(turn=turn.number_in_session, step=job.step, id=job.id, code=code, message=as_text(message))
 
 
 def numbered(turn: Turn, bodies: Sequence[e.Body]) -> list[e.Body]:

@@ -20,7 +20,7 @@ from stateline.core import ids
 from stateline.core.calls import Finish, FinishReason, ModelDelta
 from stateline.core.ids import SessionRef
 from stateline.core.items import Compaction, FunctionCall, InputText, Item, Message
-from stateline.core.limits import TurnLimits
+from stateline.core.limits import TOOL_OUTPUT_SHOWN_BYTES, TurnLimits
 from stateline.core.session import Session, fold, fold_all, new_session, snapshot
 from stateline.core.stream import StreamBuilder
 from stateline.core.tools import Answer
@@ -72,7 +72,10 @@ class Driver:
         log: all events, chunks included.
         said: the context that the log's readers expect, kept by plain means.
         ends: the sequence number of each ended turn's last event, by response id.
+        shown_bytes: of each turn.
     """
+
+    shown_bytes = TOOL_OUTPUT_SHOWN_BYTES
 
     def __init__(self, ref: SessionRef = REF, kind: Literal["chain", "conversation"] = "chain") -> None:
         self.session: Session = new_session(ref)
@@ -154,6 +157,7 @@ class Driver:
             input=tuple(plan.input),
             limits=plan.limits,
             answers=self._answers(),
+            shown_bytes=self.shown_bytes,
         )
         if refusal(session, requested) is not None:
             return None

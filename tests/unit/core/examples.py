@@ -331,6 +331,7 @@ EVERY_BODY: tuple[e.Body, ...] = (
         ),
     ),
     e.TurnRequested(response_id=RESPONSE, turn=1, request=e.TurnRequest(model="m"), input=()),
+    e.TurnRequested(response_id=RESPONSE, turn=1, request=e.TurnRequest(model="m"), input=(), shown_bytes=2048),
     e.TurnRequested(
         response_id=RESPONSE, turn=1, request=e.TurnRequest(model="m", store=False), input=(), from_session=True
     ),

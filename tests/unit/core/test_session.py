@@ -24,9 +24,10 @@ from stateline.core.items import (
     Sidecar,
     SummaryText,
 )
-from stateline.core.limits import SNAPSHOT_WASTE_BYTES_MIN
+from stateline.core.limits import EVENT_BYTES_MAX, SNAPSHOT_CONTEXT_BYTES_MAX, SNAPSHOT_WASTE_BYTES_MIN
 from stateline.core.session import (
     FOLD_VERSION,
+    TURN_BYTES,
     Context,
     SnapshotStale,
     fold,
@@ -148,6 +149,18 @@ def test_only_what_is_gone_makes_a_snapshot_worth_its_writing() -> None:
     driver.add(Compaction(id="cmp_1", encrypted_content="c"))
     assert driver.session.worth_snapshot
     driver.take_snapshot()
+    assert not driver.session.worth_snapshot
+
+
+def test_a_context_that_one_event_may_not_hold_has_no_snapshot() -> None:
+    driver = Driver()
+    text = "\x01" * (SNAPSHOT_CONTEXT_BYTES_MAX - 4 * TURN_BYTES)
+    long = msgspec.structs.replace(user(""), content=(InputText(text=text),))
+    driver.add(*[long] * 4, Compaction(id="cmp_1", encrypted_content="c"), long)
+    assert driver.session.worth_snapshot
+    # At its longest as JSON it is an event that the store takes.
+    assert len(e.encode_body(snapshot(driver.session))) < EVENT_BYTES_MAX
+    driver.add(user("x" * 4 * TURN_BYTES))
     assert not driver.session.worth_snapshot
 
 

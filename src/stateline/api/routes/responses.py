@@ -189,7 +189,8 @@ async def input_tokens(service: Service, call: Call) -> None:
         response = await engine.response(call.tenant, previous, call.dialect)
         context = [*await engine.input_items(call.tenant, previous), *response.output]
     items = await resolve(service, call.tenant, parsed.items, "input")
-    request = ModelRequest(params=parsed.request, items=for_model([*context, *items]), key="")
+    shown = for_model([*context, *items], engine.shown_bytes)
+    request = ModelRequest(params=parsed.request, items=shown, key="")
     await call.reply_json(InputTokens(input_tokens=engine.input_tokens(request)))
 
 
@@ -200,10 +201,11 @@ async def compact(service: Service, call: Call) -> None:
     engine = service.engine
     items = [*(await engine.context_after(call.tenant, previous) if previous is not None else ())]
     items += await resolve(service, call.tenant, unresolved, "input")
+    shown = for_model(items, engine.shown_bytes)
     answer: CompactedResponse | None = None
     async with WhileConnected(call):
         compacted = await engine.compact(
-            call.tenant, call.principal.id, ModelRequest(params=params, items=for_model(items), key="")
+            call.tenant, call.principal.id, ModelRequest(params=params, items=shown, key="")
         )
         answer = CompactedResponse(
             id=new_name("resp_", 14),
