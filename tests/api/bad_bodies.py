@@ -215,6 +215,8 @@ _TOOLS = [
              tools=[{"type": "mcp", "server_label": "a", "server_url": "file:///etc/passwd"}]),
     response("mcp servers of one label", "duplicate_server_label", "tools[1].server_label",
              tools=[{"type": "mcp", "server_label": "a", "server_url": "https://example.com"}] * 2),
+    response("mcp server of the runtime's own label", "server_label_reserved", "tools[0].server_label",
+             tools=[{"type": "mcp", "server_label": "Stateline", "server_url": "https://example.com"}]),
     response("mcp header with a line break", "invalid_value", "tools[0].headers",
              tools=[{"type": "mcp", "server_label": "a", "server_url": "https://example.com",
                      "headers": {"X-A": "b\r\nC: d"}}]),

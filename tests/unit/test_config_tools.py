@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from stateline.config import ConfigError, load
+from stateline.config.schema import LOCAL_MODEL
 from stateline.core.limits import MCP_HEADERS_MAX
 
 ALLOWED = '[tools]\nallow_hosts = ["shop.example", "[::1]:9000"]\nallow_commands = ["/bin/shop"]\n'
@@ -72,6 +73,10 @@ def test_a_program_is_read_with_its_arguments(tmp_path: Path) -> None:
         (SHOP.replace("shop.example/", "0x7f.1/"), "four decimal numbers"),
         (SHOP.replace("shop.example/", "shop.example:99999/"), "host"),
         (SHOP.replace('label = "shop"', 'label = "a b"'), "label"),
+        (SHOP.replace('label = "shop"', 'label = "Stateline"'), "Stateline's own"),
+        (f'[[agents]]\nname = "a"\nmodel = "{LOCAL_MODEL}"\ntools = [{{server = "stateline"}}]\n', "Stateline's own"),
+        ("[tools]\noutput_shown_bytes = 1023\n", "output_shown_bytes"),
+        ("[tools]\noutput_shown_bytes = 8388609\n", "output_shown_bytes"),
         (f'{SHOP}args = ["x"]\n', "goes with a command"),
         (f'{SHOP}env = ["X"]\n', "goes with a command"),
         (f'{SHOP}headers = {{Host = "x"}}\n', "connection itself"),
