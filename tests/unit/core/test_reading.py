@@ -37,6 +37,7 @@ from stateline.core.limits_tools import (
 from stateline.core.reading import answer, offered
 from stateline.core.session import fold_all, new_session
 from stateline.core.turn import CallModel, asked, model_request
+from stateline.core.view import TurnView
 
 LEAST = TOOL_OUTPUT_SHOWN_BYTES_MIN
 LONG = "".join(f"row {at}: {'é' * (at % 7)}\n" for at in range(400))
@@ -241,6 +242,16 @@ def test_a_context_that_is_built_again_is_the_same() -> None:
     again.session = fold_all(new_session(driver.ref), again.log[-1:])
     assert model_items(again) == seen
     assert any("[Cut: " in str(item) for item in seen)
+
+
+def test_a_reader_of_the_response_sees_the_whole_output() -> None:
+    driver = LongDriver()
+    response_id = driver.play(plan(calls("a-look")))
+    assert response_id is not None
+    view = TurnView(response_id)
+    events = [event for logged in driver.log for event in view.apply(logged)]
+    assert "response.mcp_call.completed" in [event.type for event in events]
+    assert [item.output for item in view.response().output if isinstance(item, McpCall)] == [LONG]
 
 
 def model_items(driver: ToolDriver) -> list[object]:
