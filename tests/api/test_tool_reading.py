@@ -47,7 +47,7 @@ class Reads:
     def __call__(self, asked: Asked, _: int) -> Answer:
         told = asked.tool_output
         if told is None and asked.user_text.startswith("find "):
-            _, search, handle = asked.user_text.split()
+            search, handle = asked.user_text.split()[1:]
             return calling("stateline-read_output", handle=handle, search=search)
         if told is None:
             return calling("functions-journal")

@@ -18,9 +18,13 @@ NOTE = re.compile(
     r"r reads them: handle (\S+), offset (\d+)\.\]"
 )
 LINES = st.lists(st.text(max_size=300), max_size=8).map("\n".join)
-LONG = st.builds(
-    lambda text, times: text * times, st.text(alphabet="a\né漢🎉\x00\r", min_size=1, max_size=60), st.integers(20, 200)
-)
+
+
+def repeated(text: str, times: int) -> str:
+    return text * times
+
+
+LONG = st.builds(repeated, st.text(alphabet="a\né漢🎉\x00\r", min_size=1, max_size=60), st.integers(20, 200))
 TEXTS = LINES | LONG
 MOST = st.integers(LEAST, 3 * LEAST)
 HANDLES = st.sampled_from(["mcp_1", "é" * ITEM_ID_CHARS_MAX, "🎉" * ITEM_ID_CHARS_MAX])
