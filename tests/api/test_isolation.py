@@ -5,32 +5,25 @@ A parameter or a field that has no rule here fails the test: whoever adds a rout
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import json
-import subprocess
-import sys
-from collections.abc import AsyncGenerator, Iterator
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
 import pytest
-from tests.crash.harness import Server
+from tests.api.tenants import BODIES, FREE, MARK, Caller, operator_key, planted, served
 from tests.crash.tool_world import World
 from tests.postgres import new_database
 
+from stateline.api.params import WebSocketResponseCreateEvent
 from stateline.api.table import ROUTES, Route
+from stateline.core.ids import ALPHABET, SESSION_CHARS
 from stateline.core.principals import ADMIN
-from stateline.testing import ScriptedCall, ScriptedUpstream
 from stateline.testing.postgres_server import PostgresServer
-from stateline.testing.scripted import Answer, Asked
 
-MARK = "planted-by-the-owner"
-"""In everything that the owner writes."""
-FREE = {"model": "scripted", "name": "clerk", "tenant": "owner"}
-"""Path parameters that name what is the operator's, or the tenant itself (of routes for operators alone)."""
 PATHS = {
     "response_id": "response",
     "conversation_id": "conversation",
@@ -62,26 +55,6 @@ OTHER_QUERIES = {
     "name": "pay",
     "server_label": "world",
 }
-BODIES: dict[str, dict[str, Any]] = {
-    "CreateResponse": {"model": "scripted", "input": "x"},
-    "CountInputTokens": {"model": "scripted", "input": "x"},
-    "CompactResponse": {"model": "scripted", "input": "x"},
-    "CreateConversation": {},
-    "UpdateConversation": {"metadata": {"a": "b"}},
-    "AddConversationItems": {"items": [{"type": "message", "role": "user", "content": "x"}]},
-    "AnswerApproval": {"approve": True},
-    "ResolveEffect": {"decision": "abandoned"},
-    "CreateChatCompletion": {"model": "scripted", "messages": [{"role": "user", "content": "x"}]},
-    "CreateMessage": {"model": "scripted", "max_tokens": 9, "messages": [{"role": "user", "content": "x"}]},
-    "CountMessageTokens": {"model": "scripted", "messages": [{"role": "user", "content": "x"}]},
-    "CreateEmbedding": {"model": "scripted", "input": "x"},
-    "CreateKey": {"tenant": "owner", "name": "x", "scopes": ["audit"]},
-    "PutSecret": {"tenant": "owner", "name": "github", "value": "x"},
-    "ShowAudit": {"tenant": "owner", "session": "0" * 24},
-    "RunPrune": {},
-    "StartBackup": {"path": "backup"},
-}
-"""The least that each body needs. A body that is not here fails the test."""
 NEED_A_QUERY = {"/v1/audit"}
 """Routes that say nothing without a parameter of theirs."""
 FIELDS = {
@@ -167,104 +140,6 @@ def filled(value: Any, ids: dict[str, str]) -> Any:
     return json.loads(text)
 
 
-def model(asked: Asked, _: int) -> Answer:
-    if asked.tool_output is None and asked.user_text.endswith("pay"):
-        return Answer(calls=(ScriptedCall(name="world-pay", arguments=json.dumps({"wish": MARK})),))
-    return Answer(text=f"So it is {MARK}." if MARK in asked.user_text else "So it is.")
-
-
-class Caller:
-    """Requests of one key."""
-
-    def __init__(self, http: aiohttp.ClientSession, root: str, key: str) -> None:
-        self._http = http
-        self._root = root
-        self._headers = {"authorization": f"Bearer {key}"}
-
-    async def __call__(
-        self, method: str, path: str, body: Any = None, query: dict[str, str] | None = None, **headers: str
-    ) -> tuple[int, str]:
-        async with self._http.request(
-            method, self._root + path, json=body, params=query, headers=self._headers | headers
-        ) as reply:
-            return reply.status, await reply.text()
-
-    async def json(self, method: str, path: str, body: Any = None, **headers: str) -> Any:
-        status, text = await self(method, path, body, None, **headers)
-        assert status == 200, f"{method} {path}: {status} {text}"
-        return json.loads(text)
-
-
-@contextlib.asynccontextmanager
-async def served(folder: Path, store: str | None, world: World) -> AsyncGenerator[Server]:
-    (folder / "master.key").write_text("QUJDREVGR0hJSktMTU5PUFFSU1RVVldYWVoxMjM0NTY=\n")
-    (folder / "approvals").write_text("a-key-of-at-least-thirty-two-bytes-for-tests")
-    more = """
-[[agents]]
-name = "careful"
-model = "scripted"
-tools = [{server = "world", require_approval = "always"}]
-
-[auth]
-mode = "keys"
-
-[vault]
-key_file = "master.key"
-
-[approvals]
-key_file = "approvals"
-"""
-    async with ScriptedUpstream(model) as upstream, world.served() as settings:
-        server = Server(folder, upstream, settings=settings + more, store=store)
-        try:
-            await server.start()
-            yield server
-        finally:
-            await server.close()
-
-
-async def operator_key(server: Server) -> str:
-    """A key for the whole installation, made beside the server."""
-    command = (sys.executable, "-c", "from stateline.cli import main; main()", "keys", "create")
-    options = ("--tenant", "house", "--name", "house", "--scope", "admin", "--config", str(server.config))
-    done = await asyncio.to_thread(subprocess.run, [*command, *options], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-async def planted(owner: Caller, operator: Caller, world: World) -> dict[str, str]:
-    """One of everything that a tenant can have; their ids."""
-    again = {"Idempotency-Key": MARK}
-    response = await owner.json("POST", "/v1/responses", {"model": "scripted", "input": MARK}, **again)
-    message = {"type": "message", "role": "user", "content": MARK}
-    talk = await owner.json("POST", "/v1/conversations", {"metadata": {"a": MARK}, "items": [message]})
-    items = await owner.json("GET", f"/v1/conversations/{talk['id']}/items")
-    await owner.json("POST", "/v1/responses", {"model": "agent/careful", "input": f"{MARK} pay"})
-    [approval] = (await owner.json("GET", "/v1/approvals"))["data"]
-    world.hold("pay")
-    held = await owner.json("POST", "/v1/responses", {"model": "agent/clerk", "input": "pay", "background": True})
-    async with asyncio.timeout(30):
-        await world.arrived.wait()
-    await owner.json("POST", f"/v1/responses/{held['id']}/cancel")
-    world.release()
-    [effect] = (await owner.json("GET", "/v1/effects?status=unknown"))["data"]
-    secret = {"tenant": "owner", "name": "github", "value": MARK}
-    await operator.json("POST", "/v1/admin/secrets", secret)
-    keys = (await operator.json("GET", "/v1/admin/keys"))["data"]
-    placements = (await owner.json("GET", "/v1/placements"))["data"]
-    return {
-        "response": response["id"],
-        "session": response["id"][5:29],
-        "conversation": talk["id"],
-        "item": items["data"][0]["id"],
-        "approval": approval["id"],
-        "effect": effect["id"],
-        "effect_key": effect["key"],
-        "key": next(each["id"] for each in keys if each["tenant"] == "owner"),
-        "placement": placements[0]["id"],
-    }
-
-
 def judged(one: Try, status: int, text: str, ids: dict[str, str]) -> str | None:
     """What is wrong with an answer to somebody else, if anything."""
     shown = f"{one.method} {one.path} {one.query} {one.body}: {status} {text[:300]}"
@@ -282,6 +157,82 @@ def judged(one: Try, status: int, text: str, ids: dict[str, str]) -> str | None:
         return None if status == 404 else f"is not a 404: {shown}"
     # One's own list, or model call; the models here make no embeddings.
     return None if status == 200 or one.path == "/v1/embeddings" else f"fails: {shown}"
+
+
+async def untouched(owner: Caller, world: World, ids: dict[str, str]) -> None:
+    """All of it is still there for its owner, as it was: the ids were right, and nobody has changed anything."""
+    for route in ROUTES:
+        if route.method == "GET" and "{" in route.path and route.scope != ADMIN:
+            [first, *_] = tries(route, ids)
+            path = first.path.replace(f"{ids['conversation']}/items/{ids['item']}", f"{ids['conversation']}/items")
+            status, text = await owner("GET", path)
+            assert status == 200, f"{path}: {status} {text}"
+            assert MARK in text or not first.names
+    assert ids["item"] in (await owner("GET", f"/v1/conversations/{ids['conversation']}/items"))[1]
+    waiting = (await owner.json("GET", f"/v1/approvals?session={ids['approval'][5:29]}"))["data"]
+    assert [each["id"] for each in waiting] == [ids["approval"]]
+    [unknown] = (await owner.json("GET", "/v1/effects?status=unknown"))["data"]
+    assert unknown["id"] == ids["effect"]
+    assert len(world.ran) == 1
+
+
+SOCKET = "/v1/responses"
+"""The one path that is also a WebSocket's."""
+ENDS = ("response.completed", "response.failed", "response.incomplete", "error")
+
+
+class Socket:
+    """Messages of one key over a WebSocket."""
+
+    def __init__(self, socket: Any) -> None:
+        self._socket = socket
+
+    async def __call__(self, body: dict[str, Any]) -> list[dict[str, Any]]:
+        """The events of one answer."""
+        await self._socket.send_json({"type": "response.create"} | BODIES["CreateResponse"] | body)
+        events: list[dict[str, Any]] = []
+        while not events or events[-1]["type"] not in ENDS:
+            events.append(await self._socket.receive_json(timeout=20))
+        return events
+
+
+def messages(ids: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Each id in each field of a message that takes one, whether or not it is one of its kind."""
+    body = WebSocketResponseCreateEvent
+    fields = [each.name for each in msgspec.structs.fields(body)]
+    for name in fields:
+        assert name in FIELDS or name in PLAIN | {"type"}, f"{SOCKET}: say whether {name!r} takes an id"
+    shapes = [dict([FIELDS[name]]) for name in fields if name in FIELDS] + MORE["CreateResponse"]
+    for shape in shapes:
+        for id_ in ids.values():
+            text = re.sub(r'"\$\w+"', lambda _, id_=id_: json.dumps(id_), json.dumps(shape))
+            yield json.loads(text)
+
+
+def nobodys(id_: str) -> str:
+    """An id of the same form that leads nowhere."""
+    return re.sub(f"[{ALPHABET}]{{{SESSION_CHARS}}}", "0" * SESSION_CHARS, id_)
+
+
+async def over_a_websocket(owner: Socket, other: Socket, ids: dict[str, str]) -> None:
+    """What is another tenant's is answered to the letter as what is nobody's, and leads its owner on."""
+    theirs = {name: id_ for name, id_ in ids.items() if nobodys(id_) != id_}
+    assert theirs.keys() >= {"response", "conversation", "item", "approval", "effect", "session"}
+    unknown = {name: nobodys(id_) for name, id_ in theirs.items()}
+    for sent, made_up in zip(messages(theirs), messages(unknown), strict=True):
+        said, expected = await other(sent), await other(made_up)
+        assert nobodys(json.dumps(said)) == json.dumps(expected), sent
+        [error] = said
+        assert error["type"] == "error", f"{sent}: {error}"
+        assert error["status"] == 404 or error["error"]["code"] in MAY_BE_400, f"{sent}: {error}"
+        assert MARK not in json.dumps(error), sent
+    # They were the right ids: each leads its owner somewhere.
+    for sent in (
+        {"previous_response_id": ids["response"]},
+        {"conversation": ids["conversation"]},
+        {"input": [{"type": "item_reference", "id": ids["item"]}]},
+    ):
+        assert (await owner(sent))[-1]["type"] == "response.completed", sent
 
 
 async def walk(folder: Path, store: str | None) -> None:
@@ -309,20 +260,9 @@ async def walk(folder: Path, store: str | None) -> None:
         again = {"Idempotency-Key": MARK}
         made = await other.json("POST", "/v1/responses", {"model": "scripted", "input": MARK}, **again)
         assert made["id"] != ids["response"]
-        # All of it is still there for its owner, as it was: the ids were right, and nobody has changed anything.
-        for route in ROUTES:
-            if route.method == "GET" and "{" in route.path and route.scope != ADMIN:
-                [first, *_] = tries(route, ids)
-                path = first.path.replace(f"{ids['conversation']}/items/{ids['item']}", f"{ids['conversation']}/items")
-                status, text = await owner("GET", path)
-                assert status == 200, f"{path}: {status} {text}"
-                assert MARK in text or not first.names
-        assert ids["item"] in (await owner("GET", f"/v1/conversations/{ids['conversation']}/items"))[1]
-        waiting = (await owner.json("GET", f"/v1/approvals?session={ids['approval'][5:29]}"))["data"]
-        assert [each["id"] for each in waiting] == [ids["approval"]]
-        [unknown] = (await owner.json("GET", "/v1/effects?status=unknown"))["data"]
-        assert unknown["id"] == ids["effect"]
-        assert len(world.ran) == 1
+        async with owner.socket(SOCKET) as first, other.socket(SOCKET) as second:
+            await over_a_websocket(Socket(first), Socket(second), ids)
+        await untouched(owner, world, ids)
 
 
 @pytest.mark.timeout(120)
