@@ -347,6 +347,8 @@ ACTIVE_TURNS_MAX = 4_096
 """Turns that one node runs at a time; past it requests are answered 503."""
 LEASE_TTL_S = 12.0
 CLAIM_POLL_S = 1.0
+INBOX_UNREADABLE_S = 60.0
+"""A session whose inbox cannot be read is offered again after this, to this node or one that can."""
 SHUTDOWN_GRACE_S = 5.0
 """How long running turns may end by themselves at a stop, where no other node can go on with them."""
 HANDOVER_GRACE_S = 0.25

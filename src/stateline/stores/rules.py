@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import msgspec
 
 from stateline.core.blobs import may_hold
-from stateline.core.errors import BadRequest
+from stateline.core.errors import BadRequest, StoreUnavailable
 from stateline.core.events import Dedup, Event, encode_body
 from stateline.core.ids import SessionRef
-from stateline.core.limits import APPEND_EVENTS_MAX, BLOB_BYTES_MIN, DEDUP_TTL_S, EVENT_BYTES_MAX
+from stateline.core.limits import APPEND_EVENTS_MAX, BLOB_BYTES_MIN, DEDUP_TTL_S, EVENT_BYTES_MAX, INBOX_UNREADABLE_S
 from stateline.ports import Fenced, HeadMoved, Ownership, SessionExists, SessionMissing
+
+log = logging.getLogger("stateline.stores")
 
 _dedup_codec = msgspec.json.Decoder(tuple[Dedup, ...])
 
@@ -30,6 +33,24 @@ class SessionRow(Protocol):
     def inbox(self) -> int: ...
     @property
     def crashed(self) -> int: ...
+
+
+def is_unreadable(error: BaseException | None) -> bool:
+    """Whether a stored body could not be read though the store could: it is damaged, or nobody of ours wrote it."""
+    if isinstance(error, StoreUnavailable):
+        return error.code == "blob_lost" or is_unreadable(error.__cause__)
+    return isinstance(error, msgspec.MsgspecError | ValueError)
+
+
+def log_unreadable(session: SessionRef, error: BaseException) -> None:
+    """Its inbox is what keeps a session from being claimed; no other may wait for that."""
+    log.error(
+        "session %s of tenant %s is left alone for %g s, for what waits in its inbox cannot be read: %s",
+        session.id,
+        session.tenant,
+        INBOX_UNREADABLE_S,
+        error,
+    )
 
 
 class Encoded(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from stateline.core.events import READER_VERSION
 from stateline.core.ids import SessionRef
-from stateline.core.limits import EXPIRED_ROWS_MAX
+from stateline.core.limits import EXPIRED_ROWS_MAX, INBOX_UNREADABLE_S
 from stateline.stores.postgres.clock import now_sql
 from stateline.stores.postgres.connecting import Connection
 from stateline.stores.postgres.lookup import ONE
@@ -232,6 +232,31 @@ class GiveBack(Solo):
                 owner,
                 epoch,
             )
+
+
+class SetAside(Solo):
+    """A claimed session that cannot be handed out: it is nobody's, and due again later."""
+
+    __slots__ = ("_claimed", "_node")
+
+    def __init__(self, claimed: Claimed, node: str) -> None:
+        super().__init__(_NOBODY)
+        self._claimed = claimed
+        self._node = node
+
+    async def execute(self, db: Connection, now_ms: int | None) -> None:
+        await db.execute(
+            "UPDATE stateline_sessions SET owner = NULL, crashed = $2, due_ms = NULL,"
+            f" wake_ms = {now_sql()} + {round(INBOX_UNREADABLE_S * 1000)} WHERE n = $3 AND owner = $4 AND epoch = $5",
+            now_ms,
+            self._claimed.crashed,
+            self._claimed.number,
+            self._node,
+            self._claimed.epoch,
+        )
+
+    def touched(self) -> Sequence[SessionRef]:
+        return [self._claimed.session]
 
 
 _FAMILY = (

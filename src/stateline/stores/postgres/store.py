@@ -26,10 +26,11 @@ from stateline.stores.postgres.pool import Pool
 from stateline.stores.postgres.reader import Reader
 from stateline.stores.postgres.requests import Append, Create, Post, Release, Request
 from stateline.stores.postgres.retention import Retire
-from stateline.stores.postgres.solo import ANYTHING_DUE, Claim, Claimed, Erase, GiveBack, Leave, Taken, Turns
+from stateline.stores.postgres.solo import ANYTHING_DUE, Claim, Claimed, Erase, GiveBack, Leave, SetAside, Taken, Turns
 from stateline.stores.postgres.standbys import Standbys
 from stateline.stores.postgres.writer import Writer
 from stateline.stores.recent import Recent
+from stateline.stores.rules import is_unreadable, log_unreadable
 
 log = logging.getLogger("stateline.stores")
 
@@ -173,21 +174,25 @@ class PostgresStore:
             return []
         claimed: list[Claimed] = await self._submit(Claim, node, limit, self._turns)
         try:
-            return [
-                Ownership(
-                    session=row.session,
-                    owner=node,
-                    epoch=row.epoch,
-                    head=row.head,
-                    inbox=await self._inbox(row),
-                    crashed=row.crashed,
-                )
-                for row in claimed
-            ]
+            return [own for row in claimed if (own := await self._handed_out(row, node)) is not None]
         except StatelineError:
             # Nobody will hear that they are owned, so nobody must own them.
             await self._submit(GiveBack, [Taken(row.number, node, row.epoch) for row in claimed])
             raise
+
+    async def _handed_out(self, row: Claimed, node: str) -> Ownership | None:
+        """What the claimer gets; None, and the session is set aside, where its inbox cannot be read."""
+        try:
+            inbox = await self._inbox(row)
+        except StatelineError as error:
+            if not is_unreadable(error):
+                raise
+            log_unreadable(row.session, error.__cause__ or error)
+            await self._submit(SetAside, row, node)
+            return None
+        return Ownership(
+            session=row.session, owner=node, epoch=row.epoch, head=row.head, inbox=inbox, crashed=row.crashed
+        )
 
     async def _inbox(self, row: Claimed) -> tuple[Posted, ...]:
         if not row.inbox:

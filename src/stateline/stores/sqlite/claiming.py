@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from stateline.core.events import READER_VERSION
 from stateline.core.ids import SessionRef
-from stateline.core.limits import EXPIRED_ROWS_MAX
+from stateline.core.limits import EXPIRED_ROWS_MAX, INBOX_UNREADABLE_S
 from stateline.stores.sqlite.requests import Request
 from stateline.stores.sqlite.schema import HEAD
 from stateline.stores.sqlite.transaction import Transaction
@@ -76,6 +76,32 @@ class Claim(Request):
         ref = SessionRef(tx.tenant_name(tenant), name)
         tx.forget(ref)
         return Claimed(ref, epoch, head, bool(crashed), inbox)
+
+
+class SetAside(Request):
+    """A claimed session that cannot be handed out: it is nobody's, and due again later."""
+
+    __slots__ = ("claimed", "node")
+
+    def __init__(self, claimed: Claimed, node: str) -> None:
+        super().__init__(claimed.session)
+        self.claimed = claimed
+        self.node = node
+
+    def run(self, tx: Transaction) -> None:
+        tx.flush()
+        tx.db.execute(
+            "UPDATE sessions SET owner = NULL, crashed = ?, due_ms = NULL, wake_ms = ?"
+            " WHERE tenant = (SELECT n FROM tenants WHERE name = ?) AND id = ? AND owner = ? AND epoch = ?",
+            (
+                self.claimed.crashed,
+                tx.now_ms + round(INBOX_UNREADABLE_S * 1000),
+                *self.claimed.session,
+                self.node,
+                self.claimed.epoch,
+            ),
+        )
+        tx.forget(self.claimed.session)
 
 
 def _free_the_dead(tx: Transaction, node: str) -> None:

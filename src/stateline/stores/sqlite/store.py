@@ -22,9 +22,10 @@ from stateline.core.limits import BLOB_GRACE_S, TAIL_READS_MAX
 from stateline.ports import Balance, Clock, Duplicate, Hold, Ownership, Posted, Watch
 from stateline.stores.clock import SystemClock
 from stateline.stores.recent import Recent
+from stateline.stores.rules import is_unreadable, log_unreadable
 from stateline.stores.sqlite import opening
 from stateline.stores.sqlite.blobs import Blobs
-from stateline.stores.sqlite.claiming import Claim, Claimed
+from stateline.stores.sqlite.claiming import Claim, Claimed, SetAside
 from stateline.stores.sqlite.maintenance import SqliteMaintenance
 from stateline.stores.sqlite.reader import Readers
 from stateline.stores.sqlite.requests import (
@@ -192,17 +193,21 @@ class SqliteStore:
 
     async def claim(self, node: str, limit: int) -> list[Ownership]:
         claimed: list[Claimed] = await self._submit(Claim(node, limit))
-        return [
-            Ownership(
-                session=row.session,
-                owner=node,
-                epoch=row.epoch,
-                head=row.head,
-                inbox=await self._inbox(row),
-                crashed=row.crashed,
+        owned: list[Ownership] = []
+        for row in claimed:
+            try:
+                inbox = await self._inbox(row)
+            except Exception as error:
+                if not is_unreadable(error):
+                    raise
+                log_unreadable(row.session, error)
+                await self._submit(SetAside(row, node))
+                continue
+            own = Ownership(
+                session=row.session, owner=node, epoch=row.epoch, head=row.head, inbox=inbox, crashed=row.crashed
             )
-            for row in claimed
-        ]
+            owned.append(own)
+        return owned
 
     async def _inbox(self, row: Claimed) -> tuple[Posted, ...]:
         if not any(raw.startswith(MARK) for _, _, _, raw in row.inbox):
