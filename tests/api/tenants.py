@@ -14,6 +14,7 @@ from typing import Any
 import aiohttp
 from tests.crash.harness import Server
 from tests.crash.tool_world import World
+from yarl import URL
 
 from stateline.testing import ScriptedCall, ScriptedUpstream
 from stateline.testing.scripted import Answer, Asked
@@ -64,6 +65,12 @@ class Caller:
         async with self._http.request(
             method, self._root + path, json=body, params=query, headers=self._headers | headers
         ) as reply:
+            return reply.status, await reply.text()
+
+    async def sends(self, method: str, path: str, body: Any, headers: dict[str, str]) -> tuple[int, str]:
+        """As it stands: the path is encoded already."""
+        url = URL(self._root + path, encoded=True)
+        async with self._http.request(method, url, json=body, headers=self._headers | headers) as reply:
             return reply.status, await reply.text()
 
     def socket(self, path: str) -> aiohttp.client._WSRequestContextManager:  # pyright: ignore[reportPrivateUsage]

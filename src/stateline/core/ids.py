@@ -94,6 +94,11 @@ def session_id(at_ms: int, entropy: bytes) -> str:
     return _pairs((at_ms << 72) + int.from_bytes(entropy[:9], "big"), _SESSION_SHIFTS)
 
 
+def may_be_session(text: str) -> bool:
+    """Whether a session may have this id. Other text reaches no store: PostgreSQL refuses a zero byte as a failure."""
+    return text.isascii() and text.isalnum()
+
+
 def nonce(entropy: bytes) -> str:
     """A response's nonce from at least 5 random bytes."""
     return _pairs(int.from_bytes(entropy[:5], "big"), _NONCE_SHIFTS)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from stateline.core import events as e
 from stateline.core.effected import EffectRecord, Effects
 from stateline.core.errors import BadRequest, Conflict, NotFound
-from stateline.core.ids import SessionRef, item_session
+from stateline.core.ids import SessionRef, item_session, may_be_session
 from stateline.core.items import EffectResolution, Item, McpApprovalResponse
 from stateline.core.limits import PLACEMENT_SESSIONS_MAX
 from stateline.core.session import Session
@@ -46,7 +46,7 @@ async def effects(
         NotFound: ``session`` is no session of this tenant.
     """
     for name, text in (("after", after), ("session", session)):
-        if text is not None and not (text.isascii() and text.isalnum()):
+        if text is not None and not may_be_session(text):
             if name == "session":
                 raise NotFound("the session was not found", code="session_not_found", param="session")
             raise BadRequest("Invalid 'after': no such item in this list.", code="invalid_cursor", param="after")

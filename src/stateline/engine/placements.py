@@ -6,7 +6,7 @@ from collections import deque
 from typing import NamedTuple
 
 from stateline.core.errors import BadRequest, NotFound
-from stateline.core.ids import SessionRef
+from stateline.core.ids import SessionRef, may_be_session
 from stateline.core.limits import PLACEMENT_SESSIONS_MAX
 from stateline.core.placed import Placed, Placements
 from stateline.ports import SessionMissing, Store
@@ -42,7 +42,7 @@ async def placements(store: Store, tenant: str, *, session: str | None, after: s
         if cursor is not None and (cursor.session != session or cursor.step is None):
             raise _bad_cursor()
         missing = NotFound("the session was not found", code="session_not_found", param="session")
-        if not _is_id(session):
+        if not may_be_session(session):
             raise missing
         try:
             found = await _of(store, SessionRef(tenant, session), cursor.step if cursor else None, limit + 1)
@@ -94,17 +94,13 @@ async def _of(store: Store, ref: SessionRef, below: tuple[int, int] | None, limi
 
 def _parsed(text: str) -> _Cursor:
     session, *step = text.split("/")
-    if not _is_id(session):
+    if not may_be_session(session):
         raise _bad_cursor()
     if not step:
         return _Cursor(session, None)
     if len(step) != 2 or not all(part.isascii() and part.isdigit() and len(part) < 10 for part in step):
         raise _bad_cursor()
     return _Cursor(session, (int(step[0]), int(step[1])))
-
-
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isalnum()
 
 
 def _bad_cursor() -> BadRequest:

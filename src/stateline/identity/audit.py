@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from stateline.core import audit
 from stateline.core.errors import BadRequest, NotFound
 from stateline.core.events import AuditKept, AuditSalted, Event
-from stateline.core.ids import SYSTEM_TENANT, SessionRef, session_id
+from stateline.core.ids import SYSTEM_TENANT, SessionRef, may_be_session, session_id
 from stateline.core.limits import AUDIT_SEGMENT_RECORDS_MAX
 from stateline.core.links import Anchor, Chain, Record
 from stateline.identity.log import SystemLog
@@ -136,7 +136,7 @@ class Auditor:
             NotFound: ``session_not_found``: there is none, and never was one that was erased with its chain kept.
         """
         ref = SessionRef(tenant, session)
-        if tenant.partition("/")[0] == SYSTEM_TENANT:
+        if tenant.partition("/")[0] == SYSTEM_TENANT or not (may_be_session(session) and tenant.isprintable()):
             raise _missing()
         kept = _Apart(self, "chain", ref)
         await kept.log.load()

@@ -110,3 +110,9 @@ def test_entropy_gives_no_byte_twice_and_asks_for_many_at_once(counts: list[int]
         assert at >= 0
         rest = rest[at + len(each) :]
     assert all(len(each) >= ids.ENTROPY_BYTES for each in drawn)
+
+
+@pytest.mark.parametrize("text", ["", "a b", "a\0", "a/1", "\u0661", "a'", "a%"])
+def test_other_text_than_letters_and_digits_is_no_sessions_id(text: str) -> None:
+    assert ids.may_be_session("06h1jeywbeq6qd4vqk2j7xvb")
+    assert not ids.may_be_session(text)
