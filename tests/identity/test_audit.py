@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from base64 import b64encode
 from collections.abc import AsyncGenerator
-from contextlib import closing
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import msgspec
@@ -18,11 +19,12 @@ from tests.unit.core.examples import EVERY_BODY
 from stateline.core import audit
 from stateline.core import events as e
 from stateline.core.audit import Verdict, Writer
-from stateline.core.errors import BadRequest, NotFound
+from stateline.core.errors import BadRequest, NotFound, StoreUnavailable
 from stateline.core.ids import SessionRef
-from stateline.core.limits import AUDIT_SEGMENT_RECORDS_MAX, Retention
+from stateline.core.limits import AUDIT_ANCHORS_WAITING_MAX, AUDIT_SEGMENT_RECORDS_MAX, Retention
 from stateline.core.links import Anchor, Record
 from stateline.identity.audit import Auditor, apart, audit_keys, check_signature, new_audit_key, public_keys
+from stateline.ops.anchoring import Anchoring, Signer
 from stateline.ports import SessionMissing
 from stateline.stores.sqlite import SqliteStore, open_sqlite
 from stateline.testing import ManualClock
@@ -234,3 +236,116 @@ def test_a_signature_of_another_key_or_of_none_does_not_hold() -> None:
     assert check_signature(KEYS[0].public, KEYS[0].sign(b"m"), b"m")
     assert not check_signature(other.public, KEYS[0].sign(b"m"), b"m")
     assert not check_signature(b"short", KEYS[0].sign(b"m"), b"m")
+
+
+# -- while it grows ------------------------------------------------------------------------------------------
+
+
+class Signing:
+    """Signs with an auditor, if it is given one, and fails where it is told to."""
+
+    def __init__(self, auditor: Auditor | None = None) -> None:
+        self.signed: list[str] = []
+        self.error: Exception | None = None
+        self._auditor = auditor
+        self._moved = asyncio.Condition()
+
+    async def anchor(self, ref: SessionRef) -> bool:
+        if self.error is not None:
+            raise self.error
+        gone_on = self._auditor is None or await self._auditor.anchor(ref)
+        self.signed.append(ref.id)
+        async with self._moved:
+            self._moved.notify_all()
+        return gone_on
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(5), self._moved:
+            await self._moved.wait_for(lambda: len(self.signed) >= count)
+
+
+@asynccontextmanager
+async def anchoring(signer: Signer, clock: ManualClock) -> AsyncGenerator[Anchoring]:
+    one = Anchoring(signer, clock, 60.0)
+    task = asyncio.create_task(one.keep())
+    await asyncio.sleep(0.01)
+    yield one
+    task.cancel()
+
+
+async def test_a_change_is_found_though_nobody_has_exported_before_it(
+    store: SqliteStore, writing: Writing, auditor: Auditor, clock: ManualClock, tmp_path: Path
+) -> None:
+    ref = await writing.create("one")
+    await writing.turn(ref, START_MS, SAID)
+    signer = Signing(auditor)
+    async with anchoring(signer, clock) as one:
+        one.ended(ref)
+        clock.advance(60)
+        await signer.until(1)
+    await store.close()
+    with closing(sqlite3.connect(tmp_path / "a.db")) as db:
+        words = "CAST(replace(CAST(body AS TEXT), 'sentence', 'sentense') AS BLOB)"
+        db.execute(f"UPDATE events SET body = {words} WHERE instr(body, CAST('sentence' AS BLOB))")
+        db.commit()
+    again = await open_sqlite(tmp_path / "a.db", clock=clock)
+    try:
+        broken = checked(await Auditor(again, clock, os.urandom, KEYS).chain(*ref)).broken
+    finally:
+        await again.close()
+    assert broken is not None
+    assert "not those that were signed" in broken.what
+
+
+async def kept(store: SqliteStore, ref: SessionRef) -> int:
+    """Anchors that are kept of a session's chain."""
+    try:
+        return len([event async for event in store.read(apart("chain", ref)) if isinstance(event.body, e.AuditKept)])
+    except SessionMissing:
+        return 0
+
+
+async def test_a_chain_that_has_not_gone_on_is_not_signed_again(
+    store: SqliteStore, writing: Writing, auditor: Auditor
+) -> None:
+    ref = await writing.create("one")
+    await writing.turn(ref, START_MS, SAID)
+    assert [await auditor.anchor(ref), await auditor.anchor(ref)] == [True, False]
+    assert await kept(store, ref) == 1
+    with pytest.raises(SessionMissing):
+        await auditor.anchor(SessionRef("acme", "nobody"))
+
+
+async def test_what_cannot_be_signed_now_is_signed_later_and_what_is_gone_never(clock: ManualClock) -> None:
+    signer = Signing()
+    one = Anchoring(signer, clock, 60.0)
+    signer.error = StoreUnavailable("away")
+    one.ended(SessionRef("acme", "a"))
+    await one.close()
+    signer.error = SessionMissing("gone")
+    one.ended(SessionRef("acme", "a"))
+    await one.close()
+    signer.error = None
+    await one.close()
+    assert signer.signed == []
+    signer.error = StoreUnavailable("away")
+    one.ended(SessionRef("acme", "b"))
+    await one.close()
+    signer.error = None
+    await one.close()
+    assert signer.signed == ["b"]
+
+
+async def test_many_that_wait_are_signed_at_once_and_too_many_are_bounded(clock: ManualClock) -> None:
+    signer = Signing()
+    async with anchoring(signer, clock) as one:
+        for at in range(AUDIT_ANCHORS_WAITING_MAX):
+            one.ended(SessionRef("acme", f"{at}"))
+        await signer.until(AUDIT_ANCHORS_WAITING_MAX)  # The clock stands still.
+    signer.signed.clear()
+    still = Anchoring(signer, clock, 60.0)
+    for at in range(2 * AUDIT_ANCHORS_WAITING_MAX + 5):
+        still.ended(SessionRef("acme", f"{at}"))
+    await still.close()
+    assert len(signer.signed) == 2 * AUDIT_ANCHORS_WAITING_MAX
+    assert signer.signed[0] == "5"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from signal import SIGTERM
 
 import aiohttp
 import pytest
@@ -13,8 +14,10 @@ from tests.ops.histories import on_disk
 from tests.ops.server import admin, stateline
 
 from stateline.core.audit import verify
-from stateline.core.ids import parse_response_id
-from stateline.identity.audit import check_signature, public_keys
+from stateline.core.events import AuditKept, SessionCreated
+from stateline.core.ids import SessionRef, parse_response_id
+from stateline.identity.audit import CHAINS_TENANT, check_signature, public_keys
+from stateline.stores.sqlite import open_sqlite
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 KEY = "a2V5a2V5a2V5a2V5a2V5a2V5a2V5a2V5a2V5a2V5a2U="
@@ -68,3 +71,19 @@ async def test_a_session_that_is_not_there_is_not_found(server: Server) -> None:
         assert (status, body["error"]["code"]) == (404, "session_not_found")
     async with aiohttp.ClientSession() as http, http.get(server.root + "/v1/audit") as reply:
         assert (reply.status, (await reply.json())["error"]["code"]) == (400, "missing_required_parameter")
+
+
+async def test_a_server_that_stops_has_signed_its_last_turns(tmp_path: Path) -> None:
+    (tmp_path / "audit.key").write_text(KEY)
+    settings = '[audit]\nkey_file = "audit.key"\n'
+    async with upstream_process("auto") as url:
+        async with running_server(tmp_path, url, settings=settings) as server, server.client() as client:
+            await client.responses.create(model="scripted", input="hello")
+            assert await server.end(SIGTERM) == 0
+        store = await open_sqlite(server.folder / "stateline.db")
+        try:
+            (chain,) = await store.sessions(CHAINS_TENANT, None, 10)
+            bodies = [event.body async for event in store.read(SessionRef(CHAINS_TENANT, chain))]
+        finally:
+            await store.close()
+    assert [type(body) for body in bodies] == [SessionCreated, AuditKept]

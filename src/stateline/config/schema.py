@@ -141,10 +141,14 @@ class Vault(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Audit(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the keys that sign audit chains are; one of the two. After `load`, `key_file` is anchored."""
+    """Where the keys that sign audit chains are; one of the two. After `load`, `key_file` is an absolute path.
+
+    A session's chain is signed within ``anchor_every_s`` after one of its turns has ended.
+    """
 
     key_file: str | None = None
     key_env: str | None = None
+    anchor_every_s: Annotated[float, Meta(ge=1, le=86_400)] = 60.0
 
 
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$")]

@@ -574,5 +574,9 @@ METER_PAYERS_MAX = 10_000
 """Payers of which it is remembered which budgets cover them."""
 PRICES_LOOK_S = 60.0
 """How often it is looked whether another day's prices and rates hold."""
+AUDIT_ANCHORS_WAITING_MAX = 1_000
+"""Sessions whose chains wait to be signed before it is done at once; of twice as many, the oldest waits no more."""
+AUDIT_LAST_ANCHORS_S = 3.0
+"""How long a node that stops goes on signing."""
 AUDIT_SEGMENT_RECORDS_MAX = 1000
 """Records of an erased session that one event keeps, under an anchor of their own."""

@@ -105,6 +105,7 @@ class Node:
         self.meter = meter
         self.toolbox = toolbox
         self.observe: Observe | None = None
+        self.turn_ended: Callable[[SessionRef], None] | None = None
         self.authority: Authority | None = None
         self.agents: Mapping[str, Agent] = agents or {}
         self.owner = self._new_owner()
@@ -554,10 +555,12 @@ class Node:
         """Count recorded events, for /metrics, and tell whoever observes them."""
         if self.observe is not None:
             self.observe(before, events)
-        recorded, meter = self._recorded, self.meter
+        recorded, meter, turn_ended = self._recorded, self.meter, self.turn_ended
         for event in events:
             body = event.body
             recorded[type(body)] += 1
+            if turn_ended is not None and type(body) in e.TERMINAL:
+                turn_ended(event.session)
             if meter is not None and (type(body) is e.ModelCallFinished or type(body) is e.ModelCallFailed):
                 meter.count(body.charge)
 

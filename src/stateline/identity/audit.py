@@ -147,11 +147,26 @@ class Auditor:
                 raise _missing() from None
             records, erased = kept.records, True
         else:
-            anchor = self._anchor(ref, records)
-            if all(each.count != anchor.count or each.link != anchor.link for each in kept.anchors):
-                await kept.log.append(AuditKept(tenant=tenant, session=session, anchor=anchor))
+            await self._anchored(kept, ref, records)
         head = Chain(tenant=tenant, session=session, erased=erased)
         return [line.decode() for line in audit.chain_lines(head, records, kept.anchors)]
+
+    async def anchor(self, ref: SessionRef) -> bool:
+        """Sign a session's chain as far as it goes; whether it has gone on since the last time.
+
+        Raises:
+            SessionMissing: it is not there.
+        """
+        kept = _Apart(self, "chain", ref)
+        await kept.log.load()
+        return await self._anchored(kept, ref, await self._records(ref))
+
+    async def _anchored(self, kept: _Apart, ref: SessionRef, records: Sequence[Record]) -> bool:
+        anchor = self._anchor(ref, records)
+        if any(each.count == anchor.count and each.link == anchor.link for each in kept.anchors):
+            return False
+        await kept.log.append(AuditKept(tenant=ref.tenant, session=ref.id, anchor=anchor))
+        return True
 
     async def keep(self, refs: Sequence[SessionRef]) -> None:
         """Keep the chains of sessions that are about to be erased, without contents and salts.
