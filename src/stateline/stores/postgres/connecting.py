@@ -161,10 +161,11 @@ class Apiece(asyncpg.Connection):  # pyright: ignore[reportUntypedBaseClass]
 
 async def work_for(db: Connection, whom: str) -> None:
     """Let ``db`` see what ``whom`` may from now on: a tenant's number, EVERY or NOBODY."""
-    if isinstance(db, Apiece):
+    # Any connection of asyncpg's is an instance of any class of them.
+    if type(db) is Apiece:
         db.works_for = whom
     else:
-        await db.execute(f"SELECT set_config('{SETTING}', $1, false)", whom)
+        await db.execute(f"SET {SETTING} = '{whom if whom == EVERY else int(whom)}'")
 
 
 async def connect(place: Place, whom: str = EVERY) -> Connection:

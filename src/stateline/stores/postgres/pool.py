@@ -93,8 +93,11 @@ class Pool:
                 self._idle.append(_Idle(db, whom))
                 raise
             except Exception as error:
-                if told and not db.is_closed() and not connecting.is_lost(error):
-                    self._idle.append(_Idle(db, whom))
+                if not db.is_closed() and not connecting.is_lost(error):
+                    if told:
+                        self._idle.append(_Idle(db, whom))
+                    else:
+                        db.terminate()  # Nobody can say what it would show.
                     raise connecting.unavailable(error) from error
                 # The others went the same way, most likely.
                 self._drop(db, *(other.db for other in self._idle))
