@@ -129,8 +129,9 @@ class Apiece(asyncpg.Connection):  # pyright: ignore[reportUntypedBaseClass]
 
     works_for = EVERY
 
-    async def _alone(self, call: Callable[..., Awaitable[Any]], query: str, *args: object, **options: object) -> Any:
-        run = cast("Callable[..., Awaitable[Any]]", super().execute)
+    async def _alone(self, method: str, query: str, *args: object, **options: object) -> Any:
+        call: Callable[..., Awaitable[Any]] = getattr(super(), method)
+        run = cast("Callable[[str], Awaitable[str]]", super().execute)  # pyright: ignore[reportUnknownMemberType]
         local = f"SET LOCAL {SETTING} = '{self.works_for}'"
         if query.startswith("BEGIN"):
             return await call(f"{query}; {local}", *args, **options)
@@ -147,16 +148,16 @@ class Apiece(asyncpg.Connection):  # pyright: ignore[reportUntypedBaseClass]
         return result
 
     async def fetch(self, query: str, *args: object, **options: object) -> Any:
-        return await self._alone(super().fetch, query, *args, **options)
+        return await self._alone("fetch", query, *args, **options)
 
     async def fetchrow(self, query: str, *args: object, **options: object) -> Any:
-        return await self._alone(super().fetchrow, query, *args, **options)
+        return await self._alone("fetchrow", query, *args, **options)
 
     async def fetchval(self, query: str, *args: object, **options: object) -> Any:
-        return await self._alone(super().fetchval, query, *args, **options)
+        return await self._alone("fetchval", query, *args, **options)
 
     async def execute(self, query: str, *args: object, **options: object) -> Any:
-        return await self._alone(super().execute, query, *args, **options)
+        return await self._alone("execute", query, *args, **options)
 
 
 async def work_for(db: Connection, whom: str) -> None:
