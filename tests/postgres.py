@@ -15,7 +15,7 @@ from stateline.testing.postgres_server import PostgresServer
 _T = TypeVar("_T")
 _numbers = itertools.count(1)
 ROLE = "stateline_node"
-_ROLE = (
+MAKE_ROLE = (
     f"DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{ROLE}') THEN CREATE ROLE {ROLE} LOGIN;"
     " END IF; END $$"
 )
@@ -43,7 +43,7 @@ async def new_database(server: PostgresServer, *, tcp: bool = False) -> str:
     name = f"t{next(_numbers)}"
 
     async def make(db: Connection) -> None:
-        await db.execute(_ROLE)
+        await db.execute(MAKE_ROLE)
         await db.execute(f"CREATE SCHEMA {name} AUTHORIZATION {ROLE}")
 
     await ask(server.url(), make)
