@@ -57,7 +57,8 @@ def policy(table: str, column: str) -> str:
     """
     return (
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY;"
-        f" CREATE POLICY stateline_tenant ON {table} USING ({_SEES} = ANY (ARRAY[-1, {column}]));"
+        f" CREATE POLICY stateline_tenant ON {table}"
+        f" USING (CASE {_SEES} WHEN -1 THEN true WHEN {column} THEN true ELSE false END);"
     )
 
 
