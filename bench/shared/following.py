@@ -79,8 +79,8 @@ class Queries:
         self.count = 0
         connect = connecting.connect
 
-        async def counted(place: connecting.Place) -> connecting.Connection:
-            db = await connect(place)
+        async def counted(place: connecting.Place, whom: str = connecting.EVERY) -> connecting.Connection:
+            db = await connect(place, whom)
             # asyncpg tells of every query, whoever sends it.
             cast("Any", db).add_query_logger(self._asked)
             return db

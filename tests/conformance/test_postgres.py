@@ -7,7 +7,7 @@ import time
 
 import msgspec
 from tests.conformance.nodes import OWN, REF, Two, seqs
-from tests.postgres import ask, new_database
+from tests.postgres import ROLE, ask, new_database, superuser
 
 from stateline.core.errors import StoreUnavailable
 from stateline.core.events import Event
@@ -144,7 +144,7 @@ async def test_a_deadlock_is_tried_again(two: Two) -> None:
         await db.execute("COMMIT")
         assert await appends == [2, 2]
 
-    await ask(two.url, hold)
+    await ask(superuser(two.url), hold)
 
 
 async def test_a_value_that_cannot_be_written_fails_its_own_session_alone(two: Two) -> None:
@@ -277,8 +277,8 @@ async def test_a_database_of_somebody_else_or_of_a_newer_release_is_left_alone(p
         name = bare.rpartition("=")[2]
         await db.execute(f"DROP ROLE IF EXISTS weak; CREATE ROLE weak LOGIN; GRANT USAGE ON SCHEMA {name} TO weak")
 
-    await ask(bare, role)
-    assert "permission denied" in (await refused(bare.replace("postgres@", "weak@"))).message
+    await ask(superuser(bare), role)
+    assert "permission denied" in (await refused(bare.replace(ROLE, "weak"))).message
     assert await ask(bare, tables) == []
 
 

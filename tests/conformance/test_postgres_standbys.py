@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 from tests.conformance.nodes import REF, Two, seqs
-from tests.postgres import ask
+from tests.postgres import ask, superuser
 
 from stateline.core.errors import StoreUnavailable
 from stateline.core.events import Event
@@ -32,6 +32,7 @@ async def standby_away(url: str) -> AsyncGenerator[None]:
             while await db.fetchval("SHOW synchronous_standby_names") != names:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
+    url = superuser(url)
     await ask(url, lambda db: wait_for(db, "nobody"))
     try:
         yield
@@ -41,7 +42,7 @@ async def standby_away(url: str) -> AsyncGenerator[None]:
 
 async def waiting(url: str) -> None:
     async with asyncio.timeout(20):
-        while not await ask(url, lambda db: db.fetchval(WAITING)):  # noqa: ASYNC110
+        while not await ask(superuser(url), lambda db: db.fetchval(WAITING)):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.crash.harness import Server, free_port, running_server
 from tests.faults.cluster import ask
 from tests.faults.test_upgrade import next_release
-from tests.postgres import new_database
+from tests.postgres import ROLE, new_database, superuser
 
 from stateline.stores.postgres import schema
 from stateline.stores.postgres.connecting import Connection
@@ -109,15 +109,15 @@ async def test_a_database_without_rights_is_left_alone(tmp_path: Path, postgres:
         (tmp_path / name).mkdir()
     url = await made(postgres, tmp_path / "made")
     schema = url.partition("search_path=")[2].partition("&")[0]
-    await run(url, "CREATE ROLE guest LOGIN", f"GRANT USAGE ON SCHEMA {schema} TO guest")
+    await run(superuser(url), "CREATE ROLE guest LOGIN", f"GRANT USAGE ON SCHEMA {schema} TO guest")
     before = await picture(url)
-    assert "permission denied" in await refused(node(tmp_path / "used", url.replace("postgres@", "guest@")))
+    assert "permission denied" in await refused(node(tmp_path / "used", url.replace(ROLE, "guest")))
     assert await picture(url) == before
     # And where nothing was made yet.
     empty = await new_database(postgres, tcp=True)
     schema = empty.partition("search_path=")[2].partition("&")[0]
     await run(empty, f"GRANT USAGE ON SCHEMA {schema} TO guest")
-    assert "permission denied" in await refused(node(tmp_path / "empty", empty.replace("postgres@", "guest@")))
+    assert "permission denied" in await refused(node(tmp_path / "empty", empty.replace(ROLE, "guest")))
     assert await picture(empty) == [[], []]
 
 

@@ -26,6 +26,7 @@ HANDOVER_S_MAX = 1.0
 TURNS = 4
 _WATCH = """
 CREATE TABLE freed (session bigint, at_s float8);
+GRANT INSERT ON freed TO PUBLIC;
 CREATE FUNCTION note_freed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO freed VALUES (old.n, extract(epoch FROM clock_timestamp()));
     RETURN NULL;

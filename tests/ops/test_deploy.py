@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,10 +17,13 @@ import jsonschema
 import pytest
 import yaml
 from tests.ops.gotemplate import Chart, Refused
+from tests.postgres import ask
 
 from stateline import __version__
 from stateline.config import load
 from stateline.core.limits import SHUTDOWN_GRACE_S
+from stateline.stores.postgres import open_postgres, walls
+from stateline.testing.postgres_server import PostgresServer
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
@@ -118,8 +123,29 @@ def test_the_compose_file_has_a_server_and_a_database_with_secrets_by_file() -> 
             assert volume.split(":")[0] in compose["volumes"]
     for secret in compose["secrets"].values():
         assert secret["file"].startswith("./secrets/")
+    assert all((DEPLOY / config["file"]).is_file() for config in compose["configs"].values())
     ignored = (ROOT / ".gitignore").read_text().splitlines()
     assert "/deploy/secrets/" in ignored
+
+
+def test_the_database_of_the_compose_file_has_an_ordinary_role_for_servers(
+    postgres: PostgresServer, tmp_path: Path
+) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("it's long and random\n")
+    asyncio.run(ask(postgres.url(), lambda db: db.execute("CREATE DATABASE composed")))
+    settings = {"PGHOST": str(postgres.folder), "PGPORT": str(postgres.port), "POSTGRES_DB": "composed"}
+    environment = os.environ | settings | {"POSTGRES_PASSWORD_FILE": str(secret)}
+    subprocess.run(["bash", "-eu", str(DEPLOY / "postgres-role.sh")], env=environment, check=True)
+    url = postgres.url("composed").replace("//postgres@", "//stateline@")
+
+    async def stands() -> walls.State | None:
+        await (await open_postgres(url)).close()
+        return await ask(url, walls.state)
+
+    found = asyncio.run(stands())
+    assert found is not None
+    assert (found.role, found.exempt, found.gaps) == ("stateline", False, ())
 
 
 def test_the_configuration_of_the_compose_file_is_valid_and_its_stop_is_long_enough(tmp_path: Path) -> None:

@@ -16,12 +16,15 @@ from pathlib import Path
 import pytest
 from tests.crash.harness import free_port, running_server, upstream_process
 from tests.ops.server import stateline
+from tests.postgres import ROLE, new_database, superuser
 from tests.tools.box import WHY_NOT
 
 from stateline.config import load
 from stateline.core.limits import CLOCK_APART_FAIL_S, CLOCK_APART_WARN_S
 from stateline.ops import checks_postgres, checks_sqlite, doctor
 from stateline.ops.findings import Finding
+from stateline.stores.postgres import open_postgres
+from stateline.stores.postgres.walls import State
 from stateline.stores.sqlite import open_sqlite
 from stateline.testing import Answer, ScriptedUpstream
 from stateline.testing.postgres_server import PostgresServer
@@ -256,6 +259,28 @@ def test_a_clock_apart_from_the_databases_is_told(ahead_s: float, state: str, wo
 def test_the_databases_own_clock_is_asked(tmp_path: Path, postgres: PostgresServer) -> None:
     found = examined(tmp_path, f'[store]\nurl = "{postgres.url(tcp=True)}"\n')
     assert (found["postgresql"].state, found["database clock"].state) == ("ok", "ok")
+
+
+async def _made(url: str) -> None:
+    await (await open_postgres(url)).close()
+
+
+def test_whether_the_database_keeps_tenants_apart_is_told(tmp_path: Path, postgres: PostgresServer) -> None:
+    url = asyncio.run(new_database(postgres, tcp=True))
+    assert "row security" not in examined(tmp_path, f'[store]\nurl = "{url}"\n'), "there are no tables yet"
+    asyncio.run(_made(url))
+    found = examined(tmp_path, f'[store]\nurl = "{url}"\n')["row security"]
+    assert (found.state, ROLE in found.message) == ("ok", True)
+    found = examined(tmp_path, f'[store]\nurl = "{superuser(url)}"\n')["row security"]
+    assert (found.state, "postgres is a superuser" in found.message) == ("warn", True)
+
+
+@pytest.mark.parametrize(("older", "words"), [(0, "keep a server running"), (2, "older release (2)")])
+def test_walls_that_are_not_closed_are_told(older: int, words: str) -> None:
+    found = checks_postgres.row_security(State("node", False, ("stateline_chunks_p1",), older))
+    assert found.state == "warn"
+    assert "stateline_chunks_p1" in found.message
+    assert words in found.todo
 
 
 def test_a_sandbox_that_is_on_is_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

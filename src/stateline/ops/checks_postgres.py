@@ -7,11 +7,15 @@ import importlib.util
 import os
 import time
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from stateline.config import ConfigError, Store, store_url
 from stateline.core.errors import StoreUnavailable
 from stateline.core.limits import CLOCK_APART_FAIL_S, CLOCK_APART_WARN_S
 from stateline.ops.findings import Finding, fail, ok, warn
+
+if TYPE_CHECKING:
+    from stateline.stores.postgres.walls import State
 
 _SETTINGS = (
     "server_version",
@@ -32,16 +36,18 @@ def database(store: Store) -> Iterator[Finding]:
         yield fail("postgresql", "the driver is missing", "install stateline[postgres]")
         return
     try:
-        settings, standbys, ahead_s = asyncio.run(_look(store_url(store, os.environ)))
+        seen = asyncio.run(_look(store_url(store, os.environ)))
     except ConfigError as error:
         yield fail("postgresql", error.message, "set what store.url_env or store.url_file names")
         return
     except StoreUnavailable as error:
         yield fail("postgresql", error.message, "see docs/running.md, and ask whoever keeps the database")
         return
-    yield ok("postgresql", f"version {settings['server_version']} answers")
-    yield clocks(ahead_s)
-    yield from judge(settings, standbys)
+    yield ok("postgresql", f"version {seen.settings['server_version']} answers")
+    yield clocks(seen.ahead_s)
+    yield from judge(seen.settings, seen.standbys)
+    if seen.walls is not None:
+        yield row_security(seen.walls)
 
 
 def clocks(ahead_s: float) -> Finding:
@@ -54,6 +60,25 @@ def clocks(ahead_s: float) -> Finding:
     if apart_s >= CLOCK_APART_WARN_S:
         return warn("database clock", message, todo)
     return ok("database clock", message)
+
+
+def row_security(stands: State) -> Finding:
+    """Whether the database itself keeps tenants apart, for the role that looks."""
+    check = "row security"
+    if stands.exempt:
+        return warn(
+            check,
+            f"the role {stands.role} is a superuser or has BYPASSRLS: the database keeps no tenant from another for it",
+            "let servers connect as an ordinary role that owns the tables, see docs/running.md",
+        )
+    if not stands.gaps:
+        return ok(check, f"each tenant's rows are kept from others in every table, for the role {stands.role} too")
+    message = f"{len(stands.gaps)} tables do not hold their owner to row-level security, {stands.gaps[0]} first"
+    if stands.older:
+        todo = f"upgrade the servers that still run an older release ({stands.older}): it is done by itself then"
+    else:
+        todo = "start or keep a server running for ten minutes: it does so, where nothing else holds the tables"
+    return warn(check, message, todo)
 
 
 def judge(settings: Mapping[str, str], standbys: int) -> Iterator[Finding]:
@@ -87,9 +112,16 @@ def judge(settings: Mapping[str, str], standbys: int) -> Iterator[Finding]:
         yield ok("connections", f"max_connections is {most}, enough for about {nodes} nodes")
 
 
-async def _look(url: str) -> tuple[dict[str, str], int, float]:
-    """Its settings, its standbys, and by how much this clock is ahead of its own, but for half a round trip."""
-    from stateline.stores.postgres import connecting
+class _Seen(NamedTuple):
+    settings: dict[str, str]
+    standbys: int
+    ahead_s: float
+    """By how much this clock is ahead of the database's, but for half a round trip."""
+    walls: State | None
+
+
+async def _look(url: str) -> _Seen:
+    from stateline.stores.postgres import connecting, walls
 
     place = connecting.place_of(url)
     db = await connecting.connect(place)
@@ -99,13 +131,14 @@ async def _look(url: str) -> tuple[dict[str, str], int, float]:
         there_s = await db.fetchval("SELECT extract(epoch FROM clock_timestamp())::float8")
         ahead_s = (asked_s + time.time()) / 2 - there_s
         standbys = await db.fetchval("SELECT count(*) FROM pg_stat_replication WHERE state = 'streaming'")
+        stands = await walls.state(db)
     except Exception as error:
         if connecting.of_the_server(error) or connecting.passes(error):
             raise connecting.unreachable(place, error) from error
         raise
     finally:
         await connecting.close(db)
-    return {str(row[0]): str(row[1]) for row in rows}, int(standbys), ahead_s
+    return _Seen({str(row[0]): str(row[1]) for row in rows}, int(standbys), ahead_s, stands)
 
 
 CHECKS = (database,)

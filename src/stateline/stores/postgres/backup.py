@@ -19,7 +19,7 @@ from stateline.core.errors import StoreUnavailable
 from stateline.core.limits import BACKUP_COPY_BYTES
 from stateline.ports import Backup, Progress
 from stateline.stores.backups import MANIFEST, Folder
-from stateline.stores.postgres import chunks, connecting, opening, schema
+from stateline.stores.postgres import chunks, connecting, opening, schema, walls
 from stateline.stores.postgres.clock import now_sql
 from stateline.stores.postgres.connecting import Connection, Place
 
@@ -35,9 +35,10 @@ TABLES = (
     "blobs",
     "blob_refs",
     "balances",
+    "readers",
 )
 """What is copied, in the order in which it is put back; without the prefix."""
-_SINCE = {"balances": 3}
+_SINCE = {"balances": 3, "readers": 4}
 """The schema version that first had a table, where it was not the first."""
 _OF_PROCESSES = ("nodes", "writers")
 _COLUMNS = (
@@ -243,6 +244,7 @@ async def _put_back(db: Connection, folder: Path, manifest: Manifest, progress: 
     names = ", ".join(f"stateline_{name}" for name in (*TABLES, *_OF_PROCESSES))
     await db.execute(f"TRUNCATE {names}")
     await chunks.make_missing(db, manifest.chunk_parts)
+    lifted = await walls.lift(db)
     done = 0
     for name in TABLES:
         if (table := manifest.tables.get(name)) is None:
@@ -258,6 +260,7 @@ async def _put_back(db: Connection, folder: Path, manifest: Manifest, progress: 
                     yield piece
 
         await db.copy_to_table(f"stateline_{name}", source=pieces(), columns=list(table.columns), format="binary")
+    await walls.force(db, lifted)
     await db.execute("SELECT setval('stateline_session_numbers', $1)", manifest.last_session)
     await db.execute(
         "SELECT setval(pg_get_serial_sequence('stateline_tenants', 'n'), greatest(max(n), 1)) FROM stateline_tenants"

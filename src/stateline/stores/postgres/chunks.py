@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from stateline.core.limits import CHUNK_PART_S, CHUNK_PARTS_AHEAD, PRUNE_ROWS_MAX
-from stateline.stores.postgres import connecting, schema
+from stateline.stores.postgres import connecting, schema, walls
 from stateline.stores.postgres.clock import now_sql
 from stateline.stores.postgres.connecting import Connection
 
@@ -75,6 +75,7 @@ async def _make(db: Connection, number: int) -> None:
     name = f"stateline_chunks_p{number}"
     # Made beside and attached: that locks nobody out who reads or writes chunks.
     await db.execute(f"CREATE TABLE {name} (LIKE stateline_chunks INCLUDING DEFAULTS INCLUDING STORAGE)")
+    await walls.wall_part(db, name)
     await db.execute(
         f"ALTER TABLE stateline_chunks ATTACH PARTITION {name}"
         f" FOR VALUES FROM ({number * _WIDTH_MS}) TO ({(number + 1) * _WIDTH_MS})"

@@ -22,6 +22,12 @@ from stateline.core.limits import CONNECT_TIMEOUT_S, LOCK_WAIT_S
 
 SERVER_MIN = 140_000
 _OPTION = "stateline_pooler"
+SETTING = "stateline.tenant"
+"""The setting that says for whom a connection works (walls.py)."""
+EVERY = "*"
+"""It works across tenants."""
+NOBODY = "0"
+"""It works for a tenant that there is not: numbers begin at 1."""
 _SECRETS = frozenset({"password", "sslpassword"})
 
 Record = Sequence[Any]
@@ -41,6 +47,7 @@ class Connection(Protocol):
     async def copy_to_table(
         self, table_name: str, *, source: AsyncIterator[bytes], columns: Sequence[str], format: str
     ) -> str: ...
+    def is_in_transaction(self) -> bool: ...
     def is_closed(self) -> bool: ...
     def terminate(self) -> None: ...
     def get_server_pid(self) -> int: ...
@@ -117,8 +124,53 @@ LOCAL_SETTINGS = (
 """The same for one transaction, where the connection is a pooler's."""
 
 
-async def connect(place: Place) -> Connection:
-    """A connection that may write.
+class Apiece(asyncpg.Connection):  # pyright: ignore[reportUntypedBaseClass]
+    """A pooler's connection: what it works for must go along with each transaction, so each statement is in one."""
+
+    works_for = EVERY
+
+    async def _alone(self, method: str, query: str, *args: object, **options: object) -> Any:
+        call: Callable[..., Awaitable[Any]] = getattr(super(), method)
+        run = cast("Callable[[str], Awaitable[str]]", super().execute)  # pyright: ignore[reportUnknownMemberType]
+        local = f"SET LOCAL {SETTING} = '{self.works_for}'"
+        if query.startswith("BEGIN"):
+            return await call(f"{query}; {local}", *args, **options)
+        if self.is_in_transaction():
+            return await call(query, *args, **options)
+        await run(f"BEGIN; {local}")
+        try:
+            result = await call(query, *args, **options)
+        except Exception:
+            if not self.is_closed():
+                await run("ROLLBACK")
+            raise
+        await run("COMMIT")
+        return result
+
+    async def fetch(self, query: str, *args: object, **options: object) -> Any:
+        return await self._alone("fetch", query, *args, **options)
+
+    async def fetchrow(self, query: str, *args: object, **options: object) -> Any:
+        return await self._alone("fetchrow", query, *args, **options)
+
+    async def fetchval(self, query: str, *args: object, **options: object) -> Any:
+        return await self._alone("fetchval", query, *args, **options)
+
+    async def execute(self, query: str, *args: object, **options: object) -> Any:
+        return await self._alone("execute", query, *args, **options)
+
+
+async def work_for(db: Connection, whom: str) -> None:
+    """Let ``db`` see what ``whom`` may from now on: a tenant's number, EVERY or NOBODY."""
+    # Any connection of asyncpg's is an instance of any class of them.
+    if type(db) is Apiece:
+        db.works_for = whom
+    else:
+        await db.execute(f"SET {SETTING} = '{whom if whom == EVERY else int(whom)}'")
+
+
+async def connect(place: Place, whom: str = EVERY) -> Connection:
+    """A connection that may write, and works for ``whom``: a tenant's number, EVERY or NOBODY.
 
     Raises:
         StoreUnavailable: with one line that says why.
@@ -128,8 +180,9 @@ async def connect(place: Place) -> Connection:
         options["target_session_attrs"] = "read-write"
     if place.pooler:
         options["statement_cache_size"] = 0
+        options["connection_class"] = Apiece
     else:
-        options["server_settings"] = _SETTINGS
+        options["server_settings"] = _SETTINGS | {SETTING: whom}
     open_one = cast("Callable[..., Any]", asyncpg.connect)  # pyright: ignore[reportUnknownMemberType]
     opening: asyncio.Future[Any] = asyncio.ensure_future(open_one(place.url, timeout=CONNECT_TIMEOUT_S, **options))
     try:
@@ -153,6 +206,8 @@ async def connect(place: Place) -> Connection:
         except (pg.PostgresError, pg.InterfaceError, OSError) as error:
             db.terminate()
             raise unreachable(place, error) from error
+    else:
+        await work_for(db, whom)
     return db
 
 

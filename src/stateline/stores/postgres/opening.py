@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 
 from stateline.core.errors import StoreUnavailable
-from stateline.stores.postgres import chunks, connecting, schema
+from stateline.stores.postgres import chunks, connecting, schema, walls
 from stateline.stores.postgres.connecting import Connection, Place
 
 _VERSION = "SELECT coalesce(max(version), 0) FROM stateline_schema"
@@ -51,6 +51,7 @@ async def prepare(db: Connection, place: Place, now_ms: int | None) -> bytes:
         for table in schema.TABLES:
             await db.execute(f"SELECT 1 FROM stateline_{table} LIMIT 1")
         await chunks.ensure(db, now_ms)
+        await walls.close(db, now_ms)
         secret: bytes | None = await db.fetchval("SELECT value FROM stateline_meta WHERE name = 'secret'")
     except StoreUnavailable:
         raise

@@ -11,6 +11,7 @@ A step runs while older nodes serve: it adds, and what it adds has a default.
 from __future__ import annotations
 
 from stateline.stores import retention
+from stateline.stores.postgres import walls
 
 
 def tagged(tags: tuple[str, ...]) -> str:
@@ -142,7 +143,35 @@ CREATE TABLE stateline_balances (
 ) WITH (fillfactor = 10);
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD)
+# Row-level security behind the column of the tenant (walls.py). Nodes of the release before do not say for whom
+# they work, so the owner is left out of it until none of them lives; scoped says that a node does say so. The
+# parts of the chunks are walled one by one: which there are, no step knows.
+_FOURTH = f"""
+ALTER TABLE stateline_nodes ADD COLUMN scoped boolean NOT NULL DEFAULT false;
+
+-- Roles that read one tenant's rows and write none. The operator's own; no node looks at it.
+CREATE TABLE stateline_readers (
+    role name PRIMARY KEY,
+    tenant integer NOT NULL REFERENCES stateline_tenants
+);
+CREATE FUNCTION stateline_read_tenant() RETURNS integer LANGUAGE sql STABLE
+    RETURN (SELECT r.tenant FROM stateline_readers r WHERE r.role = current_user);
+{walls.policy("stateline_tenants", "n")}
+{walls.policy("stateline_sessions", "tenant")}
+{walls.policy("stateline_events", "tenant")}
+{walls.policy("stateline_snapshots", "tenant")}
+{walls.policy("stateline_chunks", "tenant")}
+{walls.policy("stateline_inbox", "tenant")}
+{walls.policy("stateline_dedup", "tenant")}
+{walls.policy("stateline_blobs", "tenant")}
+{walls.policy("stateline_blob_refs", "tenant")}
+{walls.shared_policy("stateline_meta")}
+{walls.shared_policy("stateline_balances")}
+{walls.shared_policy("stateline_readers")}
+CREATE POLICY stateline_own ON stateline_readers FOR SELECT USING (role = current_user);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND, _THIRD, _FOURTH)
 """Step ``i`` leads from version ``i`` to ``i + 1``."""
 VERSION = len(MIGRATIONS)
 
@@ -158,8 +187,8 @@ TABLES = (
     "nodes",
     "blobs",
     "balances",
+    "readers",
 )
 """Looked into at the start, without their prefix."""
 
-LOCK = 0x53744C6E
-"""The advisory lock of whoever changes tables: ``StLn``."""
+LOCK = walls.LOCK

@@ -14,7 +14,7 @@ from stateline.core.events import Event
 from stateline.core.ids import SessionRef
 from stateline.core.limits import CHUNK_PART_S, EXPIRED_ROWS_MAX, READ_PAGE_EVENTS_MAX, TAIL_POLL_S
 from stateline.ports import Balance, Clock, Duplicate, Hold, Ownership, Posted, Watch
-from stateline.stores.postgres import chunks, connecting, opening
+from stateline.stores.postgres import chunks, connecting, opening, walls
 from stateline.stores.postgres.bells import Bells
 from stateline.stores.postgres.blobs import Blobs
 from stateline.stores.postgres.clock import now_sql
@@ -72,7 +72,7 @@ class PostgresStore:
         self._bells = Bells(place, self._heard, self._heard_due)
         self._committer = Committer(Writer(place, self._now_ms), self._blobs, self._recent, self._committed)
         self.maintenance = PostgresMaintenance(
-            place, self._pool.run, self._apart, partial(self._submit, Retire), self._now_ms
+            place, partial(self._pool.run, tenant=None), self._apart, partial(self._submit, Retire), self._now_ms
         )
         self._turns = Turns()
         self._nodes: set[str] = set()
@@ -118,7 +118,7 @@ class PostgresStore:
             )
             return {row[0]: Balance(row[1], row[2]) for row in rows}
 
-        return await self._pool.run(look)
+        return await self._pool.run(look, None)
 
     async def read(
         self,
@@ -129,14 +129,15 @@ class PostgresStore:
         chunks: bool = False,
         snapshot: bool = False,
     ) -> AsyncIterator[Event]:
-        run, reader = self._pool.run, self._reader
-        page = await run(partial(reader.first, ref=session, after=after, until=until, chunks=chunks, snapshot=snapshot))
+        run, reader, tenant = self._pool.run, self._reader, session.tenant
+        first = partial(reader.first, ref=session, after=after, until=until, chunks=chunks, snapshot=snapshot)
+        page = await run(first, tenant)
         while True:
             for event in page.events:
                 yield event
             if page.rest is None:
                 return
-            page = await run(partial(reader.page, span=page.rest))
+            page = await run(partial(reader.page, span=page.rest), tenant)
 
     async def find_duplicate(self, tenant: str, dedup_key: str) -> Duplicate | None:
         async def look(db: Connection) -> Duplicate | None:
@@ -149,7 +150,7 @@ class PostgresStore:
             )
             return Duplicate(row[0], row[1]) if row is not None else None
 
-        return await self._pool.run(look)
+        return await self._pool.run(look, tenant)
 
     async def sessions(self, tenant: str, before: str | None, limit: int) -> list[str]:
         async def look(db: Connection) -> list[str]:
@@ -162,7 +163,7 @@ class PostgresStore:
             )
             return [row[0] for row in rows]
 
-        return await self._pool.run(look)
+        return await self._pool.run(look, tenant)
 
     def post(self, session: SessionRef, event: Event, dedup_key: str | None = None) -> Coroutine[Any, Any, None]:
         return self._submit(Post, session, event, dedup_key)
@@ -170,7 +171,7 @@ class PostgresStore:
     async def claim(self, node: str, limit: int) -> list[Ownership]:
         self._nodes.add(node)
         # Most claims find nothing, and do not hold up the commits.
-        if not await self._pool.run(lambda db: db.fetchval(ANYTHING_DUE, self._now_ms(), node)):
+        if not await self._pool.run(lambda db: db.fetchval(ANYTHING_DUE, self._now_ms(), node), None):
             return []
         claimed: list[Claimed] = await self._submit(Claim, node, limit, self._turns)
         try:
@@ -197,14 +198,15 @@ class PostgresStore:
     async def _inbox(self, row: Claimed) -> tuple[Posted, ...]:
         if not row.inbox:
             return ()
-        return tuple(await self._pool.run(lambda db: self._reader.inbox(db, row.session, row.inbox)))
+        look = partial(self._reader.inbox, ref=row.session, rows=row.inbox)
+        return tuple(await self._pool.run(look, row.session.tenant))
 
     async def renew(self, node: str, ttl_s: float) -> int:
         self._nodes.add(node)
 
         async def renew(db: Connection) -> int:
             others: int = await db.fetchval(
-                f"INSERT INTO stateline_nodes (owner, expires_ms) VALUES ($2, {now_sql()} + $3)"
+                f"INSERT INTO stateline_nodes (owner, expires_ms, scoped) VALUES ($2, {now_sql()} + $3, true)"
                 " ON CONFLICT (owner) DO UPDATE SET expires_ms = excluded.expires_ms"
                 " RETURNING (SELECT count(*) FROM stateline_nodes n WHERE n.owner <> $2"
                 f" AND n.expires_ms > {now_sql()})",
@@ -214,7 +216,7 @@ class PostgresStore:
             )
             return others
 
-        return await self._pool.run(renew)
+        return await self._pool.run(renew, None)
 
     def on_due(self, call: Callable[[], None]) -> None:
         self._due = call
@@ -293,7 +295,10 @@ class PostgresStore:
         if keep:
             self._look_due = False
             self._next_look_s = asyncio.get_running_loop().time() + TAIL_POLL_S
-        looking = asyncio.ensure_future(self._pool.run(partial(self._reader.news, watches=watched)))
+        # One statement looks for all, and so works for one tenant where all are of one.
+        tenants = {watch.session.tenant for watch in watched}
+        tenant = tenants.pop() if len(tenants) == 1 else None
+        looking = asyncio.ensure_future(self._pool.run(partial(self._reader.news, watches=watched), tenant))
         # A caller may go away at any time; its query ends by itself, and keeps its connection.
         self._looks.add(looking)
         looking.add_done_callback(self._looked_once)
@@ -355,6 +360,7 @@ class PostgresStore:
 
     async def _tend_once(self, db: Connection) -> None:
         await chunks.ensure(db, self._now_ms())
+        await walls.close(db, self._now_ms())
         for table, place in (("dedup", "tenant, key"), ("balances", "name")):
             query = (
                 f"DELETE FROM stateline_{table} WHERE ({place}) IN (SELECT {place} FROM stateline_{table}"
