@@ -25,7 +25,7 @@ from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
 from stateline.core.ids import Entropy, SessionRef
 from stateline.core.limits import LISTEN_BACKLOG, PRICES_LOOK_S
-from stateline.engine import Engine
+from stateline.engine import Engine, current_trace
 from stateline.engine.meter import Meter
 from stateline.identity.admin_file import admin_file, new_token
 from stateline.identity.keys import Keys
@@ -38,7 +38,7 @@ from stateline.money.budgets import balance_name
 from stateline.ops.anchoring import Anchoring
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
-from stateline.ops.telemetry import tracing_of
+from stateline.ops.telemetry import telemetry_of
 from stateline.ports import Balance, Clock, Deployment, KeptStore, LogPage, Product, Store
 from stateline.serving import Server, calm_collector, certificates, listen, reloading
 from stateline.stores.clock import SystemClock
@@ -418,13 +418,13 @@ async def running(config: settings.Config, load: Load) -> AsyncGenerator[House]:
     # Before the store is opened: a mistake in them leaves nothing behind.
     found = deployments(config)
     rules = contract_rules(config, found)
-    tracing = tracing_of(config.telemetry, os.environ, __version__)
+    telemetry = telemetry_of(config.telemetry, os.environ, __version__)
     placing = (found, rules, pricing.meter_of(config, found, clock.now_ms(), _contracts(rules)))
     house = House(config, placing, await open_store(config.store, clock), clock, Clients(), load=load)
     loop = asyncio.get_running_loop()
     keeping = [loop.create_task(house.operator.keep()), loop.create_task(house.keep_prices())]
     keeping += [] if house.anchoring is None else [loop.create_task(house.anchoring.keep())]
-    keeping += [] if tracing is None else [loop.create_task(tracing.keep(house.engine))]
+    keeping += [] if telemetry is None else [loop.create_task(telemetry.keep(house.engine))]
     try:
         await house.start()
         yield house
@@ -432,8 +432,8 @@ async def running(config: settings.Config, load: Load) -> AsyncGenerator[House]:
         for task in keeping:
             task.cancel()
         await house.close()
-        if tracing is not None:
-            await tracing.close()
+        if telemetry is not None:
+            await telemetry.close()
 
 
 def serve(config: settings.Config, load: Load) -> None:
@@ -444,7 +444,7 @@ def serve(config: settings.Config, load: Load) -> None:
     Raises:
         StatelineError: with one line, when the port is taken or the store cannot be used.
     """
-    configure_logging(config.server.log_level)
+    configure_logging(config.server.log_level, current_trace)
     if hasattr(signal, "SIGHUP"):
         # Until the server listens to it: the default would end the process.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)

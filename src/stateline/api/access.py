@@ -22,7 +22,10 @@ _log = logging.getLogger("stateline.access")
 
 
 class AccessLine(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One request. ``at`` is Unix seconds; the query is left out, for it may hold what is private."""
+    """One request. ``at`` is Unix seconds; the query is left out, for it may hold what is private.
+
+    ``trace_id`` and ``span_id``: of what it began, where traces are made.
+    """
 
     at: float
     request_id: str
@@ -34,6 +37,8 @@ class AccessLine(msgspec.Struct, frozen=True, omit_defaults=True):
     client: str
     tenant: str = ""
     principal: str = ""
+    trace_id: str = ""
+    span_id: str = ""
 
 
 class AccessLog:

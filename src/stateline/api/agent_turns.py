@@ -106,6 +106,7 @@ async def agent_deltas(
             digest=digest(call.path.encode(), body),
             idempotency_key=call.idempotency_key(),
             retry=call.is_retry(),
+            traceparent=call.traceparent(),
         )
     )
     call.durable = True

@@ -62,6 +62,7 @@ def create_app(
     """
     options = options or Options()
     metrics = RequestMetrics()
+    engine.show(metrics.readings)
     access = AccessLog()
     service = Service(engine, keys, metrics, started_at=int(time()), operator=operator, vault=vault)
     service.openapi = document(ROUTES)

@@ -23,6 +23,7 @@ from stateline.api.names import request_id as request_id_of
 from stateline.api.proxies import TrustedProxies
 from stateline.core.errors import BadRequest, NotFound, StatelineError
 from stateline.core.limits import QUERY_BYTES_MAX
+from stateline.engine.correlation import current_trace
 
 Handler = Callable[[Call], Awaitable[None]]
 
@@ -149,6 +150,7 @@ class Edge:
         self._metrics.record(call.route or "other", call.method if call.route else "other", status, duration_s)
         if self._access.enabled:
             principal = getattr(call, "principal", None)
+            trace_id, span_id = current_trace() or ("", "")
             self._access.add(
                 AccessLine(
                     at=now_s(),
@@ -161,6 +163,8 @@ class Edge:
                     client=self._proxies.client(call.scope, call.headers),
                     tenant=principal.tenant if principal else "",
                     principal=principal.id if principal else "",
+                    trace_id=trace_id,
+                    span_id=span_id,
                 )
             )
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 
+from stateline.core.measures import Readings
+
 BUCKETS_S = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
@@ -30,28 +32,25 @@ class RequestMetrics:
         row[bisect_left(BUCKETS_S, duration_s)] += 1
         row[-1] += duration_s
 
-    def text(
-        self, events: Mapping[str, int], gauges: Mapping[str, float], counters: Mapping[str, float] | None = None
-    ) -> str:
-        """The exposition: requests, recorded events by type, the engine's present values, and what it counted.
+    def readings(self) -> Readings:
+        """Requests by route, method and status, and those under way."""
+        gauges = {"http_requests_in_flight": self.in_flight, "websockets_open": self.websockets}
+        counters = {
+            f'http_requests_total{{route="{route}",method="{method}",status="{status}"}}': count
+            for (route, method, status), count in self._counts.items()
+        }
+        return Readings(gauges, counters)
+
+    def text(self, gauges: Mapping[str, float], counters: Mapping[str, float]) -> str:
+        """The exposition: present values, what was counted (``readings`` among them), and how long requests took.
 
         The name of a gauge or a counter may end in its labels, in braces.
         """
-        lines = ["# TYPE stateline_http_requests_in_flight gauge"]
-        lines.append(f"stateline_http_requests_in_flight {self.in_flight}")
-        lines.append("# TYPE stateline_websockets_open gauge")
-        lines.append(f"stateline_websockets_open {self.websockets}")
-        lines.append("# TYPE stateline_http_requests_total counter")
-        for (route, method, status), count in sorted(self._counts.items()):
-            labels = f'route="{route}",method="{method}",status="{status}"'
-            lines.append(f"stateline_http_requests_total{{{labels}}} {count}")
-        lines.append("# TYPE stateline_http_request_duration_seconds histogram")
+        lines = ["# TYPE stateline_http_request_duration_seconds histogram"]
         for route, row in sorted(self._durations.items()):
             lines += _histogram(route, row)
-        lines.append("# TYPE stateline_events_recorded_total counter")
-        lines += [f'stateline_events_recorded_total{{type="{name}"}} {count}' for name, count in sorted(events.items())]
         lines += _series(gauges, "gauge")
-        lines += _series(counters or {}, "counter")
+        lines += _series(counters, "counter")
         return "\n".join(lines) + "\n"
 
 

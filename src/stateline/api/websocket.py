@@ -30,6 +30,7 @@ from stateline.core.errors import BadRequest, Forbidden, NotFound, StatelineErro
 from stateline.core.limits import WEBSOCKET_AGE_S, WEBSOCKET_IDLE_S, WEBSOCKET_WAITING_MAX, WEBSOCKETS_MAX
 from stateline.core.response import Dialect
 from stateline.engine import Accepted
+from stateline.engine.correlation import current_trace, leave
 
 PATH = "/v1/responses"
 _METHOD = "WEBSOCKET"
@@ -136,6 +137,7 @@ class Sockets:
             # How long a connection stays open says nothing of how fast the server answers.
             self.service.metrics.record(PATH if path == PATH else "other", _METHOD, status, duration_s)
         if self._access.enabled:
+            trace_id, span_id = current_trace() or ("", "")
             self._access.add(
                 AccessLine(
                     at=now_s(),
@@ -148,6 +150,8 @@ class Sockets:
                     client=self._proxies.client(socket.scope, socket.headers),
                     tenant=who.tenant if who else "",
                     principal=who.id if who else "",
+                    trace_id=trace_id,
+                    span_id=span_id,
                 )
             )
 
@@ -264,6 +268,8 @@ class Socket:
         finally:
             metrics.in_flight -= 1
             self._sockets.record(self, name, status, began_at, who=principal, size=self._sent - sent)
+            # The next message on this connection is of another trace.
+            leave()
 
     async def _stream(self, accepted: Accepted, reader: asyncio.Task[None]) -> int:
         """The events of a turn, until its end or the client's. Returns the status for the log."""

@@ -239,9 +239,11 @@ class Approvals(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Telemetry(msgspec.Struct, frozen=True, kw_only=True):
-    """Where traces go. Without `endpoint` there are none."""
+    """Where traces and metrics go. Without `endpoint` there are none."""
 
     endpoint: Annotated[str, Meta(pattern="^https?://")] | None = None
+    traces: bool = True
+    metrics: bool = False
     headers_env: dict[str, str] = {}
     service_name: Annotated[str, Meta(min_length=1, max_length=128)] = "stateline"
     content: bool = False

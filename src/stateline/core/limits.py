@@ -402,6 +402,14 @@ TELEMETRY_BATCH_MAX = 512
 TELEMETRY_EVERY_S = 2.0
 TELEMETRY_TIMEOUT_S = 5.0
 """Wait for a collector."""
+TELEMETRY_BEGUN_MAX = 20_000
+"""Calls and turns under way of which first words and verdicts are remembered; the oldest are forgotten."""
+TELEMETRY_SERIES_MAX = 1_000
+"""Sets of attributes of one instrument; whatever comes beyond is one more, ``otel.metric.overflow``."""
+TELEMETRY_ATTRIBUTE_CHARS_MAX = 256
+"""Of an attribute's value in a metric."""
+TELEMETRY_READ_S = 1.0
+"""One reading of the engine serves all instruments that are asked within this time."""
 
 # -- tools ----------------------------------------------------------------------------------------
 TOOL_CALL_TIMEOUT_S = 60.0

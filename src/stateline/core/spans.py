@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from stateline.core import events as e
 from stateline.core.calls import Usage
 from stateline.core.ids import digest, effect_key
+from stateline.core.placing import Ruling
 from stateline.core.session import Session, Turn, fold
 
 Value = str | int | tuple[str, ...]
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
+_LOCAL_HOSTS = frozenset({"functions", "sandbox"})
+"""Labels of the tool hosts that are no MCP servers."""
 _PROVIDERS = {
     "openai": "openai",
     "azure": "azure.ai.openai",
@@ -34,18 +37,43 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         trace_id, span_id, parent_id: hexadecimal, of 16 and 8 bytes; ``parent_id`` is empty at the root.
+        first_ms: when it first said something, where it was asked to say it piece by piece (Unix time); 0 elsewhere.
         error: the stable code of what it failed with.
     """
 
     name: str
-    kind: Literal["internal", "client"]
+    kind: Literal["internal", "client", "server"]
     trace_id: str
     span_id: str
     parent_id: str
     start_ms: int
     end_ms: int
     attributes: Mapping[str, Value]
+    first_ms: int = 0
     error: str | None = None
+
+
+class StepKey(NamedTuple):
+    """A step of a session's turn; step 0 is the turn itself."""
+
+    session: str
+    turn: int
+    step: int
+
+
+class Begun(NamedTuple):
+    """What a span tells that the fold does not keep until its end.
+
+    Attributes:
+        first_ms: when its first words were recorded (Unix time); 0: not yet.
+        ruling: the verdict on where a model call went; None where there are no contracts.
+    """
+
+    first_ms: int = 0
+    ruling: Ruling | None = None
+
+
+_NOTHING_KNOWN = Begun()
 
 
 def traced(traceparent: str) -> tuple[str, str] | None:
@@ -54,50 +82,81 @@ def traced(traceparent: str) -> tuple[str, str] | None:
     return None if found is None else (found[1], found[2])
 
 
-def trace_id(turn: Turn) -> str:
+def trace_id(response_id: str, traceparent: str) -> str:
     """The trace that a turn is of: its caller's, or one of its own."""
-    caller = traced(turn.traceparent)
-    return digest(turn.response_id.encode()) if caller is None else caller[0]
+    caller = traced(traceparent)
+    return digest(response_id.encode()) if caller is None else caller[0]
 
 
-def turn_span_id(turn: Turn) -> str:
-    return digest(b"turn", turn.response_id.encode())[:16]
+def turn_span_id(response_id: str) -> str:
+    return digest(b"turn", response_id.encode())[:16]
 
 
-def spans_of(session: Session, events: Iterable[e.Event], *, content: bool = False) -> list[Span]:
+def provider_of(origin: str) -> str:
+    """``gen_ai.provider.name`` of whoever answers with this origin (``core.origin``)."""
+    cloud = origin.split("/")[1] if "/" in origin else ""
+    return _PROVIDERS.get(cloud, cloud or "unknown")
+
+
+def add_usage(attributes: dict[str, Value], usage: Usage | None) -> None:
+    """What a call used, under the conventions' names."""
+    if usage is not None:
+        attributes["gen_ai.usage.input_tokens"] = usage.input_tokens
+        attributes["gen_ai.usage.output_tokens"] = usage.output_tokens
+
+
+def add_ruling(attributes: dict[str, Value], ruling: Ruling | None) -> None:
+    """What the contracts say of where a call went, and the clause that decided."""
+    if ruling is not None:
+        attributes["stateline.verdict"] = ruling.outcome
+        if ruling.clause is not None:
+            attributes["stateline.clause"] = ruling.clause
+
+
+def spans_of(
+    session: Session, events: Iterable[e.Event], *, content: bool = False, begun: Mapping[StepKey, Begun] | None = None
+) -> list[Span]:
     """The operations that these events end.
 
     Args:
         session: as it was before them.
         content: whether arguments and outputs of tools, and the texts of turns, are told.
+        begun: what is known of those that have not ended.
     """
     out: list[Span] = []
+    known = begun or {}
+    before: e.Event | None = None
     for event in events:
-        body, turn = event.body, session.turn
+        if before is not None:
+            session = fold(session, before)
+        body, turn, before = event.body, session.turn, event
         if turn is not None:
             if type(body) is e.ModelCallFinished or type(body) is e.ModelCallFailed:
-                out.append(_model_call(session, turn, event, body))
+                key = StepKey(session.ref.id, turn.number_in_session, body.step)
+                out.append(_model_call(session, turn, event, body, known.get(key, _NOTHING_KNOWN)))
             elif type(body) is e.EffectCommitted or type(body) is e.EffectFailed or type(body) is e.EffectUnknown:
                 out.append(_tool_call(session, turn, event, body, content=content))
             elif type(body) in e.TERMINAL:
-                out.append(_turn(session, turn, event, content=content))
-        session = fold(session, event)
+                key = StepKey(session.ref.id, turn.number_in_session, 0)
+                out.append(_turn(session, turn, event, known.get(key, _NOTHING_KNOWN), content=content))
     return out
 
 
-def _model_call(session: Session, turn: Turn, event: e.Event, body: e.ModelCallFinished | e.ModelCallFailed) -> Span:
+def _model_call(
+    session: Session, turn: Turn, event: e.Event, body: e.ModelCallFinished | e.ModelCallFailed, begun: Begun
+) -> Span:
     call = turn.call
     assert call is not None
-    cloud = call.origin.split("/")[1] if "/" in call.origin else ""
     attributes: dict[str, Value] = {
         "gen_ai.operation.name": "chat",
-        "gen_ai.provider.name": _PROVIDERS.get(cloud, cloud or "unknown"),
+        "gen_ai.provider.name": provider_of(call.origin),
         "gen_ai.request.model": turn.model,
         "gen_ai.conversation.id": session.ref.id,
         "stateline.deployment": call.deployment,
         "stateline.step": call.step,
     }
-    _add_usage(attributes, body.usage)
+    add_ruling(attributes, begun.ruling)
+    add_usage(attributes, body.usage)
     if type(body) is e.ModelCallFinished:
         attributes["gen_ai.response.finish_reasons"] = (body.finish_reason,)
         if body.upstream_model is not None:
@@ -108,12 +167,13 @@ def _model_call(session: Session, turn: Turn, event: e.Event, body: e.ModelCallF
     return Span(
         name=f"chat {turn.model}",
         kind="client",
-        trace_id=trace_id(turn),
+        trace_id=trace_id(turn.response_id, turn.traceparent),
         span_id=digest(key.encode())[:16],
-        parent_id=turn_span_id(turn),
+        parent_id=turn_span_id(turn.response_id),
         start_ms=call.at_ms,
         end_ms=event.at_ms,
         attributes=attributes,
+        first_ms=begun.first_ms if call.stream else 0,
         error=body.code if type(body) is e.ModelCallFailed else None,
     )
 
@@ -136,6 +196,8 @@ def _tool_call(
         "stateline.effect": act.effect,
         "stateline.step": act.step,
     }
+    if act.call.server not in _LOCAL_HOSTS:
+        attributes["mcp.method.name"] = "tools/call"
     if content:
         attributes["gen_ai.tool.call.arguments"] = act.call.arguments
         if type(body) is e.EffectCommitted:
@@ -151,9 +213,9 @@ def _tool_call(
     return Span(
         name=f"execute_tool {act.call.tool}",
         kind="client",
-        trace_id=trace_id(turn),
+        trace_id=trace_id(turn.response_id, turn.traceparent),
         span_id=digest(key.encode())[:16],
-        parent_id=turn_span_id(turn),
+        parent_id=turn_span_id(turn.response_id),
         start_ms=act.at_ms,
         end_ms=event.at_ms,
         attributes=attributes,
@@ -161,7 +223,7 @@ def _tool_call(
     )
 
 
-def _turn(session: Session, turn: Turn, event: e.Event, *, content: bool) -> Span:
+def _turn(session: Session, turn: Turn, event: e.Event, begun: Begun, *, content: bool) -> Span:
     body = event.body
     attributes: dict[str, Value] = {
         "gen_ai.conversation.id": session.ref.id,
@@ -178,7 +240,7 @@ def _turn(session: Session, turn: Turn, event: e.Event, *, content: bool) -> Spa
             "gen_ai.agent.name": turn.agent.name,
             "gen_ai.agent.version": turn.agent.version,
         }
-    _add_usage(attributes, turn.usage)
+    add_usage(attributes, turn.usage)
     if content:
         attributes["gen_ai.input.messages"] = msgspec.json.encode(turn.input).decode()
         attributes["gen_ai.output.messages"] = msgspec.json.encode(turn.output).decode()
@@ -191,17 +253,12 @@ def _turn(session: Session, turn: Turn, event: e.Event, *, content: bool) -> Spa
     return Span(
         name=name,
         kind="internal",
-        trace_id=trace_id(turn),
-        span_id=turn_span_id(turn),
+        trace_id=trace_id(turn.response_id, turn.traceparent),
+        span_id=turn_span_id(turn.response_id),
         parent_id="" if caller is None else caller[1],
         start_ms=turn.requested_at_ms,
         end_ms=event.at_ms,
         attributes=attributes,
+        first_ms=begun.first_ms if turn.request.stream else 0,
         error=error,
     )
-
-
-def _add_usage(attributes: dict[str, Value], usage: Usage | None) -> None:
-    if usage is not None:
-        attributes["gen_ai.usage.input_tokens"] = usage.input_tokens
-        attributes["gen_ai.usage.output_tokens"] = usage.output_tokens

@@ -25,7 +25,7 @@ class Compacted(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
 
 
-async def compact(node: Node, tenant: str, principal: str, request: ModelRequest) -> Compacted:
+async def compact(node: Node, tenant: str, principal: str, request: ModelRequest, traceparent: str = "") -> Compacted:
     """Let the request's model sum up the request's items.
 
     Raises:
@@ -38,7 +38,7 @@ async def compact(node: Node, tenant: str, principal: str, request: ModelRequest
     asked = msgspec.structs.replace(request, items=to_be_summed_up(head), stream=False)
     said: list[str] = []
     finish: Finish | None = None
-    async with aclosing(relay(node, tenant, principal, asked, "responses")) as batches:
+    async with aclosing(relay(node, tenant, principal, asked, "responses", traceparent=traceparent)) as batches:
         async for deltas in batches:
             for delta in deltas:
                 if isinstance(delta, TextDelta):

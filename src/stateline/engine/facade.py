@@ -12,15 +12,16 @@ from stateline.core import ids
 from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.context import Context
 from stateline.core.effected import EffectRecord
-from stateline.core.errors import BadRequest, NotFound
+from stateline.core.errors import BadRequest, NotFound, StoreUnavailable
 from stateline.core.ids import SessionRef
 from stateline.core.items import PREFIXES, EffectResolution, Item, McpApprovalResponse
+from stateline.core.measures import Readings, label
 from stateline.core.response import Dialect, Response, StreamEvent
 from stateline.core.session import Session, fold, new_session
 from stateline.core.tokens import estimate_tokens
 from stateline.core.tools import AGENT_PREFIX
 from stateline.core.view import NO_EVENTS, TurnView
-from stateline.engine import effects
+from stateline.engine import correlation, effects
 from stateline.engine.compact import Compacted, compact
 from stateline.engine.effects import EffectsPage
 from stateline.engine.node import Node
@@ -42,8 +43,12 @@ class Engine(Node):
     async def submit(self, s: Submission) -> Accepted:
         """See ``submit.submit``. ``store: false`` runs on the volatile node, over the same context."""
         if s.request.store or self.volatile is None:
-            return await submit(self, s)
-        return await submit(self.volatile, await self._detached(s))
+            accepted = await submit(self, s)
+        else:
+            accepted = await submit(self.volatile, await self._detached(s))
+        if self.observe is not None:
+            correlation.enter(accepted.response_id, s.traceparent)
+        return accepted
 
     async def _detached(self, s: Submission) -> Submission:
         """A submission that carries its context with it, since its session will not be kept."""
@@ -290,14 +295,14 @@ class Engine(Node):
     # -- the stateless plane ----------------------------------------------------------------------------------
 
     def relay(
-        self, tenant: str, principal: str, request: ModelRequest, interface: str = "chat"
+        self, tenant: str, principal: str, request: ModelRequest, interface: str = "chat", *, traceparent: str = ""
     ) -> AsyncGenerator[list[ModelDelta], None]:
         """A bare model call: placed, and retried until its first delta. ``interface`` as in ``CallFacts``."""
-        return relay(self, tenant, principal, request, interface)
+        return relay(self, tenant, principal, request, interface, traceparent=traceparent)
 
-    async def compact(self, tenant: str, principal: str, request: ModelRequest) -> Compacted:
+    async def compact(self, tenant: str, principal: str, request: ModelRequest, traceparent: str = "") -> Compacted:
         """See ``compact.compact``."""
-        return await compact(self, tenant, principal, request)
+        return await compact(self, tenant, principal, request, traceparent)
 
     def input_tokens(self, request: ModelRequest) -> int:
         """An estimate of the tokens that a request's input takes."""
@@ -367,13 +372,33 @@ class Engine(Node):
             states.append(RateState(each.kind, each.limit, left, reset_s))
         return states
 
-    def counters(self) -> Mapping[str, float]:
-        """What has been counted since the start, for /metrics, beside recorded events."""
-        verdicts: Mapping[str, float] = {} if self.rules is None else self.rules.counters()
-        return verdicts if self.meter is None else {**verdicts, **self.meter.counters()}
+    async def readings(self, *, budgets: bool = True) -> Readings:
+        """All that is counted and measured here, for whoever shows it: there is no second bookkeeping.
 
-    def gauges(self) -> Mapping[str, float]:
-        """Present values for /metrics."""
+        ``budgets``: what they stand at as well, which only the store knows; left out where it is away.
+        """
+        gauges, counters = {**self._gauges()}, {**self._counters()}
+        for source in self.sources:
+            more = source()
+            gauges |= more.gauges
+            counters |= more.counters
+        if budgets:
+            with contextlib.suppress(StoreUnavailable):
+                for state in await self.budgets(None):
+                    budget, balance = state.budget, state.balance
+                    labels = f'{{budget="{label(budget.name)}",currency="{budget.currency}"}}'
+                    gauges[f"budget_limit{labels}"] = float(budget.limit)
+                    gauges[f"budget_spent{labels}"] = float(balance.spent)
+                    gauges[f"budget_held{labels}"] = float(balance.held)
+        return Readings(gauges, counters)
+
+    def _counters(self) -> Mapping[str, float]:
+        recorded = {f'events_recorded_total{{type="{name}"}}': count for name, count in self.metrics.items()}
+        verdicts: Mapping[str, float] = {} if self.rules is None else self.rules.counters()
+        charged: Mapping[str, float] = {} if self.meter is None else self.meter.counters()
+        return {**recorded, **verdicts, **charged, "lease_losses_total": self.lease_losses}
+
+    def _gauges(self) -> Mapping[str, float]:
         return self.monitor.gauges() | {
             "active_turns": sum(1 for worker in self.workers.values() if worker.busy),
             "cached_sessions": len(self.sessions),

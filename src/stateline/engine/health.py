@@ -26,6 +26,7 @@ from stateline.core.limits import (
     RATE_LIMITED_MS,
     RETRY_AFTER_MS_MAX,
 )
+from stateline.core.measures import label
 from stateline.core.placing import Standing
 from stateline.ports import Deployment
 
@@ -38,8 +39,6 @@ Outcome = Literal["good", "failed", "limited", "denied", "unknown"]
 """
 _BUCKET_MS = CIRCUIT_WINDOW_MS // CIRCUIT_BUCKETS
 _MINUTE_MS = 60_000
-_LABEL = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n"})
-"""What a label's value must not have as it is (Prometheus' text format 0.0.4)."""
 
 
 def outcome_of(error: ModelError) -> Outcome:
@@ -311,7 +310,7 @@ class Monitor:
         """The same for /metrics: deployments that nobody has to choose from are not looked at, and not here."""
         out: dict[str, float] = {}
         for name, seen in self.seen().items():
-            label = name.translate(_LABEL)
+            deployment = label(name)
             values = {
                 "circuit_open": float(seen.circuit != "closed"),
                 "calls_in_flight": float(seen.in_flight),
@@ -320,7 +319,7 @@ class Monitor:
             }
             if seen.latency_ms is not None:
                 values["first_delta_ms"] = round(seen.latency_ms, 1)
-            out |= {f'deployment_{what}{{deployment="{label}"}}': value for what, value in values.items()}
+            out |= {f'deployment_{what}{{deployment="{deployment}"}}': value for what, value in values.items()}
         return out
 
     def seen(self) -> dict[str, Seen]:

@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from stateline.core import events as e
+from stateline.core.call_spans import ObserveCall
 from stateline.core.errors import NotFound, Overloaded, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT, SessionRef, base32, session_id
 from stateline.core.limits import (
@@ -27,8 +28,10 @@ from stateline.core.limits import (
     TOOL_OUTPUT_SHOWN_BYTES,
     TurnLimits,
 )
+from stateline.core.measures import Readings
 from stateline.core.session import Session
 from stateline.core.tools import Agent
+from stateline.engine import correlation
 from stateline.engine.health import Monitor
 from stateline.engine.lease import Lease
 from stateline.engine.ledger import Ledger
@@ -59,6 +62,7 @@ log = logging.getLogger("stateline.engine")
 
 
 A = TypeVar("A", bound=Authority)
+Source = Callable[[], Readings]
 
 
 class Node:
@@ -106,6 +110,9 @@ class Node:
         self.toolbox = toolbox
         self.observe: Observe | None = None
         self.turn_ended: Callable[[SessionRef], None] | None = None
+        self.observe_call: ObserveCall | None = None
+        self.sources: list[Source] = []
+        self.lease_losses = 0
         self.authority: Authority | None = None
         self.agents: Mapping[str, Agent] = agents or {}
         self.owner = self._new_owner()
@@ -290,6 +297,7 @@ class Node:
         told, or else is free once its lease is over, for whoever claims it.
         """
         self._lapsed = True
+        self.lease_losses += 1
         log.warning("the lease could not be renewed in time; %d turns end here", len(self.workers))
         self.owner = self._new_owner()
         stopped = list(self.workers.values())
@@ -360,7 +368,8 @@ class Node:
             # The lease lapsed since it was claimed, or a stop began.
             await self._give_back(own)
         else:
-            self.workers[own.session] = Worker(self, own, session)
+            with correlation.working_for(session.turn if self.observe is not None else None):
+                self.workers[own.session] = Worker(self, own, session)
 
     async def _recover_book(self, own: Ownership) -> None:
         """Settle what a lost node's ledger left open."""
@@ -446,7 +455,8 @@ class Node:
             again = Ownership(
                 session=own.session, owner=own.owner, epoch=own.epoch, head=session.seq, crashed=not clean
             )
-            self.workers[own.session] = Worker(self, again, session)
+            with correlation.working_for(session.turn if self.observe is not None else None):
+                self.workers[own.session] = Worker(self, again, session)
             return
 
     # -- changes to a session from outside --------------------------------------------------------------------
@@ -538,6 +548,10 @@ class Node:
         """Recorded events by the name of their type."""
         return {kind.__name__: count for kind, count in self._recorded.items()}
 
+    def show(self, source: Source) -> None:
+        """Ask it as well for what is counted outside of the engine, whenever ``Engine.readings`` is asked."""
+        self.sources.append(source)
+
     def trusting(self, authority: A) -> A:
         """Have it asked who may still ask for something; gives it back."""
         self.authority = authority
@@ -545,9 +559,9 @@ class Node:
             self.volatile.trusting(authority)
         return authority
 
-    def trace(self, observe: Observe) -> None:
-        """Have it told of what sessions record from now on."""
-        self.observe = observe
+    def trace(self, observe: Observe, observe_call: ObserveCall | None = None) -> None:
+        """Have them told of what sessions record from now on, and of bare calls."""
+        self.observe, self.observe_call = observe, observe_call
         if self.volatile is not None:
             self.volatile.trace(observe)
 
@@ -555,6 +569,10 @@ class Node:
         """Count recorded events, for /metrics, and tell whoever observes them."""
         if self.observe is not None:
             self.observe(before, events)
+            for event in events:
+                if type(event.body) is e.TurnRequested:
+                    # The task that records it is its worker's.
+                    correlation.enter(event.body.response_id, event.body.traceparent)
         recorded, meter, turn_ended = self._recorded, self.meter, self.turn_ended
         for event in events:
             body = event.body

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from functools import partial
 
 import msgspec
 
 from stateline.core.billing import Charge, Reserved
+from stateline.core.call_spans import BareCall, BareTry, ObserveCall
 from stateline.core.calls import Finish, ModelDelta, ModelRequest, Usage
-from stateline.core.errors import BadRequest, ModelError
+from stateline.core.errors import BadRequest, ModelError, StatelineError
 from stateline.core.events import StatelessCallStarted
 from stateline.core.ids import nonce
 from stateline.core.limits import (
@@ -20,6 +23,7 @@ from stateline.core.limits import (
 )
 from stateline.core.placing import CallFacts, nowhere
 from stateline.core.turn import backoff_ms
+from stateline.engine import correlation
 from stateline.engine.failover import not_carried
 from stateline.engine.health import Permit, movable
 from stateline.engine.ledger import Ledger
@@ -29,11 +33,11 @@ from stateline.engine.paying import paid
 from stateline.engine.perform import unbilled
 from stateline.engine.place import Placement, fitted, place, standings
 from stateline.engine.rates import may_fail
-from stateline.ports import BudgetExceeded, Judge
+from stateline.ports import BudgetExceeded, Clock, Deployment, Judge
 
 
-async def relay(
-    node: Node, tenant: str, principal: str, request: ModelRequest, interface: str
+def relay(
+    node: Node, tenant: str, principal: str, request: ModelRequest, interface: str, *, traceparent: str = ""
 ) -> AsyncGenerator[list[ModelDelta], None]:
     """Deltas of a call. Once a delta was given, an error ends it: text is never spliced.
 
@@ -41,6 +45,9 @@ async def relay(
     later, begins again.
 
     Where there are prices, budgets or rate limits, each try is in the ledger before it is sent.
+
+    Args:
+        traceparent: the caller's trace, as W3C writes it.
 
     Raises:
         ModelError: after the last try.
@@ -53,6 +60,49 @@ async def relay(
     if not request.key:
         request = msgspec.structs.replace(request, key=f"{tenant}/{nonce(node.entropy(5))}")
     tries = _Tries(node, request, CallFacts(tenant, principal, "stateless", interface, request.params.service_tier))
+    observe, batches = node.observe_call, _relayed(node, request, tries)
+    if observe is None:
+        return batches
+    tries.told = told = BareCall(
+        key=request.key,
+        tenant=tenant,
+        interface=interface,
+        model=request.params.model,
+        stream=request.stream,
+        traceparent=traceparent,
+        began_ms=node.clock.now_ms(),
+    )
+    return _watched(node.clock, told, batches, observe)
+
+
+async def _watched(
+    clock: Clock, told: BareCall, batches: AsyncGenerator[list[ModelDelta], None], observe: ObserveCall
+) -> AsyncGenerator[list[ModelDelta], None]:
+    """The same deltas; whoever observes is told of the call when it has ended, however it did."""
+    correlation.current.set(told.trace)
+    try:
+        async with aclosing(batches):
+            async for deltas in batches:
+                if deltas and not told.first_ms:
+                    told.first_ms = clock.now_ms()
+                yield deltas
+    except (CancelledError, GeneratorExit):
+        # Who has heard the end may leave.
+        told.code = None if told.tries and told.tries[-1].reason is not None else "cancelled"
+        raise
+    except StatelineError as error:
+        told.code = error.code
+        raise
+    except Exception:
+        told.code = StatelineError.code
+        raise
+    finally:
+        told.ended_ms = clock.now_ms()
+        observe(told)
+
+
+async def _relayed(node: Node, request: ModelRequest, tries: _Tries) -> AsyncGenerator[list[ModelDelta], None]:
+    """See ``relay``."""
     while True:
         placement, entry = await tries.place()
         deployment, permit = placement.deployment, placement.permit
@@ -68,6 +118,8 @@ async def relay(
                 async for deltas in node.client.call(deployment, fitted(request, deployment, entry.reserved)):
                     if permit is not None:
                         _tell(permit, deltas, first=not said)
+                    if not said:
+                        entry.said()
                     said = True
                     if deltas and type(deltas[-1]) is Finish:
                         entry.finished(deltas[-1])
@@ -89,18 +141,35 @@ async def relay(
 
 
 class _Entry:
-    """A try in the ledger, to be ended once; of a node that keeps none, nothing."""
+    """A try in the ledger, to be ended once; of a node that keeps none, nothing.
 
-    __slots__ = ("_id", "_ledger", "_meter", "reserved")
+    It is what an observer is told of the try as well, where there is one.
+    """
+
+    __slots__ = ("_clock", "_id", "_ledger", "_meter", "_told", "reserved")
 
     def __init__(self, ledger: Ledger | None, id_: str, meter: Meter | None, reserved: Reserved | None) -> None:
         self._ledger = ledger
         self._id = id_
         self._meter = meter
+        self._told: BareTry | None = None
+        self._clock: Clock | None = None
         self.reserved = reserved
+
+    def told(self, one: BareTry, clock: Clock) -> None:
+        """Keep for an observer what becomes of it."""
+        self._told, self._clock = one, clock
+
+    def said(self) -> None:
+        """Its first words have come."""
+        if self._told is not None and self._clock is not None:
+            self._told.first_ms = self._clock.now_ms()
 
     def finished(self, finish: Finish) -> None:
         """The answer is whole, whether or not its caller stays to hear it."""
+        if self._told is not None and self._clock is not None:
+            self._told.answered(finish, self._clock.now_ms())
+            self._told = None
         ledger, meter = self._ledger, self._meter
         if ledger is not None and meter is not None:
             self._ledger = None
@@ -108,11 +177,18 @@ class _Entry:
             meter.count(ledger.end(self._id, charge, None, finish.usage))
 
     def failed(self, failure: ModelError, *, said: bool) -> None:
+        self._tell_end(failure.code, failure.usage)
         self._end(None, failure.code, failure.usage, sent=said or not unbilled(failure))
 
     def left(self) -> None:
         """Its caller went away before the end, if it has not ended."""
+        self._tell_end("cancelled", None)
         self._end(None, "cancelled")
+
+    def _tell_end(self, code: str, usage: Usage | None) -> None:
+        if self._told is not None and self._clock is not None:
+            self._told.failed(code, usage, self._clock.now_ms())
+            self._told = None
 
     def _end(self, charge: Charge | None, code: str | None, usage: Usage | None = None, *, sent: bool = True) -> None:
         if self._ledger is not None:
@@ -139,6 +215,7 @@ class _Tries:
     """The tries of one call: rounds through the model's deployments, with a wait between two rounds."""
 
     def __init__(self, node: Node, request: ModelRequest, facts: CallFacts) -> None:
+        self.told: BareCall | None = None
         self._node = node
         self._facts = facts
         self._request = request
@@ -183,7 +260,10 @@ class _Tries:
         for tries in range(BUDGET_TRIES_MAX + 1):
             placement, quote = paid(look, purse, asked, node.clock.now_ms())
             try:
-                return placement, await self._record(placement, quote)
+                entry = await self._record(placement, quote)
+                if self.told is not None and placement.deployment is not None:
+                    self._begin(self.told, placement, placement.deployment, entry)
+                return placement, entry
             except BudgetExceeded as error:
                 _unplace(placement)
                 assert purse is not None
@@ -192,6 +272,17 @@ class _Tries:
                 _unplace(placement)
                 raise
         raise AssertionError("a budget that was found empty paid for a call")
+
+    def _begin(self, told: BareCall, placement: Placement, deployment: Deployment, entry: _Entry) -> None:
+        """Tell the observer of a try that goes out now."""
+        one = BareTry(
+            deployment=deployment.name,
+            origin=deployment.origin,
+            began_ms=self._node.clock.now_ms(),
+            ruling=placement.ruling,
+        )
+        told.tries.append(one)
+        entry.told(one, self._node.clock)
 
     async def _record(self, placement: Placement, quote: Quote) -> _Entry:
         node, facts, deployment = self._node, self._facts, placement.deployment

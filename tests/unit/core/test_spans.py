@@ -10,7 +10,8 @@ from stateline.core import events as e
 from stateline.core.calls import Usage
 from stateline.core.items import InputText, McpListTools, Message
 from stateline.core.session import fold_all, new_session
-from stateline.core.spans import Span, spans_of, traced
+from stateline.core.placing import Ruling
+from stateline.core.spans import Begun, Span, StepKey, spans_of, traced
 from stateline.core.tools import Agent, McpTool, PlannedCall, ServerTools, Tool
 
 CALLER = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
@@ -75,6 +76,7 @@ def test_what_is_told_has_the_names_of_the_conventions() -> None:
     assert model.attributes["gen_ai.usage.input_tokens"] == 3
     assert (tool.name, tool.attributes["gen_ai.operation.name"]) == ("execute_tool refund", "execute_tool")
     assert tool.attributes["gen_ai.tool.call.id"] == CALL.id
+    assert tool.attributes["mcp.method.name"] == "tools/call"
     (turn,) = told(requested(), e.TurnIncomplete(response_id="resp_1", reason="max_steps"))
     assert (turn.name, turn.attributes["gen_ai.agent.version"]) == ("invoke_agent clerk", "7")
     assert (turn.parent_id, turn.error) == ("", "max_steps")
@@ -132,3 +134,28 @@ def test_a_session_that_was_read_tells_as_one_that_was_followed() -> None:
     events = [e.Event(session=REF, seq=at, at_ms=START_MS + at, body=body) for at, body in enumerate(bodies, start=1)]
     before = fold_all(new_session(REF), events[:2])
     assert spans_of(before, events[2:]) == spans_of(new_session(REF), events)
+
+
+def test_what_the_fold_does_not_keep_is_told_where_it_is_known() -> None:
+    bodies = [requested(CALLER, None), started(), e.ModelCallFinished(turn=1, step=1, finish_reason="stop")]
+    events = [e.Event(session=REF, seq=at, at_ms=START_MS + at, body=body) for at, body in enumerate(bodies, start=1)]
+    known = {StepKey(REF.id, 1, 1): Begun(START_MS + 2, Ruling(outcome="deny", clause="c/x", observed=True))}
+    (call,) = spans_of(new_session(REF), events, begun=known)
+    assert call.first_ms == START_MS + 2
+    assert (call.attributes["stateline.verdict"], call.attributes["stateline.clause"]) == ("deny", "c/x")
+    (unknown,) = spans_of(new_session(REF), events)
+    assert (unknown.first_ms, "stateline.verdict" in unknown.attributes) == (0, False)
+
+
+def test_a_tool_of_this_machine_is_no_mcp_servers() -> None:
+    local = msgspec.structs.replace(CALL, server="sandbox")
+    tools = msgspec.structs.replace(SHOP, label="sandbox")
+    _, tool = told(
+        requested(CALLER),
+        e.ToolsListed(turn=1, servers=(tools,), items=(McpListTools(id="l", server_label="sandbox"),)),
+        started(),
+        e.ModelCallFinished(turn=1, step=1, finish_reason="tool_calls", calls=(local,)),
+        e.EffectDispatched(turn=1, step=2, call=local, effect="unsafe"),
+        e.EffectCommitted(turn=1, step=2, id=local.id),
+    )
+    assert "mcp.method.name" not in tool.attributes

@@ -28,7 +28,7 @@ async def create(service: Service, call: Call) -> None:
     if is_agent(request.params.model):
         deltas = agent_deltas(service, call, request, body, told, one_text=True)
     else:
-        deltas = service.engine.relay(call.tenant, call.principal.id, request)
+        deltas = service.engine.relay(call.tenant, call.principal.id, request, traceparent=call.traceparent())
     async with aclosing(deltas):
         if request.stream:
             await _stream(call, parsed, deltas, told)

@@ -65,7 +65,9 @@ async def create(service: Service, call: Call) -> None:
     show_rates(service, call, params.model)
     finish: Finish | None = None
     async with WhileConnected(call):
-        async for deltas in service.engine.relay(call.tenant, call.principal.id, request, "embeddings"):
+        tenant, who, trace = call.tenant, call.principal.id, call.traceparent()
+        batches = service.engine.relay(tenant, who, request, "embeddings", traceparent=trace)
+        async for deltas in batches:
             finish = next((delta for delta in deltas if isinstance(delta, Finish)), finish)
     if finish is None:
         return  # The client is gone.

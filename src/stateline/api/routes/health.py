@@ -28,7 +28,8 @@ async def readyz(service: Service, call: Call) -> None:
 
 
 async def metrics(service: Service, call: Call) -> None:
-    text = service.metrics.text(service.engine.metrics, service.engine.gauges(), service.engine.counters())
+    readings = await service.engine.readings()
+    text = service.metrics.text(readings.gauges, readings.counters)
     await call.reply(text.encode(), kind=(b"content-type", b"text/plain; version=0.0.4; charset=utf-8"))
 
 

@@ -31,7 +31,9 @@ async def create(service: Service, call: Call) -> None:
     if is_agent(model):
         deltas = agent_deltas(service, call, request, body, told, one_text=False)
     else:
-        deltas = service.engine.relay(call.tenant, call.principal.id, request, "messages")
+        deltas = service.engine.relay(
+            call.tenant, call.principal.id, request, "messages", traceparent=call.traceparent()
+        )
     async with aclosing(deltas):
         if request.stream:
             events = MessageEvents(message_id, model, told)

@@ -205,7 +205,10 @@ async def compact(service: Service, call: Call) -> None:
     answer: CompactedResponse | None = None
     async with WhileConnected(call):
         compacted = await engine.compact(
-            call.tenant, call.principal.id, ModelRequest(params=params, items=shown, key="")
+            call.tenant,
+            call.principal.id,
+            ModelRequest(params=params, items=shown, key=""),
+            call.traceparent(),
         )
         answer = CompactedResponse(
             id=new_name("resp_", 14),
