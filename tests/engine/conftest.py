@@ -19,7 +19,7 @@ from stateline.engine import Answerer, Engine, Submission
 from stateline.engine.meter import Meter
 from stateline.engine.tooling import Toolbox
 from stateline.models.catalogue import Catalogue
-from stateline.ports import Clock, Deployment
+from stateline.ports import Clock, Deployment, Observe
 from stateline.stores.clock import SystemClock
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
@@ -101,6 +101,7 @@ class Lab:
         clock: Clock | None = None,
         toolbox: Toolbox | None = None,
         agents: Mapping[str, Agent] | None = None,
+        observe: Observe | None = None,
     ) -> AsyncGenerator[Engine]:
         """An engine that runs; with ``kill`` it ends as a killed process would, handing nothing back."""
         clock = clock or SystemClock()
@@ -126,6 +127,8 @@ class Lab:
             )
 
         engine = make(store, durable=True, volatile=make(memory, durable=False))
+        if observe is not None:
+            engine.trace(observe)
         try:
             await engine.start()
             yield engine

@@ -23,7 +23,7 @@ from stateline.api.names import request_id as request_id_of
 from stateline.api.proxies import TrustedProxies
 from stateline.core.errors import BadRequest, NotFound, StatelineError
 from stateline.core.limits import QUERY_BYTES_MAX
-from stateline.engine.correlation import current_trace
+from stateline.engine.correlation import current_trace, leave
 
 Handler = Callable[[Call], Awaitable[None]]
 
@@ -147,10 +147,11 @@ class Edge:
     def _finish(self, call: Call) -> None:
         duration_s = perf_counter() - call.started_at
         status = call.status or 500
+        trace = current_trace()
         self._metrics.record(call.route or "other", call.method if call.route else "other", status, duration_s)
         if self._access.enabled:
             principal = getattr(call, "principal", None)
-            trace_id, span_id = current_trace() or ("", "")
+            trace_id, span_id = trace or ("", "")
             self._access.add(
                 AccessLine(
                     at=now_s(),
@@ -167,6 +168,8 @@ class Edge:
                     span_id=span_id,
                 )
             )
+        if trace is not None:
+            leave()
 
 
 def _routing_error(call: Call, error: HTTPException) -> StatelineError:

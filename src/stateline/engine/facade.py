@@ -47,7 +47,7 @@ class Engine(Node):
         else:
             accepted = await submit(self.volatile, await self._detached(s))
         if self.observe is not None:
-            correlation.enter(accepted.response_id, s.traceparent)
+            correlation.enter_turn(accepted.response_id, s.traceparent)
         return accepted
 
     async def _detached(self, s: Submission) -> Submission:

@@ -415,6 +415,8 @@ class Node:
 
     def retired(self, worker: Worker) -> None:
         """A worker is done with its session."""
+        if self.observe is not None:
+            correlation.leave()
         ref = worker.session.ref
         if self.workers.get(ref) is worker:
             del self.workers[ref]
@@ -570,9 +572,11 @@ class Node:
         if self.observe is not None:
             self.observe(before, events)
             for event in events:
+                # The task that records them is their worker's.
                 if type(event.body) is e.TurnRequested:
-                    # The task that records it is its worker's.
-                    correlation.enter(event.body.response_id, event.body.traceparent)
+                    correlation.enter_turn(event.body.response_id, event.body.traceparent)
+                elif type(event.body) in e.TERMINAL:
+                    correlation.leave()
         recorded, meter, turn_ended = self._recorded, self.meter, self.turn_ended
         for event in events:
             body = event.body

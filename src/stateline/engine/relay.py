@@ -79,7 +79,7 @@ async def _watched(
     clock: Clock, told: BareCall, batches: AsyncGenerator[list[ModelDelta], None], observe: ObserveCall
 ) -> AsyncGenerator[list[ModelDelta], None]:
     """The same deltas; whoever observes is told of the call when it has ended, however it did."""
-    correlation.current.set(told.trace)
+    correlation.enter(told.trace)
     try:
         async with aclosing(batches):
             async for deltas in batches:

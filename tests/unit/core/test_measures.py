@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from stateline.core.limits import TELEMETRY_ATTRIBUTE_CHARS_MAX
 from stateline.core.measures import HISTOGRAMS, SHOWN, Measure, bare_name, label, labels_of, measures_of
-from stateline.core.spans import Span, Value
+from stateline.core.spans import Span
 
 
 def span(
-    kind: Literal["internal", "client", "server"], *, first_ms: int = 0, error: str | None = None, **more: Value
+    kind: Literal["internal", "client", "server"], *, first_ms: int = 0, error: str | None = None, **more: Any
 ) -> Span:
     """A span of 1.5 s; ``more`` are attributes, with ``__`` for dots."""
     return Span(
@@ -61,7 +61,7 @@ def test_a_failed_call_says_with_what_and_counts_no_tokens() -> None:
 
 
 def test_a_tool_call_of_an_mcp_server_is_measured_as_one_too() -> None:
-    names: dict[str, Value] = {"gen_ai__operation__name": "execute_tool", "gen_ai__tool__name": "refund"}
+    names: dict[str, Any] = {"gen_ai__operation__name": "execute_tool", "gen_ai__tool__name": "refund"}
     (plain,) = measures_of(span("client", **names))
     assert plain == Measure("gen_ai.execute_tool.duration", 1.5, {"gen_ai.tool.name": "refund"})
     tool, remote = measures_of(span("client", error="tool_said_no", mcp__method__name="tools/call", **names))

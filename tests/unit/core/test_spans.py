@@ -9,8 +9,8 @@ from tests.unit.core.driver import REF, START_MS
 from stateline.core import events as e
 from stateline.core.calls import Usage
 from stateline.core.items import InputText, McpListTools, Message
-from stateline.core.session import fold_all, new_session
 from stateline.core.placing import Ruling
+from stateline.core.session import fold_all, new_session
 from stateline.core.spans import Begun, Span, StepKey, spans_of, traced
 from stateline.core.tools import Agent, McpTool, PlannedCall, ServerTools, Tool
 
