@@ -11,7 +11,7 @@ SEEDS ?= 200
 PURE := $(patsubst src/stateline/%/,%,$(sort $(wildcard src/stateline/core/ src/stateline/contracts/ src/stateline/money/)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all crash tool-crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-plan bench-policy bench-prices bench-routing bench-shared bench-tools failover interleavings mcp-conformance soak
+.PHONY: help demo test test-all crash tool-crash faults sim sim-mutants check format bench bench-contracts bench-formats bench-money bench-plan bench-policy bench-prices bench-routing bench-shared bench-telemetry bench-tools failover interleavings mcp-conformance soak
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -72,6 +72,9 @@ bench-prices: ## Random calls priced from each public catalogue, against its raw
 
 bench-money: ## CPU that prices, the meter and budgets add to a call; writes bench/results/money.json
 	$(RUN) python -m bench.money $(ARGS)
+
+bench-telemetry: ## CPU that traces and metrics over OTLP add to a call; writes bench/results/telemetry.json
+	$(RUN) python -m bench.telemetry $(ARGS)
 
 interleavings: ## 10,000 random interleavings of calls and crashes on each store; writes bench/results/interleavings.json
 	$(RUN) python -m bench.interleavings $(ARGS)

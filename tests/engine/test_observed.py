@@ -18,6 +18,7 @@ from stateline.core import events as e
 from stateline.core.call_spans import BareCall
 from stateline.core.calls import ModelParams, ModelRequest, TextDelta
 from stateline.core.errors import BadRequest, ModelError
+from stateline.core.ids import digest
 from stateline.core.limits import RELAY_RETRIES_MAX
 from stateline.core.session import Session
 from stateline.core.spans import trace_id, turn_span_id
@@ -245,6 +246,17 @@ async def test_what_a_turn_began_and_left_behind_says_its_trace_no_longer_than_i
 
 
 # -- readings ------------------------------------------------------------------------------------------------------
+
+
+async def test_a_budget_that_is_named_by_a_key_or_a_session_is_shown_without_it(lab: Lab) -> None:
+    of_key = msgspec.structs.replace(budget("1", key="key_abc"), name="key=key_abc")
+    of_session = msgspec.structs.replace(budget("1", session="conv_1"), name="mine")
+    async with lab.engine(meter=meter(of_key, of_session)) as engine:
+        names = [name for name in (await engine.readings()).gauges if name.startswith("budget_limit")]
+    assert [name.partition('",')[0] for name in names] == [
+        f'budget_limit{{budget="key={digest(b"key_abc")[:8]}',
+        'budget_limit{budget="mine',
+    ]
 
 
 async def test_what_budgets_stand_at_and_lost_leases_are_among_the_readings(lab: Lab) -> None:

@@ -13,7 +13,7 @@ from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.context import Context
 from stateline.core.effected import EffectRecord
 from stateline.core.errors import BadRequest, NotFound, StoreUnavailable
-from stateline.core.ids import SessionRef
+from stateline.core.ids import SessionRef, digest
 from stateline.core.items import PREFIXES, EffectResolution, Item, McpApprovalResponse
 from stateline.core.measures import Readings, label
 from stateline.core.response import Dialect, Response, StreamEvent
@@ -30,7 +30,7 @@ from stateline.engine.relay import relay
 from stateline.engine.submit import submit
 from stateline.engine.types import Accepted, Answerer, BudgetState, Conversation, RateState, Submission
 from stateline.engine.usage import UsagePage, usage
-from stateline.money.budgets import Payer, balance_name
+from stateline.money.budgets import Budget, Payer, balance_name
 from stateline.money.rates import counts
 from stateline.ports import Balance, Deployment
 
@@ -386,7 +386,7 @@ class Engine(Node):
             with contextlib.suppress(StoreUnavailable):
                 for state in await self.budgets(None):
                     budget, balance = state.budget, state.balance
-                    labels = f'{{budget="{label(budget.name)}",currency="{budget.currency}"}}'
+                    labels = f'{{budget="{label(_shown_name(budget))}",currency="{budget.currency}"}}'
                     gauges[f"budget_limit{labels}"] = float(budget.limit)
                     gauges[f"budget_spent{labels}"] = float(balance.spent)
                     gauges[f"budget_held{labels}"] = float(balance.held)
@@ -404,6 +404,15 @@ class Engine(Node):
             "cached_sessions": len(self.sessions),
             "cached_session_bytes": self.sessions.bytes,
         }
+
+
+def _shown_name(budget: Budget) -> str:
+    """A budget's name without whom it covers: one that has no name of its own is named by its key or session."""
+    name = budget.name
+    for one in (budget.key, budget.session):
+        if one is not None and one in name:
+            name = name.replace(one, digest(one.encode())[:8])
+    return name
 
 
 def _ref(tenant: str, response_id: str) -> SessionRef:
