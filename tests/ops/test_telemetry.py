@@ -5,6 +5,7 @@ One that is away costs spans alone.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -16,6 +17,7 @@ import openai
 import pytest
 from tests.crash.harness import Server
 from tests.engine.conftest import Lab, asking, user
+from tests.engine.test_money import budget, meter
 from tests.engine.tool_lab import FREE, box, calling, tools
 from tests.ops.collector import Collector, collecting, told
 from tests.unit.core.driver import REF, START_MS
@@ -24,12 +26,13 @@ from stateline.config import ConfigError, Telemetry
 from stateline.core import events as e
 from stateline.core.call_spans import BareCall
 from stateline.core.limits import TELEMETRY_BEGUN_MAX, TELEMETRY_SERIES_MAX, TELEMETRY_SPANS_MAX
-from stateline.core.measures import SHOWN
+from stateline.core.measures import SHOWN, Readings
 from stateline.core.session import new_session
 from stateline.core.spans import Span
 from stateline.ops.measuring import Measuring
 from stateline.ops.telemetry import telemetry_of
 from stateline.testing import ScriptedUpstream
+from stateline.testing.scripted import Answer
 
 pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="needs stateline[otel]")
 TRACE = "0123456789abcdef0123456789abcdef"
@@ -59,6 +62,11 @@ base_url = "{url}"
 auth = "none"
 priority = 2
 
+[[agents]]
+name = "clerk"
+model = "scripted"
+instructions = "keep a secret"
+
 [telemetry]
 endpoint = "{collector}"
 metrics = true
@@ -82,6 +90,7 @@ async def ask_everything(server: Server) -> None:
         await client.responses.create(model="scripted", input="a secret question")
         await client.responses.create(model="scripted", input="a secret question", store=False)
         said: list[Any] = [{"role": "user", "content": "a secret question"}]
+        await client.chat.completions.create(model="agent/clerk", messages=said)
         stream = await client.chat.completions.create(model="moving", messages=said, stream=True)
         async for _ in stream:
             pass
@@ -106,7 +115,7 @@ async def test_the_real_server_tells_a_collector_what_it_did_and_nothing_that_wa
         try:
             await server.start()
             await ask_everything(server)
-            await collector.until(lambda: len(collector.spans) >= 12)
+            await collector.until(lambda: len(collector.spans) >= 14)
             await collector.until(lambda: collector.counted("stateline.http.requests", http__route="/v1/messages"))
             await collector.until(lambda: "gen_ai.client.operation.time_to_first_chunk" in collector.metrics)
         finally:
@@ -119,17 +128,20 @@ async def test_the_real_server_tells_a_collector_what_it_did_and_nothing_that_wa
         assert "secret" not in log
         lines = [json.loads(line) for line in log.splitlines()]
         asked = [each for each in lines if str(each.get("path", "")).startswith("/v1/")]
-        assert len(asked) == 6
+        assert len(asked) == 7
         spans = {span.span_id.hex(): span.name for span in collector.spans}
         assert {each["trace_id"] for each in asked} == {TRACE}
-        assert [spans[each["span_id"]] for each in asked] == ["stateline.turn"] * 2 + ["stateline.call"] * 4
+        names = [spans[each["span_id"]] for each in asked]
+        assert names == ["stateline.turn"] * 2 + ["invoke_agent clerk"] + ["stateline.call"] * 4
 
 
 def check_spans(collector: Collector) -> None:
     assert {span.trace_id.hex() for span in collector.spans} == {TRACE}
-    roots = [*collector.named("stateline.turn"), *collector.named("stateline.call")]
+    bare = collector.named("stateline.call")
+    roots = [*collector.named("stateline.turn"), *collector.named("invoke_agent clerk"), *bare]
+    assert len(roots) == 7
     assert {span.parent_span_id.hex() for span in roots} == {CALLER.split("-")[2]}
-    calls = {told(span.attributes)["stateline.interface"] + str(span.status.code): span for span in roots[2:]}
+    calls = {told(span.attributes)["stateline.interface"] + str(span.status.code): span for span in bare}
     assert calls.keys() == {"chat0", "embeddings0", "messages0", "chat2"}
     assert {span.kind for span in calls.values()} == {2}, "each is a server's"
     assert told(calls["chat2"].attributes)["error.type"] == "model_not_found"
@@ -140,7 +152,7 @@ def check_spans(collector: Collector) -> None:
     assert (about["stateline.deployment"], about["gen_ai.response.finish_reasons"]) == ("there", ("stop",))
     assert about["gen_ai.usage.output_tokens"] > 0
     assert collector.named("embeddings scripted")[0].parent_span_id == calls["embeddings0"].span_id
-    assert len(collector.named("chat scripted")) == 3
+    assert len(collector.named("chat scripted")) == 4
 
 
 def check_metrics(collector: Collector) -> None:
@@ -157,7 +169,8 @@ def check_metrics(collector: Collector) -> None:
         "output",
     }
     served = collector.points("gen_ai.server.request.duration")
-    assert sum(point.count for _, point in served) == 6
+    assert sum(point.count for _, point in served) == 7
+    assert [about for about, _ in collector.points("gen_ai.invoke_agent.duration")] == [{"gen_ai.agent.name": "clerk"}]
     assert [about for about, _ in served if about.get("error.type") == "model_not_found"] == [
         {
             "error.type": "model_not_found",
@@ -165,7 +178,7 @@ def check_metrics(collector: Collector) -> None:
             "gen_ai.provider.name": "stateline",
         }
     ]
-    assert collector.counted("stateline.events.recorded", stateline__type="TurnCompleted") == 1
+    assert collector.counted("stateline.events.recorded", stateline__type="TurnCompleted") == 2
     assert [about for about, _ in collector.points("stateline.budget.limit")] == [
         {"stateline.budget": "all", "stateline.currency": "USD"}
     ]
@@ -195,6 +208,44 @@ async def test_tools_are_measured_and_what_they_are_given_and_say_is_told_nowher
             assert word not in b"".join(each.SerializeToString() for each in collector.metrics.values())
             assert word not in raw or word == accepted.session.id.encode(), "spans may name the session"
         assert "secret" not in caplog.text
+
+
+async def test_what_the_engine_counts_is_told_to_the_end_and_budgets_as_they_stood_when_the_store_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_METRIC_EXPORT_INTERVAL", "100")
+    async with collecting() as collector:
+        telemetry = telemetry_of(Telemetry(endpoint=collector.url, metrics=True, traces=False), {}, "1")
+        assert telemetry is not None
+        lab = Lab(tmp_path)
+        lab.script({"m": Answer(text="an answer")})
+        async with lab.engine(meter=meter(budget("100"))) as engine:
+            keeping = asyncio.get_running_loop().create_task(telemetry.keep(engine))
+            await collector.until(lambda: collector.counted("stateline.budget.limit"))
+            assert not collector.counted("stateline.events.recorded")
+            await engine.wait(await engine.submit(asking("go")), "open-responses")
+            keeping.cancel()
+        await telemetry.close()
+        assert collector.counted("stateline.events.recorded", stateline__type="TurnCompleted") == 1
+        assert collector.counted("stateline.budget.limit") == 100
+        assert sum(point.count for _, point in collector.points("gen_ai.server.request.duration")) == 1
+
+
+async def test_an_engine_that_cannot_be_read_costs_its_values_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        async def readings(self, *, budgets: bool = True) -> Readings:
+            raise RuntimeError(f"a defect, budgets {budgets}")
+
+    async with collecting() as collector:
+        telemetry = telemetry_of(Telemetry(endpoint=collector.url, metrics=True, traces=False), {}, "1")
+        assert telemetry is not None
+        assert telemetry.measuring is not None
+        telemetry.measuring.read_from(Broken())
+        telemetry.measuring.record([of_model("m")])
+        with caplog.at_level(logging.WARNING, logger="stateline"):
+            await telemetry.close()
+        assert "cannot be told to the collector: RuntimeError" in caplog.text
+        assert len(collector.points("gen_ai.client.operation.duration")) == 1
 
 
 async def test_a_collector_that_is_away_costs_spans_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:

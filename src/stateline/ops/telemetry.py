@@ -67,6 +67,7 @@ class Telemetry:
         self._content = content
         self._ended: deque[Span | BareCall] = deque()
         self._begun: dict[StepKey, Begun] = {}
+        self._sending: asyncio.Task[None] | None = None
 
     # -- on the way of the work ------------------------------------------------------------------------
 
@@ -121,13 +122,12 @@ class Telemetry:
             self.measuring.read_from(engine)
         engine.show(self.counts)
         engine.trace(self.observe, self.observe_call)
-        sending: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(TELEMETRY_EVERY_S)
             await self.collect()
             # A collector that takes its time must not hold up what is measured.
-            if self.tracing is not None and (sending is None or sending.done()):
-                sending = asyncio.get_running_loop().create_task(self.tracing.flush())
+            if self.tracing is not None and (self._sending is None or self._sending.done()):
+                self._sending = asyncio.get_running_loop().create_task(self.tracing.flush())
 
     async def collect(self) -> None:
         """Make spans of what has ended, measure them, and leave them to be sent."""
@@ -153,6 +153,8 @@ class Telemetry:
     async def close(self) -> None:
         """Send what waits, within TELEMETRY_TIMEOUT_S each."""
         await self.collect()
+        if self._sending is not None:
+            await asyncio.wait([self._sending], timeout=TELEMETRY_TIMEOUT_S)
         if self.tracing is not None:
             await self.tracing.close()
         if self.measuring is not None:
