@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import json
 import os
@@ -17,7 +16,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from tests.crash.harness import Server
-from tests.ops.test_telemetry import collector
+from tests.ops.collector import collecting
 from tests.tools.mcp_servers import Seen, odd, said, shop
 
 from stateline.core import events as e
@@ -228,14 +227,14 @@ async def test_a_planted_secret_is_found_nowhere(tmp_path: Path) -> None:
         ScriptedUpstream(model) as upstream,
         shop(seen) as url,
         odd(echo) as (echo_url, _),
-        collector() as (collecting, spans, _),
+        collecting() as collector,
         aiohttp.ClientSession() as http,
     ):
         hosts = '", "'.join(each.removeprefix("http://").partition("/")[0] for each in (url, echo_url))
         settings = CONFIG.format(host=hosts, url=url, echo=echo_url)
         # With the content of turns, so that all there is to tell is told.
-        settings += f'\n[telemetry]\nendpoint = "{collecting}"\ncontent = true\n'
-        server = Server(tmp_path, upstream, settings=settings)
+        settings += f'\n[telemetry]\nendpoint = "{collector.url}"\nmetrics = true\ncontent = true\n'
+        server = Server(tmp_path, upstream, settings=settings, environment={"OTEL_METRIC_EXPORT_INTERVAL": "250"})
         try:
             await server.start()
             run = Run(server, http, url)
@@ -247,9 +246,8 @@ async def test_a_planted_secret_is_found_nowhere(tmp_path: Path) -> None:
                 assert (await run("GET", path))[0] == 200
             for each in (*sessions, *told):
                 assert (await run("GET", f"/v1/audit?session={each}"))[0] == 200
-            async with asyncio.timeout(20):
-                while not any(span.name.startswith("execute_tool") for span in spans):  # noqa: ASYNC110 - Nothing says it.
-                    await asyncio.sleep(0.05)
+            await collector.until(lambda: any(span.name.startswith("execute_tool") for span in collector.spans))
+            await collector.until(lambda: "mcp.client.operation.duration" in collector.metrics)
             # What a kill leaves, and what a gentle end does.
             await server.kill()
             files = {f"killed {name}": data for name, data in files_of(tmp_path).items()}
@@ -260,7 +258,8 @@ async def test_a_planted_secret_is_found_nowhere(tmp_path: Path) -> None:
             await server.close()
     records = recorded(server.database)
     everywhere = [*files.items(), *run.said, *records.items()]
-    everywhere += [(f"span {span.name}", span.SerializeToString()) for span in spans]
+    assert collector.metrics.keys() >= {"mcp.client.operation.duration", "stateline.events.recorded"}
+    everywhere += [("what the collector was sent", raw) for raw in collector.raw]
     planted = (VAULT, SENT, HEADER, BEARER)
     found = [(where, secret) for secret in planted for where, data in everywhere if holds(data, secret)]
     assert found == []
