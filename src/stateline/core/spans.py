@@ -14,13 +14,14 @@ import msgspec
 
 from stateline.core import events as e
 from stateline.core.calls import Usage
+from stateline.core.hosted import OWN_SERVER
 from stateline.core.ids import digest, effect_key
 from stateline.core.placing import Ruling
 from stateline.core.session import Session, Turn, fold
 
 Value = str | int | tuple[str, ...]
 _TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
-_LOCAL_HOSTS = frozenset({"functions", "sandbox"})
+_LOCAL_HOSTS = frozenset({OWN_SERVER, "functions", "sandbox"})
 """Labels of the tool hosts that are no MCP servers."""
 _PROVIDERS = {
     "openai": "openai",

@@ -8,6 +8,7 @@ from tests.unit.core.driver import REF, START_MS
 
 from stateline.core import events as e
 from stateline.core.calls import Usage
+from stateline.core.hosted import OWN_SERVER
 from stateline.core.items import InputText, McpListTools, Message
 from stateline.core.placing import Ruling
 from stateline.core.session import fold_all, new_session
@@ -147,12 +148,13 @@ def test_what_the_fold_does_not_keep_is_told_where_it_is_known() -> None:
     assert (unknown.first_ms, "stateline.verdict" in unknown.attributes) == (0, False)
 
 
-def test_a_tool_of_this_machine_is_no_mcp_servers() -> None:
-    local = msgspec.structs.replace(CALL, server="sandbox")
-    tools = msgspec.structs.replace(SHOP, label="sandbox")
+@pytest.mark.parametrize("label", ["functions", "sandbox", OWN_SERVER])
+def test_a_tool_of_this_machine_is_no_mcp_servers(label: str) -> None:
+    local = msgspec.structs.replace(CALL, server=label)
+    tools = msgspec.structs.replace(SHOP, label=label)
     _, tool = told(
         requested(CALLER),
-        e.ToolsListed(turn=1, servers=(tools,), items=(McpListTools(id="l", server_label="sandbox"),)),
+        e.ToolsListed(turn=1, servers=(tools,), items=(McpListTools(id="l", server_label=label),)),
         started(),
         e.ModelCallFinished(turn=1, step=1, finish_reason="tool_calls", calls=(local,)),
         e.EffectDispatched(turn=1, step=2, call=local, effect="unsafe"),
