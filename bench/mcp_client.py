@@ -18,7 +18,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx2
-from mcp.client.auth import OAuthClientProvider
 from mcp.client.auth.extensions.identity_assertion import IdentityAssertionOAuthProvider
 from mcp.shared.auth import AuthorizationCodeResult, OAuthClientInformationFull, OAuthClientMetadata
 
@@ -26,6 +25,7 @@ from stateline.core.tools import ToolCall, ToolError
 from stateline.tools.egress import Egress
 from stateline.tools.mcp import McpHost
 from stateline.tools.mcp_auth import MakeAuth, MemoryTokens, client_credentials, private_key_jwt
+from stateline.tools.mcp_auth_issuer import NamedIssuer
 from stateline.tools.mcp_server import McpServer
 
 REDIRECT = "http://localhost:3000/callback"
@@ -33,7 +33,11 @@ METADATA_URL = "https://conformance-test.local/client-metadata.json"
 ARGUMENTS: dict[str, dict[str, Any]] = {"add_numbers": {"a": 5, "b": 3}}
 
 
-def login(context: dict[str, Any]) -> MakeAuth:
+class Login(NamedIssuer):
+    """A person's login, for which the operator has named the issuer."""
+
+
+def login(context: dict[str, Any], issuer: str | None) -> MakeAuth:
     """A person's login, without the person."""
     known = None
     if "client_id" in context:
@@ -63,7 +67,9 @@ def login(context: dict[str, Any]) -> MakeAuth:
             grant_types=["authorization_code", "refresh_token"],
             response_types=["code"],
         )
-        return OAuthClientProvider(url, metadata, tokens, redirect, callback, METADATA_URL)
+        auth = Login(url, metadata, tokens, redirect, callback, METADATA_URL)
+        auth.named_issuer = issuer
+        return auth
 
     return make
 
@@ -105,6 +111,14 @@ async def issuer_of(url: str) -> str:
         return metadata.json()["issuer"]
 
 
+async def root_issuer(url: str) -> str:
+    """The same of a server of MCP's 2025-03-26 edition."""
+    parts = urlsplit(url)
+    async with httpx2.AsyncClient() as client:
+        metadata = await client.get(f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server")
+        return metadata.json()["issuer"]
+
+
 async def auth_for(scenario: str, url: str, context: dict[str, Any]) -> MakeAuth | None:
     if not scenario.startswith("auth/"):
         return None
@@ -116,7 +130,8 @@ async def auth_for(scenario: str, url: str, context: dict[str, Any]) -> MakeAuth
         return client_credentials(context["client_id"], lambda: secret, await issuer_of(url))
     if scenario == "auth/cross-app-access-complete-flow":
         return across_apps(context, await issuer_of(url))
-    return login(context)
+    legacy = scenario == "auth/2025-03-26-oauth-metadata-backcompat"
+    return login(context, await root_issuer(url) if legacy else None)
 
 
 async def run(url: str) -> None:

@@ -248,15 +248,22 @@ async def test_a_token_that_was_changed_in_its_file_is_read_after_a_refusal(tmp_
 
 
 @contextlib.asynccontextmanager
-async def with_tokens(rule: Rule, told: list[str]) -> AsyncGenerator[str]:
-    """A server with its token server beside it, which gives out SECRET and notes what it was told."""
+async def with_tokens(rule: Rule, told: list[str], *, legacy: str | None = None) -> AsyncGenerator[str]:
+    """A server with its token server beside it, which gives out SECRET and notes what it was told.
+
+    ``legacy``: it is of MCP's 2025-03-26 edition, and names an issuer under this path of its origin.
+    """
 
     async def metadata(request: Request) -> Response:
         base = str(request.base_url).rstrip("/")
-        if "protected-resource" in request.url.path:
+        if legacy is not None:
+            if request.url.path != "/.well-known/oauth-authorization-server":
+                return Response(status_code=404)
+        elif "protected-resource" in request.url.path:
             return JSONResponse({"resource": f"{base}/mcp", "authorization_servers": [base]})
         endpoints = {"authorization_endpoint": f"{base}/authorize", "token_endpoint": f"{base}/token"}
-        return JSONResponse({"issuer": base, **endpoints, "response_types_supported": ["code"]})
+        issuer = base + (legacy or "")
+        return JSONResponse({"issuer": issuer, **endpoints, "response_types_supported": ["code"]})
 
     async def token(request: Request) -> Response:
         told.append(request.headers["authorization"])
@@ -305,6 +312,31 @@ async def test_a_server_that_names_another_issuer_gets_no_secret(tmp_path: Path)
     told: list[str] = []
     async with with_tokens(tokens_alone, told) as base:
         text = OAUTH.format(url=base, issuer="https://login.example")
+        found = configured(tmp_path, text, {"SHOP_SECRET": CLIENT_SECRET})
+        with pytest.raises(ToolError) as error:
+            await found.own["a"].call(call("act"))
+        await found.close()
+    assert (error.value.code, error.value.sent) == ("tool_auth_refused", False)
+    assert not told
+
+
+async def test_a_legacy_server_may_name_the_issuer_that_the_operator_named(tmp_path: Path) -> None:
+    told: list[str] = []
+    async with with_tokens(tokens_alone, told, legacy="/oauth") as base:
+        text = OAUTH.format(url=base, issuer=f"{base}/oauth")
+        found = configured(tmp_path, text, {"SHOP_SECRET": CLIENT_SECRET})
+        assert (await found.own["a"].call(call("act"))).output == "[redacted]"
+        await found.close()
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("issuer", ["{base}", "{base}/other", "https://login.example/oauth"])
+async def test_a_legacy_server_that_names_an_issuer_whom_nobody_named_gets_no_secret(
+    tmp_path: Path, issuer: str
+) -> None:
+    told: list[str] = []
+    async with with_tokens(tokens_alone, told, legacy="/oauth") as base:
+        text = OAUTH.format(url=base, issuer=issuer.format(base=base))
         found = configured(tmp_path, text, {"SHOP_SECRET": CLIENT_SECRET})
         with pytest.raises(ToolError) as error:
             await found.own["a"].call(call("act"))

@@ -48,9 +48,11 @@ def client_credentials(
     tokens = MemoryTokens()
 
     def make(url: str) -> Any:
-        from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
+        from stateline.tools.mcp_auth_issuer import ClientCredentials
 
-        return ClientCredentialsOAuthProvider(url, tokens, client_id, secret(), method, scope, issuer)
+        auth = ClientCredentials(url, tokens, client_id, secret(), method, scope, issuer)
+        auth.named_issuer = issuer
+        return auth
 
     return make
 
@@ -62,12 +64,16 @@ def private_key_jwt(
     tokens = MemoryTokens()
 
     def make(url: str) -> Any:
-        from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters
+        from mcp.client.auth.extensions.client_credentials import SignedJWTParameters
+
+        from stateline.tools.mcp_auth_issuer import PrivateKeyJwt
 
         signed = SignedJWTParameters(
             issuer=client_id, subject=client_id, signing_key=key(), signing_algorithm=algorithm
         ).create_assertion_provider()
-        return PrivateKeyJWTOAuthProvider(url, tokens, client_id, signed, scope, issuer)
+        auth = PrivateKeyJwt(url, tokens, client_id, signed, scope, issuer)
+        auth.named_issuer = issuer
+        return auth
 
     return make
 
@@ -104,7 +110,9 @@ def vault_private_key_jwt(
     tokens = MemoryTokens()
 
     def make(url: str) -> Any:
-        from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters
+        from mcp.client.auth.extensions.client_credentials import SignedJWTParameters
+
+        from stateline.tools.mcp_auth_issuer import PrivateKeyJwt
 
         async def signed(audience: str) -> str:
             terms = SignedJWTParameters(
@@ -112,6 +120,8 @@ def vault_private_key_jwt(
             )
             return await terms.create_assertion_provider()(audience)
 
-        return PrivateKeyJWTOAuthProvider(url, tokens, client_id, signed, scope, issuer)
+        auth = PrivateKeyJwt(url, tokens, client_id, signed, scope, issuer)
+        auth.named_issuer = issuer
+        return auth
 
     return make

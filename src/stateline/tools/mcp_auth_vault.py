@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 import httpx2
 from mcp.client.auth import TokenStorage
-from mcp.client.auth.extensions.client_credentials import ClientCredentialsOAuthProvider
+
+from stateline.tools.mcp_auth_issuer import ClientCredentials
 
 
-class SealedClientCredentials(ClientCredentialsOAuthProvider):
+class SealedClientCredentials(ClientCredentials):
     """Opens the secret for each request for a token; the SDK's own holds it as long as it lives.
 
     Args:
@@ -30,6 +31,7 @@ class SealedClientCredentials(ClientCredentialsOAuthProvider):
         issuer: str | None,
     ) -> None:
         super().__init__(url, storage, client_id, "", method, scope, issuer)
+        self.named_issuer = issuer
         self._secret = secret
 
     async def _exchange_token_client_credentials(self) -> httpx2.Request:
