@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+import pytest
+
 from stateline.core.events import Event, SessionUpdated
 from stateline.core.ids import SessionRef
 from stateline.engine.live import LOOK_AGAIN_S, Live
@@ -225,3 +227,50 @@ async def test_a_post_that_the_tailer_was_told_before_the_session_was_owned_is_n
         await arrived.wait()
     assert got == [1]
     await live.stop()
+
+
+class Damaged(MemoryStore):
+    """A store in which one session cannot be read any more."""
+
+    damaged: SessionRef | None = None
+
+    async def tail(self, watched: Sequence[Watch], wait_s: float = 0.0) -> list[Event | Posted]:
+        if any(watch.session == self.damaged for watch in watched):
+            raise ValueError("no event")
+        return await super().tail(watched, wait_s)
+
+    async def read(
+        self, session: SessionRef, after: int = 0, *, until: int | None = None, chunks: bool = False,
+        snapshot: bool = False,
+    ) -> AsyncIterator[Event]:  # fmt: skip
+        if session == self.damaged:
+            raise ValueError("no event")
+        async for event in super().read(session, after, until=until, chunks=chunks, snapshot=snapshot):
+            yield event
+
+
+async def test_a_session_that_cannot_be_read_any_more_ends_its_own_readers_and_nobody_elses() -> None:
+    store = Damaged(clock=ManualClock())
+    await store.create(REF)
+    await append(store, 1)
+    other = SessionRef("t", "other")
+    await store.create(other)
+    live = Live(store)
+
+    async def other_followed() -> None:
+        async with contextlib.aclosing(live.follow(other, 0)) as batches:
+            async for _ in batches:
+                raise AssertionError("it has no events")
+
+    try:
+        broken = asyncio.create_task(other_followed())
+        going_on = asyncio.create_task(followed(live, 0, 2))
+        await asyncio.sleep(2 * LOOK_AGAIN_S)
+        store.damaged = other
+        await append(store, 2)
+        assert await going_on == [1, 2]
+        async with asyncio.timeout(PATIENCE_S):
+            with pytest.raises(ValueError, match="no event"):
+                await broken
+    finally:
+        await live.stop()

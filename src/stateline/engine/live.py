@@ -302,8 +302,26 @@ class Live:
                 log.warning("cannot follow the log: %s", error.message)
                 await asyncio.sleep(_RETRY_S)
                 continue
+            except Exception:
+                log.exception("the log cannot be followed as it stands; sessions that cannot be read are left alone")
+                await self._leave_alone(watches)
+                await asyncio.sleep(_RETRY_S)
+                continue
             for record in records:
                 self._deliver(record)
+
+    async def _leave_alone(self, watches: list[Watch]) -> None:
+        """Follow no session that cannot be read: its readers find out by reading it, and others' go on."""
+        for watch in watches:
+            try:
+                await self._store.tail([watch])
+            except StoreUnavailable:
+                return
+            except Exception:
+                watched = self._watched.pop(watch.session, None)
+                for follower in () if watched is None else watched.followers:
+                    follower.registered = False
+                    follower.lag()
 
     async def _ask(self, watches: list[Watch]) -> list[Event | Posted]:
         """Only here ``_look_again`` may interrupt, and only once: a second time would end the tailer."""

@@ -35,10 +35,10 @@ class SessionRow(Protocol):
     def crashed(self) -> int: ...
 
 
-def is_unreadable(error: BaseException | None) -> bool:
+def is_unreadable(error: BaseException) -> bool:
     """Whether a stored body could not be read though the store could: it is damaged, or nobody of ours wrote it."""
     if isinstance(error, StoreUnavailable):
-        return error.code == "blob_lost" or is_unreadable(error.__cause__)
+        return error.code == "blob_lost"
     return isinstance(error, msgspec.MsgspecError | ValueError)
 
 

@@ -241,6 +241,11 @@ async def close(db: Connection) -> None:
 # -- errors ------------------------------------------------------------------------------------------
 
 
+def is_its(error: BaseException) -> bool:
+    """Whether the database, or the way to it, is to blame for an error."""
+    return isinstance(error, pg.PostgresError | pg.InterfaceError | pg.InternalClientError | OSError | TimeoutError)
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether the connection or the server went away, or is one that cannot write any more."""
     if isinstance(error, pg.InterfaceError):

@@ -98,6 +98,8 @@ class Pool:
                         self._idle.append(_Idle(db, whom))
                     else:
                         db.terminate()  # Nobody can say what it would show.
+                    if not connecting.is_its(error):
+                        raise  # A row that cannot be read, and not a database that cannot.
                     raise connecting.unavailable(error) from error
                 # The others went the same way, most likely.
                 self._drop(db, *(other.db for other in self._idle))

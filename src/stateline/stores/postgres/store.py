@@ -176,7 +176,7 @@ class PostgresStore:
         claimed: list[Claimed] = await self._submit(Claim, node, limit, self._turns)
         try:
             return [own for row in claimed if (own := await self._handed_out(row, node)) is not None]
-        except StatelineError:
+        except Exception:
             # Nobody will hear that they are owned, so nobody must own them.
             await self._submit(GiveBack, [Taken(row.number, node, row.epoch) for row in claimed])
             raise
@@ -185,10 +185,10 @@ class PostgresStore:
         """What the claimer gets; None, and the session is set aside, where its inbox cannot be read."""
         try:
             inbox = await self._inbox(row)
-        except StatelineError as error:
+        except Exception as error:
             if not is_unreadable(error):
                 raise
-            log_unreadable(row.session, error.__cause__ or error)
+            log_unreadable(row.session, error)
             await self._submit(SetAside, row, node)
             return None
         return Ownership(
