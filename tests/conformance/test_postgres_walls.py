@@ -249,7 +249,7 @@ async def test_a_connection_that_could_not_be_told_is_given_up(two: Two, monkeyp
     assert await lent.run(count, None) == 2
 
     async def fails(*_: object) -> None:
-        raise ValueError("planted")
+        raise asyncpg.PostgresError("planted")
 
     with monkeypatch.context() as planted:
         planted.setattr(pool.connecting, "work_for", fails)
