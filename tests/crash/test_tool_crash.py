@@ -87,7 +87,11 @@ class Run:
         self.world.release()
 
     async def kills(self, count: int) -> Counter[str]:
-        """Kill and start again; every turn that was struck ends before the next call is."""
+        """Kill and start again; every turn that was struck ends before the next call is.
+
+        So does one of which its client heard nothing. Nothing is struck three times without a step between, which would
+        be what quarantines a session.
+        """
         done: Counter[str] = Counter()
         while done.total() < count:
             # Each place comes as often as the others.
@@ -100,10 +104,13 @@ class Run:
                 await asyncio.sleep(self.random.uniform(0.2, 1.0))
                 await self.server.kill()
                 done["recovery"] += 1
+            unheard = set(checks.stuck(checks.read_log(self.server.database)))
             await self.server.start()
             async with asyncio.timeout(START_S_MAX):
                 while struck & self.open:  # noqa: ASYNC110 - The clients ask the server.
                     await asyncio.sleep(0.03)
+                while unheard & set(checks.stuck(checks.read_log(self.server.database))):  # noqa: ASYNC110 - Nor here.
+                    await asyncio.sleep(0.1)
         return done
 
     async def listed(self, client: openai.AsyncOpenAI, status: str) -> dict[str, Any]:
