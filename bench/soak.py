@@ -38,7 +38,7 @@ from stateline.core.items import InputText, Message
 from stateline.core.response import Response
 from stateline.engine import Engine, Submission
 from stateline.models.catalogue import Catalogue
-from stateline.ports import Deployment, Ownership, Store
+from stateline.ports import Deployment, Hold, Ownership, Store
 from stateline.stores.clock import SystemClock
 from stateline.stores.sqlite import open_sqlite
 
@@ -75,10 +75,18 @@ class Timed:
         self.appends_ms: list[float] = []
 
     def append(
-        self, own: Ownership, expected_seq: int, events: Sequence[Event], **more: Any
+        self,
+        own: Ownership,
+        expected_seq: int,
+        events: Sequence[Event],
+        holds: Sequence[Hold] = (),
+        *,
+        release: bool = False,
+        create: bool = False,
     ) -> Coroutine[Any, Any, int]:
         # The call itself queues, so it is made here and not when its result is awaited.
-        return self._timed(time.perf_counter(), self._store.append(own, expected_seq, events, **more))
+        result = self._store.append(own, expected_seq, events, holds, release=release, create=create)
+        return self._timed(time.perf_counter(), result)
 
     async def _timed(self, began_s: float, result: Coroutine[Any, Any, int]) -> int:
         head = await result

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from bench import formats, proctree
+from bench import formats, proctree, soak
 from bench.bounds import check
 from bench.decoders import TOKENS, streams
 from bench.load import KINDS, Load, drive, request_bytes
@@ -157,3 +157,10 @@ async def test_reference_log_keeps_what_it_acknowledged(tmp_path: Path) -> None:
     await log.close()
     assert log.records == 21
     assert 2 <= log.commits <= 21
+
+
+async def test_the_soak_runs_in_small_over_the_store_as_it_is_now(tmp_path: Path) -> None:
+    small = soak.Soak(turns=40, sessions=4, concurrency=2)
+    await soak.soak(small, tmp_path)
+    assert small.done == 40
+    assert len(small.resident_mb) == len(small.append_p99_ms) == soak.PARTS
