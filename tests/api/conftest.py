@@ -23,7 +23,8 @@ from stateline.core.calls import ModelDelta, ModelRequest
 from stateline.core.errors import ModelError
 from stateline.engine import Engine
 from stateline.identity.keys import Keys, OpenAuthenticator
-from stateline.identity.vault import Vault, master_keys, new_master_key
+from stateline.identity.raw_keys import new_key
+from stateline.identity.vault import Vault, master_keys
 from stateline.models.catalogue import Catalogue
 from stateline.ports import Clock, Deployment, ModelClient
 from stateline.stores.clock import SystemClock
@@ -148,7 +149,7 @@ class Served:
         parts: dict[str, Any] = {"client": self, "catalogue": catalogue, "clock": clock, "entropy": os.urandom}
         self.engine = Engine(store=store, volatile=Engine(store=memory, durable=False, **parts), **parts)
         await self.engine.start()
-        self.vault = Vault(store, clock, os.urandom, master_keys(new_master_key(os.urandom)))
+        self.vault = Vault(store, clock, os.urandom, master_keys(new_key(os.urandom)))
         self.keys = Keys(store, clock, os.urandom, admin_token=ADMIN_TOKEN)
         auth = self._auth or (self.keys if self._auth_mode == "keys" else OpenAuthenticator(ADMIN_TOKEN))
         self._app = app = create_app(self.engine, auth, self._options, keys=self.keys, vault=self.vault)

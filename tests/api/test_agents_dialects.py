@@ -10,7 +10,7 @@ import anthropic
 import openai
 import pytest
 from tests.api.test_hosted_tools import CONFIG, ended
-from tests.crash.harness import Server
+from tests.crash.harness import Server, running_server
 from tests.tools.mcp_servers import Seen, shop
 
 from stateline.testing import ScriptedCall, ScriptedUpstream
@@ -41,12 +41,8 @@ async def seen() -> Seen:
 async def server(tmp_path: Path, seen: Seen) -> AsyncGenerator[Server]:
     async with ScriptedUpstream(clerk) as upstream, shop(seen) as url:
         host = url.removeprefix("http://").partition("/")[0]
-        server = Server(tmp_path, upstream, settings=CONFIG.format(host=host))
-        try:
-            await server.start()
+        async with running_server(tmp_path, upstream, settings=CONFIG.format(host=host)) as server:
             yield server
-        finally:
-            await server.close()
 
 
 async def test_chat_completions_use_an_agent(server: Server, seen: Seen) -> None:

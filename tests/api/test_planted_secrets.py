@@ -21,7 +21,7 @@ from tests.tools.mcp_servers import Seen, odd, said, shop
 
 from stateline.core import events as e
 from stateline.identity.admin_file import read_admin_file
-from stateline.identity.audit import new_audit_key
+from stateline.identity.raw_keys import new_key
 from stateline.testing import ScriptedCall, ScriptedUpstream
 from stateline.testing.scripted import Answer, Asked
 
@@ -221,7 +221,7 @@ async def call_with_the_vault(run: Run, seen: Seen, echo: Echo) -> list[str]:
 async def test_a_planted_secret_is_found_nowhere(tmp_path: Path) -> None:
     seen = Seen()
     (tmp_path / "master.key").write_text(base64.b64encode(bytes(range(32))).decode() + "\n")
-    (tmp_path / "audit.key").write_text(new_audit_key(os.urandom) + "\n")
+    (tmp_path / "audit.key").write_text(new_key(os.urandom) + "\n")
     echo = Echo()
     async with (
         ScriptedUpstream(model) as upstream,

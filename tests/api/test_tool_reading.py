@@ -10,7 +10,7 @@ from typing import Any
 
 import openai
 import pytest
-from tests.crash.harness import Server
+from tests.crash.harness import Server, running_server
 
 from stateline.core.limits import TOOL_OUTPUT_SHOWN_BYTES
 from stateline.testing import ScriptedCall, ScriptedUpstream
@@ -68,13 +68,8 @@ def calling(name: str, **arguments: Any) -> Answer:
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncGenerator[Server]:
     (tmp_path / "journal_of_a_test.py").write_text(MODULE)
-    async with ScriptedUpstream(Reads()) as upstream_url:
-        server = Server(tmp_path, upstream_url, settings=CONFIG)
-        try:
-            await server.start()
-            yield server
-        finally:
-            await server.close()
+    async with ScriptedUpstream(Reads()) as upstream, running_server(tmp_path, upstream, settings=CONFIG) as server:
+        yield server
 
 
 async def test_a_long_output_is_shown_in_part_and_searched_after_a_restart(server: Server) -> None:

@@ -23,14 +23,15 @@ from stateline.core.errors import BadRequest, NotFound, StoreUnavailable
 from stateline.core.ids import SessionRef
 from stateline.core.limits import AUDIT_ANCHORS_WAITING_MAX, AUDIT_SEGMENT_RECORDS_MAX, Retention
 from stateline.core.links import Anchor, Record
-from stateline.identity.audit import Auditor, apart, audit_keys, check_signature, new_audit_key, public_keys
+from stateline.identity.audit import Auditor, apart, audit_keys, check_signature, public_keys
+from stateline.identity.raw_keys import new_key
 from stateline.ops.anchoring import Anchoring, Signer
 from stateline.ports import SessionMissing
 from stateline.stores.sqlite import SqliteStore, open_sqlite
 from stateline.testing import ManualClock
 from stateline.testing.store_rig import START_MS
 
-KEYS = audit_keys(new_audit_key(lambda count: b"k" * count))
+KEYS = audit_keys(new_key(lambda count: b"k" * count))
 SAID = "a sentence that must not outlive its session"
 NOW = Retention(chunks_s=1, deleted_s=0, snapshots_s=0)
 
@@ -72,6 +73,15 @@ def records(chain: list[str]) -> list[Record]:
 
 def anchors(chain: list[str]) -> list[Anchor]:
     return [msgspec.json.decode(line, type=Anchor) for line in chain if line.startswith('{"type":"anchor"')]
+
+
+def reword(database: Path) -> None:
+    """Change what was SAID, behind the back of the store."""
+    with closing(sqlite3.connect(database)) as db:
+        words = "CAST(replace(CAST(body AS TEXT), 'sentence', 'sentense') AS BLOB)"
+        changed = db.execute(f"UPDATE events SET body = {words} WHERE instr(body, CAST('sentence' AS BLOB))").rowcount
+        db.commit()
+    assert changed
 
 
 async def delete(writing: Writing, ref: SessionRef) -> None:
@@ -132,11 +142,7 @@ async def test_a_change_in_the_database_after_a_signature_is_found(
     await writing.turn(ref, START_MS, SAID)
     await auditor.chain(*ref)
     await store.close()
-    with closing(sqlite3.connect(tmp_path / "a.db")) as db:
-        words = "CAST(replace(CAST(body AS TEXT), 'sentence', 'sentense') AS BLOB)"
-        changed = db.execute(f"UPDATE events SET body = {words} WHERE instr(body, CAST('sentence' AS BLOB))").rowcount
-        db.commit()
-    assert changed
+    reword(tmp_path / "a.db")
     again = await open_sqlite(tmp_path / "a.db", clock=clock)
     try:
         broken = checked(await Auditor(again, clock, os.urandom, KEYS).chain(*ref)).broken
@@ -222,7 +228,7 @@ async def test_sessions_that_are_not_there_have_no_chain(writing: Writing, audit
             await auditor.chain(*missing)
 
 
-@pytest.mark.parametrize("text", ["", "x", "AAAA", "\n".join([new_audit_key(os.urandom)] * 9)])
+@pytest.mark.parametrize("text", ["", "x", "AAAA", "\n".join([new_key(os.urandom)] * 9)])
 def test_what_is_no_key_is_refused(text: str) -> None:
     with pytest.raises(BadRequest, match="key") as refused:
         audit_keys(text)
@@ -232,7 +238,7 @@ def test_what_is_no_key_is_refused(text: str) -> None:
 
 
 def test_a_signature_of_another_key_or_of_none_does_not_hold() -> None:
-    other = audit_keys(new_audit_key(os.urandom))[0]
+    other = audit_keys(new_key(os.urandom))[0]
     assert check_signature(KEYS[0].public, KEYS[0].sign(b"m"), b"m")
     assert not check_signature(other.public, KEYS[0].sign(b"m"), b"m")
     assert not check_signature(b"short", KEYS[0].sign(b"m"), b"m")
@@ -284,10 +290,7 @@ async def test_a_change_is_found_though_nobody_has_exported_before_it(
         clock.advance(60)
         await signer.until(1)
     await store.close()
-    with closing(sqlite3.connect(tmp_path / "a.db")) as db:
-        words = "CAST(replace(CAST(body AS TEXT), 'sentence', 'sentense') AS BLOB)"
-        db.execute(f"UPDATE events SET body = {words} WHERE instr(body, CAST('sentence' AS BLOB))")
-        db.commit()
+    reword(tmp_path / "a.db")
     again = await open_sqlite(tmp_path / "a.db", clock=clock)
     try:
         broken = checked(await Auditor(again, clock, os.urandom, KEYS).chain(*ref)).broken

@@ -23,19 +23,19 @@ from stateline.core.limits import KEYS_REFRESH_S, SECRET_BYTES_MAX, SECRET_NAME_
 from stateline.core.secrets import Secret, reference_of
 from stateline.identity import vault as module
 from stateline.identity.log import SystemLog
+from stateline.identity.raw_keys import new_key
 from stateline.identity.vault import (
     VAULT_SESSION,
     MasterKey,
     Vault,
     VaultUnusable,
     master_keys,
-    new_master_key,
 )
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
 
 PLANTED = "tok-planted-3f9a1c77"
-RAW_KEY = new_master_key(os.urandom)
+RAW_KEY = new_key(os.urandom)
 
 
 class SetClock:
@@ -62,7 +62,7 @@ async def store(clock: SetClock) -> AsyncGenerator[MemoryStore]:
 
 
 def _key() -> MasterKey:
-    return master_keys(new_master_key(os.urandom))[0]
+    return master_keys(new_key(os.urandom))[0]
 
 
 async def _stored(store: MemoryStore) -> list[SecretStored]:
@@ -193,10 +193,10 @@ def test_what_is_no_master_key_is_refused_and_not_repeated(text: str) -> None:
 
 
 def test_there_are_so_many_master_keys() -> None:
-    made = "\n".join(new_master_key(os.urandom) for _ in range(VAULT_KEYS_MAX))
+    made = "\n".join(new_key(os.urandom) for _ in range(VAULT_KEYS_MAX))
     assert len({key.id for key in master_keys(made)}) == VAULT_KEYS_MAX
     with pytest.raises(BadRequest):
-        master_keys(made + "\n" + new_master_key(os.urandom))
+        master_keys(made + "\n" + new_key(os.urandom))
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", ".x", "a b", "ä", "a\n", "n" * (SECRET_NAME_CHARS_MAX + 1)])

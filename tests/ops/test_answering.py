@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from tests.api.test_hosted_tools import CONFIG, ended, refunds
-from tests.crash.harness import Server
+from tests.crash.harness import Server, running_server
 from tests.ops.server import Said
 from tests.tools.mcp_servers import Seen, shop
 from typer.testing import CliRunner
@@ -43,12 +43,8 @@ async def seen() -> Seen:
 async def server(tmp_path: Path, seen: Seen) -> AsyncGenerator[Server]:
     async with ScriptedUpstream(refunds) as upstream, shop(seen) as url:
         host = url.removeprefix("http://").partition("/")[0]
-        server = Server(tmp_path, upstream, settings=CONFIG.format(host=host))
-        try:
-            await server.start()
+        async with running_server(tmp_path, upstream, settings=CONFIG.format(host=host)) as server:
             yield server
-        finally:
-            await server.close()
 
 
 async def test_what_waits_is_listed_shown_and_answered_and_a_refusal_is_one_line(server: Server, seen: Seen) -> None:

@@ -18,7 +18,8 @@ from tests.tools.mcp_servers import Seen, odd, shop
 
 from stateline.config import Config, load
 from stateline.core.secrets import Secret
-from stateline.identity.vault import Vault, master_keys, new_master_key
+from stateline.identity.raw_keys import new_key
+from stateline.identity.vault import Vault, master_keys
 from stateline.ops import checks_tools
 from stateline.ops.findings import Finding
 from stateline.stores.clock import SystemClock
@@ -43,7 +44,7 @@ async def probed(folder: Path, text: str) -> dict[str, Finding]:
 
 async def with_secrets(folder: Path, *stored: tuple[str, str]) -> None:
     """A database whose vault has these, by tenant and name."""
-    key = new_master_key(os.urandom)
+    key = new_key(os.urandom)
     (folder / "master.key").write_text(key + "\n")
     store = await open_sqlite(folder / "stateline.db")
     vault = Vault(store, SystemClock(), os.urandom, master_keys(key))
@@ -138,11 +139,11 @@ async def test_a_vault_that_cannot_be_read_or_does_not_open_is_a_failure(tmp_pat
     assert "master.key cannot be read" in found.message
     (tmp_path / "master.key").write_text("not a key\n")
     assert examined(tmp_path, VAULT)["vault"].state == "fail"
-    (tmp_path / "master.key").write_text(new_master_key(os.urandom))
+    (tmp_path / "master.key").write_text(new_key(os.urandom))
     found = examined(tmp_path, VAULT)["vault"]
     assert found.message == "master keys: 1; secrets: 0, of tenants: 0; all open"
     await with_secrets(tmp_path, ("acme", "token"))
-    (tmp_path / "master.key").write_text(new_master_key(os.urandom))
+    (tmp_path / "master.key").write_text(new_key(os.urandom))
     found = examined(tmp_path, VAULT)["vault"]
     assert (found.state, found.todo) == ("fail", "see vault_key_missing in docs/errors.md")
     (tmp_path / "stateline.db").write_bytes(b"something else")
@@ -153,7 +154,7 @@ async def test_a_vault_that_cannot_be_read_or_does_not_open_is_a_failure(tmp_pat
 async def test_the_vault_of_a_postgres_is_read(tmp_path: Path, postgres: PostgresServer) -> None:
     from stateline.stores.postgres import open_postgres
 
-    key = new_master_key(os.urandom)
+    key = new_key(os.urandom)
     (tmp_path / "master.key").write_text(key)
     store = await open_postgres(postgres.url(tcp=True))
     await Vault(store, SystemClock(), os.urandom, master_keys(key)).put("acme", "token", Secret(PLANTED))
@@ -199,7 +200,7 @@ def test_secrets_of_functions_are_held_against_what_they_may_have(tmp_path: Path
     text = f'{VAULT}[tools]\nfunctions = ["tests.tools.test_functions:charge"]\n'
     found = examined(tmp_path, text)["tools"]
     assert (found.state, "vault:pay" in found.message) == ("fail", True)
-    (tmp_path / "master.key").write_text(new_master_key(os.urandom))
+    (tmp_path / "master.key").write_text(new_key(os.urandom))
     found = examined(tmp_path, text + 'function_secrets = {charge = ["vault:pay"]}\n')
     assert (found["tools"].state, found["vault:pay"].message) == (
         "ok",

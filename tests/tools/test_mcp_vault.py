@@ -26,7 +26,8 @@ from tests.tools.test_mcp_hosts import configured, tokens_alone, with_tokens
 from stateline.core.limits_tools import MCP_TENANT_SESSIONS_MAX, SECRETS_TOLD_MAX
 from stateline.core.secrets import Secret
 from stateline.core.tools import ToolCall, ToolError
-from stateline.identity.vault import MasterKey, Vault, master_keys, new_master_key
+from stateline.identity.raw_keys import new_key
+from stateline.identity.vault import MasterKey, Vault, master_keys
 from stateline.stores.clock import SystemClock
 from stateline.stores.memory import MemoryStore
 from stateline.tools.credentials import Told
@@ -46,7 +47,7 @@ def call(tool: str = "act", tenant: str = "acme", **arguments: Any) -> ToolCall:
 
 
 def key() -> MasterKey:
-    return master_keys(new_master_key(os.urandom))[0]
+    return master_keys(new_key(os.urandom))[0]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 
 import typer
 
-from stateline.cli._options import load_config
+from stateline.cli._options import load_config, print_json
 from stateline.core.errors import BadRequest, NotFound, Unauthorized
 from stateline.core.ids import item_session
 from stateline.ops.asking import ask_as_client, local
@@ -172,3 +172,11 @@ def policy_line(entry: Shown) -> str | None:
         return None
     by = ", ".join(policy["policies"]) or "nothing permits it"
     return f"{policy['outcome']} ({by})" + ("" if policy["enforced"] else ", only recorded")
+
+
+def print_answer(answered: Shown, word: str, *, as_json: bool) -> None:
+    """What an answer has set off: ``word`` says what was answered."""
+    if as_json:
+        print_json(answered)
+    else:
+        sys.stdout.write(f"{word} {plain(answered['id'])}; it goes on as {plain(answered['response_id'])}\n")

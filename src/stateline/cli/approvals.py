@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -12,13 +11,14 @@ from stateline.cli._server import (
     KEY_ENV,
     KeyOption,
     LimitOption,
+    Server,
     SessionOption,
     UrlOption,
     checked_id,
     find_server,
     moment,
-    plain,
     policy_line,
+    print_answer,
     print_fields,
     print_table,
 )
@@ -125,9 +125,8 @@ def approve(
       stateline approvals approve mcpr_06h01cz5v5s8e9q2t1s2i0
       stateline approvals approve mcpr_06h01cz5v5s8e9q2t1s2i0 --reason "within the limit" --json
     """
-    body: Shown = {"approve": True, "reason": reason}
-    answered = find_server(config, url, api_key_env).ask("POST", _path(approval_id), body)
-    _say(answered, "approved", as_json=as_json)
+    server = find_server(config, url, api_key_env)
+    print_answer(_answered(server, approval_id, reason, approve=True), "approved", as_json=as_json)
 
 
 @app.command()
@@ -146,20 +145,13 @@ def reject(
     Examples:
       stateline approvals reject mcpr_06h01cz5v5s8e9q2t1s2i0 --reason "ask the customer first"
     """
-    body: Shown = {"approve": False, "reason": reason}
-    answered = find_server(config, url, api_key_env).ask("POST", _path(approval_id), body)
-    _say(answered, "rejected", as_json=as_json)
+    server = find_server(config, url, api_key_env)
+    print_answer(_answered(server, approval_id, reason, approve=False), "rejected", as_json=as_json)
 
 
-def _path(approval_id: str) -> str:
-    return f"{_PATH}/{checked_id(approval_id, 'approval')}"
-
-
-def _say(answered: Shown, word: str, *, as_json: bool) -> None:
-    if as_json:
-        print_json(answered)
-    else:
-        sys.stdout.write(f"{word} {plain(answered['id'])}; it goes on as {plain(answered['response_id'])}\n")
+def _answered(server: Server, approval_id: str, reason: str | None, *, approve: bool) -> Shown:
+    path = f"{_PATH}/{checked_id(approval_id, 'approval')}"
+    return server.ask("POST", path, {"approve": approve, "reason": reason})
 
 
 def _whom(each: Shown) -> str:

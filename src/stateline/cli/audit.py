@@ -38,10 +38,10 @@ def key(
     import os
     from base64 import b64encode
 
-    from stateline.identity.audit import new_audit_key
+    from stateline.identity.raw_keys import new_key
 
     if not public:
-        sys.stdout.write(new_audit_key(os.urandom) + "\n")
+        sys.stdout.write(new_key(os.urandom) + "\n")
         return
     for each in _keys(load_config(config)):
         sys.stdout.write(b64encode(each.public).decode() + "\n")

@@ -18,8 +18,8 @@ from stateline.cli._server import (
     checked_id,
     find_server,
     moment,
-    plain,
     policy_line,
+    print_answer,
     print_fields,
     print_table,
 )
@@ -175,8 +175,4 @@ def resolve(
     server = find_server(config, url, api_key_env)
     text = sys.stdin.read() if output == "-" else output or ""
     answered = server.ask("POST", path, {"decision": decision.value, "output": text})
-    if as_json:
-        print_json(answered)
-    else:
-        said, goes_on = plain(answered["id"]), plain(answered["response_id"])
-        sys.stdout.write(f"{decision.value} {said}; it goes on as {goes_on}\n")
+    print_answer(answered, decision.value, as_json=as_json)

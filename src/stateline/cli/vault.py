@@ -37,9 +37,9 @@ def key() -> None:
     """
     import os
 
-    from stateline.identity.vault import new_master_key
+    from stateline.identity.raw_keys import new_key
 
-    sys.stdout.write(new_master_key(os.urandom) + "\n")
+    sys.stdout.write(new_key(os.urandom) + "\n")
 
 
 @app.command("set")

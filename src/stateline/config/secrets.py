@@ -46,11 +46,7 @@ def approval_keys(approvals: Approvals, environ: Mapping[str, str]) -> str | Non
     Raises:
         ConfigError: the variable is not set, or the file cannot be read or is empty.
     """
-    if approvals.key_env is not None:
-        return from_environ(environ, approvals.key_env, "approvals", "key_env")
-    if approvals.key_file is not None:
-        return from_file(Path(approvals.key_file), "approvals", "key_file")
-    return None
+    return _keys(approvals, "approvals", environ)
 
 
 def vault_keys(vault: Vault, environ: Mapping[str, str]) -> str:
@@ -59,10 +55,9 @@ def vault_keys(vault: Vault, environ: Mapping[str, str]) -> str:
     Raises:
         ConfigError: the variable is not set, or the file cannot be read or is empty.
     """
-    if vault.key_env is not None:
-        return from_environ(environ, vault.key_env, "vault", "key_env")
-    assert vault.key_file is not None
-    return from_file(Path(vault.key_file), "vault", "key_file")
+    text = _keys(vault, "vault", environ)
+    assert text is not None, "`load` refuses one that names none"
+    return text
 
 
 def audit_keys(audit: Audit, environ: Mapping[str, str]) -> str:
@@ -71,10 +66,18 @@ def audit_keys(audit: Audit, environ: Mapping[str, str]) -> str:
     Raises:
         ConfigError: the variable is not set, or the file cannot be read or is empty.
     """
-    if audit.key_env is not None:
-        return from_environ(environ, audit.key_env, "audit", "key_env")
-    assert audit.key_file is not None
-    return from_file(Path(audit.key_file), "audit", "key_file")
+    text = _keys(audit, "audit", environ)
+    assert text is not None, "`load` refuses one that names none"
+    return text
+
+
+def _keys(section: Approvals | Vault | Audit, where: str, environ: Mapping[str, str]) -> str | None:
+    """What a section's variable or file holds; None where it names neither."""
+    if section.key_env is not None:
+        return from_environ(environ, section.key_env, where, "key_env")
+    if section.key_file is not None:
+        return from_file(Path(section.key_file), where, "key_file")
+    return None
 
 
 def from_environ(environ: Mapping[str, str], variable: str, where: str, key: str) -> str:

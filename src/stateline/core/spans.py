@@ -164,12 +164,11 @@ def _model_call(
             attributes["gen_ai.response.model"] = body.upstream_model
         if body.upstream_id is not None:
             attributes["gen_ai.response.id"] = body.upstream_id
-    key = effect_key(session.ref.id, turn.number_in_session, call.step)
     return Span(
         name=f"chat {turn.model}",
         kind="client",
         trace_id=trace_id(turn.response_id, turn.traceparent),
-        span_id=digest(key.encode())[:16],
+        span_id=_step_span_id(session, turn, call.step),
         parent_id=turn_span_id(turn.response_id),
         start_ms=call.at_ms,
         end_ms=event.at_ms,
@@ -177,6 +176,11 @@ def _model_call(
         first_ms=begun.first_ms if call.stream else 0,
         error=body.code if type(body) is e.ModelCallFailed else None,
     )
+
+
+def _step_span_id(session: Session, turn: Turn, step: int) -> str:
+    """Of a model or tool call, whoever tells of it: the key of its effect, in short."""
+    return digest(effect_key(session.ref.id, turn.number_in_session, step).encode())[:16]
 
 
 def _tool_call(
@@ -210,12 +214,11 @@ def _tool_call(
         error = body.code
     elif type(body) is e.EffectCommitted and body.failed:
         error = "tool_said_no"
-    key = effect_key(session.ref.id, turn.number_in_session, act.step)
     return Span(
         name=f"execute_tool {act.call.tool}",
         kind="client",
         trace_id=trace_id(turn.response_id, turn.traceparent),
-        span_id=digest(key.encode())[:16],
+        span_id=_step_span_id(session, turn, act.step),
         parent_id=turn_span_id(turn.response_id),
         start_ms=act.at_ms,
         end_ms=event.at_ms,

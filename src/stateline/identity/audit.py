@@ -7,8 +7,6 @@ erased session, in another. Erasing destroys the first one and the content, and 
 from __future__ import annotations
 
 import asyncio
-from base64 import b64decode, b64encode
-from binascii import Error as NotBase64
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
 from typing import Literal
@@ -24,6 +22,7 @@ from stateline.core.ids import SYSTEM_TENANT, SessionRef, may_be_session, sessio
 from stateline.core.limits import AUDIT_SEGMENT_RECORDS_MAX
 from stateline.core.links import Anchor, Chain, Record
 from stateline.identity.log import SystemLog
+from stateline.identity.raw_keys import raw_key
 from stateline.ports import Clock, SessionMissing, Store
 
 _KEY_BYTES = 32
@@ -44,10 +43,6 @@ class AuditKey:
 
     def sign(self, message: bytes) -> bytes:
         return self._private.sign(message)
-
-
-def new_audit_key(entropy: Callable[[int], bytes]) -> str:
-    return b64encode(entropy(_KEY_BYTES)).decode()
 
 
 def audit_keys(text: str) -> tuple[AuditKey, ...]:
@@ -71,11 +66,8 @@ def public_keys(texts: Iterable[str]) -> tuple[bytes, ...]:
 def _keys(texts: Sequence[str], where: str) -> list[bytes]:
     out: list[bytes] = []
     for number, text in enumerate(texts, 1):
-        try:
-            raw = b64decode(text, validate=True)
-        except (NotBase64, ValueError):
-            raw = b""
-        if len(raw) != _KEY_BYTES:
+        raw = raw_key(text)
+        if raw is None:
             message = f"Key {number} of {where} is not 32 bytes in base64; `stateline audit key` makes one."
             raise BadRequest(message, code="audit_key_invalid")
         out.append(raw)

@@ -7,8 +7,6 @@ bound to tenant and name as associated data, so a record that is moved to anothe
 
 from __future__ import annotations
 
-from base64 import b64decode, b64encode
-from binascii import Error as NotBase64
 from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
@@ -23,6 +21,7 @@ from stateline.core.limits import KEYS_REFRESH_S, SECRET_BYTES_MAX, SECRET_NAME_
 from stateline.core.secrets import Secret, checked_name
 from stateline.identity.keys import check_tenant
 from stateline.identity.log import SystemLog
+from stateline.identity.raw_keys import raw_key
 from stateline.ports import Clock, Store
 
 VAULT_SESSION = SessionRef(SYSTEM_TENANT, session_id(0, blake2b(b"stateline/vault", digest_size=9).digest()))
@@ -61,10 +60,6 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     written_at_ms: int
 
 
-def new_master_key(entropy: Callable[[int], bytes]) -> str:
-    return b64encode(entropy(_KEY_BYTES)).decode()
-
-
 def master_keys(text: str) -> tuple[MasterKey, ...]:
     """Keys in base64, one a line; the first one wraps, and all of them open.
 
@@ -76,11 +71,8 @@ def master_keys(text: str) -> tuple[MasterKey, ...]:
         raise BadRequest(f"The vault needs 1 to {VAULT_KEYS_MAX} master keys, one a line.", code="vault_key_invalid")
     keys: list[MasterKey] = []
     for number, line in enumerate(lines, 1):
-        try:
-            raw = b64decode(line, validate=True)
-        except (NotBase64, ValueError):
-            raw = b""
-        if len(raw) != _KEY_BYTES:
+        raw = raw_key(line)
+        if raw is None:
             raise BadRequest(
                 f"Master key {number} of the vault is not 32 bytes in base64; `stateline vault key` makes one.",
                 code="vault_key_invalid",
