@@ -22,7 +22,7 @@ from stateline.admission import auditor_of, authenticator, vault_of
 from stateline.api import Options, create_app
 from stateline.api.exchange import server_config
 from stateline.core.calls import ModelDelta, ModelRequest
-from stateline.core.errors import ModelError, StatelineError, StoreUnavailable
+from stateline.core.errors import ModelError, StatelineError
 from stateline.core.ids import Entropy, SessionRef
 from stateline.core.limits import LISTEN_BACKLOG, PRICES_LOOK_S
 from stateline.engine import Engine, current_trace
@@ -39,10 +39,10 @@ from stateline.ops.anchoring import Anchoring
 from stateline.ops.reload import Apply, Reloader
 from stateline.ops.server import ServerOperator
 from stateline.ops.telemetry import telemetry_of
-from stateline.ports import Balance, Clock, Deployment, KeptStore, LogPage, Product, Store
+from stateline.ports import Balance, Clock, Deployment, KeptStore, Product, Store
 from stateline.serving import Server, calm_collector, certificates, listen, reloading
+from stateline.store_logs import need_driver
 from stateline.stores.clock import SystemClock
-from stateline.stores.logs import Wanted
 from stateline.stores.memory import MemoryStore
 from stateline.stores.sqlite import open_sqlite
 from stateline.toolbox import agents_of, hosts_of, tool_policy, toolbox_of
@@ -199,46 +199,6 @@ async def open_store(store: settings.Store, clock: SystemClock) -> KeptStore:
 
     # Several machines meet in one database, so its clock is everybody's.
     return await open_postgres(settings.store_url(store, os.environ))
-
-
-def need_driver() -> None:
-    """Say in one line that PostgreSQL cannot be spoken to, where that is so.
-
-    Raises:
-        StoreUnavailable: ``store_driver_missing``.
-    """
-    if importlib.util.find_spec("asyncpg") is None:
-        raise StoreUnavailable(
-            "PostgreSQL's driver is missing; install stateline[postgres]", code="store_driver_missing"
-        )
-
-
-async def count_sessions(store: settings.Store) -> int:
-    """How many sessions the configured store holds; it may be served at the same time.
-
-    Raises:
-        StoreUnavailable: it is not there, or cannot be read.
-    """
-    if store.path is not None:
-        from stateline.stores.sqlite import logs as of_file
-
-        return await of_file.count_sessions(store.path)
-    need_driver()
-    from stateline.stores.postgres import logs
-
-    return await logs.count_sessions(settings.store_url(store, os.environ))
-
-
-def read_logs(store: settings.Store, wanted: Wanted) -> AsyncGenerator[LogPage]:
-    """Events of all sessions, read without writing; the store may be served at the same time."""
-    if store.path is not None:
-        from stateline.stores.sqlite import logs as of_file
-
-        return of_file.read_logs(store.path, wanted)
-    need_driver()
-    from stateline.stores.postgres import logs
-
-    return logs.read_logs(settings.store_url(store, os.environ), wanted)
 
 
 Load = Callable[[], settings.Config]

@@ -24,8 +24,9 @@ from stateline.core.limits import REPLAY_ROWS_SHOWN_MAX
 from stateline.core.placed import TAGS, Placed, Placements
 from stateline.core.placing import Ruling
 from stateline.ports import Progress
+from stateline.store_logs import count_sessions, read_logs
 from stateline.stores.logs import ALWAYS_MS, Wanted
-from stateline.wiring import count_sessions, deployments, read_logs
+from stateline.wiring import deployments
 
 _COLOURS = {
     "contested": "yellow", "moved": "cyan", "denied": "red", "waits": "red", "allowed": "green", "not_known": "magenta",

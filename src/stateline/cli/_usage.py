@@ -12,8 +12,8 @@ from stateline.core.errors import BadRequest, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT
 from stateline.core.metered import TAGS, TARIFF_TAGS, Calls
 from stateline.ports import Progress
+from stateline.store_logs import count_sessions, read_logs
 from stateline.stores.logs import ALWAYS_MS, Wanted
-from stateline.wiring import count_sessions, read_logs
 
 
 def parse_day(text: str, option: str) -> date:

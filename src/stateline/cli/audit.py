@@ -223,8 +223,8 @@ async def _sessions(loaded: settings.Config, tenant: str | None) -> list[tuple[s
     from contextlib import aclosing
 
     from stateline.core.events import AuditKept, SessionCreated
+    from stateline.store_logs import read_logs
     from stateline.stores.logs import Wanted
-    from stateline.wiring import read_logs
 
     found: set[tuple[str, str]] = set()
     async with aclosing(read_logs(loaded.store, Wanted(("session_created", "audit_kept")))) as pages:

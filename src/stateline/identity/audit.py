@@ -25,7 +25,6 @@ from stateline.identity.log import SystemLog
 from stateline.identity.raw_keys import raw_key
 from stateline.ports import Clock, SessionMissing, Store
 
-_KEY_BYTES = 32
 _SALT_BYTES = 32
 _KEYS_MAX = 8
 _AT_ONCE = 16

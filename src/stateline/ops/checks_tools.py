@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from stateline.config import Config, ConfigError, McpServer, store_url, vault_keys
+from stateline.config import Config, ConfigError, McpServer, vault_keys
 from stateline.core.errors import StatelineError, StoreUnavailable
 from stateline.core.ids import SYSTEM_TENANT
 from stateline.core.limits import DOCTOR_PROBE_S, DOCTOR_PROBES
 from stateline.core.secrets import REFERENCE, Secret
 from stateline.core.tools import ToolError
 from stateline.ops.findings import Finding, fail, ok, warn
-from stateline.ports import LogPage
+from stateline.store_logs import read_logs
 from stateline.stores.logs import Wanted
 from stateline.tool_hosts import egress_of, function_secrets_of, mcp_server_of
 from stateline.tools.egress import Egress
@@ -191,7 +191,7 @@ async def _read(config: Config, sealed: Sealed) -> None:
 
     wanted = Wanted(("secret_stored", "secret_removed"), tenant=SYSTEM_TENANT)
     try:
-        async with aclosing(_logs(config, wanted)) as pages:
+        async with aclosing(read_logs(config.store, wanted)) as pages:
             async for page in pages:
                 for event in page.events:
                     if event.session == VAULT_SESSION:
@@ -199,18 +199,6 @@ async def _read(config: Config, sealed: Sealed) -> None:
     except StoreUnavailable as error:
         if error.code != "store_missing":
             raise
-
-
-def _logs(config: Config, wanted: Wanted) -> AsyncGenerator[LogPage]:
-    if config.store.path is not None:
-        from stateline.stores.sqlite import logs as of_file
-
-        return of_file.read_logs(config.store.path, wanted)
-    try:
-        from stateline.stores.postgres import logs
-    except ImportError:
-        raise StoreUnavailable("PostgreSQL's driver is missing", code="store_driver_missing") from None
-    return logs.read_logs(store_url(config.store, os.environ), wanted)
 
 
 # -- MCP servers -----------------------------------------------------------------------------------------
